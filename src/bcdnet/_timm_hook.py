@@ -1,0 +1,54 @@
+"""Registers our models with timm, whichever of the two is imported first, without importing timm or torch ourselves.
+
+`timm.create_model("bcdnet_b")` finds a model only after the module that defines it has been imported, and that module
+needs torch. So registration waits until the user imports timm: if it is already there, `bcdnet.models` is imported at
+once; if not, a finder at the front of `sys.meta_path` lets timm's own loader run and imports our models right after.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+
+class _ThenRegister(Loader):
+    """Runs timm's own loader, then imports `bcdnet.models`, whose import registers the models."""
+
+    def __init__(self, original: Loader) -> None:
+        self._original = original
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._original.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # From here on timm looks as if it had been imported without us (pkgutil and inspect ask the loader for files).
+        module.__loader__ = self._original
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._original
+        self._original.exec_module(module)
+        importlib.import_module("bcdnet.models")
+
+
+class _TimmFinder(MetaPathFinder):
+    """Wraps the loader of the top-level package `timm`, once; every other module is none of its business."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        spec.loader = _ThenRegister(spec.loader)
+        return spec
+
+
+def install() -> None:
+    """Register our models with timm now if it is imported, otherwise as soon as it is. Never imports timm itself."""
+    if "timm" in sys.modules:
+        importlib.import_module("bcdnet.models")
+    elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TimmFinder())

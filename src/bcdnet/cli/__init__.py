@@ -1,0 +1,1 @@
+"""The `bcdnet` command; `bcdnet.cli.main` holds the table of verbs."""

@@ -1,0 +1,89 @@
+"""The `bcdnet` command: one table of verbs, each imported only when it runs, so that `bcdnet --help` stays quick.
+
+To add a verb, write `cli/<verb>.py` with one typed function `run(...)` (a typer command: `typer.Argument`,
+`typer.Option`) that imports torch and the like inside its body, and add one line to `VERBS`.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from bcdnet import __version__
+from bcdnet.errors import BcdnetError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb lives (`module:function`) and its line in `bcdnet --help`."""
+
+    target: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def load(name: str) -> Any:
+    """Import a verb's module and make a command of its function; the function's docstring is the verb's full help."""
+    module_name, function_name = VERBS[name].target.split(":")
+    function = getattr(importlib.import_module(module_name), function_name)
+    single = typer.Typer(add_completion=False)
+    single.command(name=name)(function)
+    return typer.main.get_command(single)
+
+
+class VerbGroup(TyperGroup):
+    """Lists the verbs from the table and imports one only when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # What --help and completion list; resolve_command puts the real command in its place.
+        return TyperCommand(cmd_name, help=VERBS[cmd_name].help) if cmd_name in VERBS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in VERBS else command, rest
+
+
+app = typer.Typer(cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bcdnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bcdnet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Build, train, understand and deploy accurate binary neural networks for images."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; always leaves through SystemExit.
+
+    Exit codes: 0 success; 2 a usage error or a `BcdnetError` (one line on stderr, no traceback); 130 interrupted.
+    """
+    try:
+        typer.main.get_command(app)(args=argv, prog_name="bcdnet")
+    except BcdnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "bcdnet":
+            raise
+        print(f"error: this command needs {error.name}: pip install 'bcdnet[train]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
