@@ -1,0 +1,31 @@
+"""The paper's building blocks."""
+
+from bcdnet.nn.activation import RPReLU, RSign, Sign
+from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits
+from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
+from bcdnet.nn.embedding import ContextualEmbedding
+from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
+from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
+from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
+
+__all__ = [
+    "ESTIMATORS",
+    "BinaryConv2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "BinaryMLPBlock",
+    "ContextualConvBlock",
+    "ContextualEmbedding",
+    "Duplicate",
+    "LongRangeShift",
+    "PointwiseBlock",
+    "RPReLU",
+    "RSign",
+    "ShortRangeShift",
+    "Sign",
+    "binarize_weight",
+    "make_shortcut",
+    "set_progress",
+    "set_weight_bits",
+    "sign",
+]

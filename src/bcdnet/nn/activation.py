@@ -1,0 +1,55 @@
+"""Binarising and non-linear activations.  N images, C channels, H x W positions."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn, zeros
+
+from bcdnet.nn.sign import make_estimator
+
+
+class Sign(nn.Module):
+    """Binarise at zero: x -> sign(x), ±1 (Bi-Real Net).  `estimator` names the gradient, see `bcdnet.nn.sign`."""
+
+    def __init__(self, estimator: str = "polynomial") -> None:
+        super().__init__()
+        self.estimator = make_estimator(estimator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, ...] -> the same shape and dtype, ±1."""
+        out: Tensor = self.estimator(x)
+        return out
+
+
+class RSign(nn.Module):
+    """Binarise at a learnable threshold per channel: sign(x + bias), and per image: sign(x + bias - alpha).
+
+    `bias` is ReActNet's RSign (Liu et al., ECCV 2020, eq. 4); `alpha` is BCDNet's contextual threshold. Keeping the static
+    term beside the dynamic one is this project's choice: with alpha = 0 the block is exactly ReActNet's.
+    """
+
+    def __init__(self, channels: int, estimator: str = "polynomial") -> None:
+        super().__init__()
+        self.bias = nn.Parameter(zeros(channels))
+        self.estimator = make_estimator(estimator)
+
+    def forward(self, x: Tensor, alpha: Tensor | None = None) -> Tensor:
+        """x: [N, C, H, W], alpha: [N, C, 1, 1] or None -> [N, C, H, W], ±1."""
+        x = x + self.bias.view(1, -1, 1, 1)
+        if alpha is not None:
+            x = x - alpha
+        out: Tensor = self.estimator(x)
+        return out
+
+
+class RPReLU(nn.Module):
+    """prelu(x + bias_in) + bias_out, every parameter per channel (ReActNet, ECCV 2020, eq. 5)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias_in = nn.Parameter(zeros(channels))
+        self.weight = nn.Parameter(zeros(channels) + 0.25)
+        self.bias_out = nn.Parameter(zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> the same shape."""
+        x = x + self.bias_in.view(1, -1, 1, 1)
+        return F.prelu(x, self.weight) + self.bias_out.view(1, -1, 1, 1)

@@ -1,0 +1,157 @@
+"""The one `sign` of the project, and the estimators that give it a gradient.
+
+Every estimator has the same forward, `sign` with sign(0) = +1, and differs only in what it reports as d sign / dx.
+An annealed estimator holds a 0-dim buffer `progress` in [0, 1], the share of training done; `set_progress` sets it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0 (so sign(0) = sign(-0.0) = +1, a value that one bit can store), -1 elsewhere; shape and dtype of x."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class _Polynomial(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (2 - 2 * x.abs()).clamp_min(0)
+
+
+class _ClippedIdentity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.abs() <= 1)  # a bool per element is all that the gradient needs
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (inside,) = ctx.saved_tensors
+        return grad * inside
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: Tensor) -> Tensor:
+        ctx.save_for_backward(x, t)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, t = ctx.saved_tensors
+        k = (1 / t).clamp_min(1)
+        return grad * (k * t * (1 - torch.tanh(t * x).square())).to(grad.dtype), None
+
+
+class _ReSTE(torch.autograd.Function):
+    LIMIT = 1.5  # beyond this |x| the gradient is 0
+    FLAT = 0.1  # below this |x| the gradient, which would grow without bound, is the chord's
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, o: Tensor) -> Tensor:
+        ctx.save_for_backward(x, o)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, o = ctx.saved_tensors
+        size = x.abs()
+        chord = _ReSTE.FLAT ** (1 / o - 1)
+        slope = torch.where(size < _ReSTE.FLAT, chord, size.clamp_min(_ReSTE.FLAT) ** (1 / o - 1) / o)
+        return grad * (slope * (size <= _ReSTE.LIMIT)).to(grad.dtype), None
+
+
+class PolynomialEstimator(nn.Module):
+    """Piecewise polynomial estimator, the default.
+
+    Forward: sign(x). Gradient: 2 + 2x on [-1, 0), 2 - 2x on [0, 1), 0 elsewhere, that is max(0, 2 - 2|x|).
+    Source: Liu et al., "Bi-Real Net", ECCV 2018, eq. 6; used by ReActNet and BCDNet.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, floating -> the same shape and dtype, ±1."""
+        out: Tensor = _Polynomial.apply(x)
+        return out
+
+
+class ClippedIdentityEstimator(nn.Module):
+    """Straight-through estimator with clipping.
+
+    Forward: sign(x). Gradient: 1 on |x| <= 1, 0 elsewhere.
+    Source: Hubara et al., "Binarized Neural Networks", NeurIPS 2016, eq. 4.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, floating -> the same shape and dtype, ±1."""
+        out: Tensor = _ClippedIdentity.apply(x)
+        return out
+
+
+class AnnealedEstimator(nn.Module):
+    """An estimator whose gradient sharpens while training goes on: `progress`, 0-dim, runs from 0 to 1."""
+
+    progress: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+
+class TanhEstimator(AnnealedEstimator):
+    """Annealed tanh (error decay estimator).
+
+    Forward: sign(x). Gradient: k t (1 - tanh(t x)^2) with t = 10^(2 progress - 1), from 0.1 to 10, and k = max(1/t, 1).
+    Source: Qin et al., "IR-Net: Forward and Backward Information Retention", CVPR 2020, eq. 11-13.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, floating -> the same shape and dtype, ±1."""
+        out: Tensor = _Tanh.apply(x, 10 ** (2 * self.progress - 1))
+        return out
+
+
+class ReSTEEstimator(AnnealedEstimator):
+    """Rectified straight-through estimator: the gradient of the power function sign(x) |x|^(1/o).
+
+    Forward: sign(x). Gradient: |x|^(1/o - 1) / o with o = 1 + 2 progress, from 1 to 3; the chord's slope 0.1^(1/o - 1)
+    where |x| < 0.1; 0 where |x| > 1.5.
+    Source: Wu et al., "Estimator Meets Equilibrium Perspective", ICCV 2023, eq. 9-11.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, floating -> the same shape and dtype, ±1."""
+        out: Tensor = _ReSTE.apply(x, 1 + 2 * self.progress)
+        return out
+
+
+ESTIMATORS: dict[str, type[nn.Module]] = {
+    "polynomial": PolynomialEstimator,
+    "clipped_identity": ClippedIdentityEstimator,
+    "tanh": TanhEstimator,
+    "reste": ReSTEEstimator,
+}
+
+
+def make_estimator(name: str) -> nn.Module:
+    """The estimator of that name; ValueError naming the known ones otherwise."""
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator '{name}': choose one of {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]()
+
+
+def set_progress(module: nn.Module, value: float) -> None:
+    """Set the share of training done, in [0, 1], on every annealed estimator inside `module`."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"progress is a share in [0, 1], not {value}")
+    for child in module.modules():
+        if isinstance(child, AnnealedEstimator):
+            child.progress.fill_(value)
