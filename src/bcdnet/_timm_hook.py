@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
@@ -23,7 +23,7 @@ class _ThenRegister(Loader):
         return self._original.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # From here on timm looks as if it had been imported without us (pkgutil and inspect ask the loader for files).
+        # From here on timm looks as if it had been imported without us: importlib.resources and inspect ask the loader.
         module.__loader__ = self._original
         if module.__spec__ is not None:
             module.__spec__.loader = self._original
@@ -32,23 +32,23 @@ class _ThenRegister(Loader):
 
 
 class _TimmFinder(MetaPathFinder):
-    """Wraps the loader of the top-level package `timm`, once; every other module is none of its business."""
+    """Finds the top-level package `timm` by asking the other finders; every other module is none of its business."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != "timm":
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _ThenRegister(spec.loader)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _ThenRegister(spec.loader)
         return spec
 
 
 def install() -> None:
     """Register our models with timm now if it is imported, otherwise as soon as it is. Never imports timm itself."""
-    if "timm" in sys.modules:
+    if sys.modules.get("timm") is not None:
         importlib.import_module("bcdnet.models")
     elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())

@@ -81,9 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "bcdnet":
+        package = (error.name or "bcdnet").split(".")[0]
+        if package == "bcdnet":
             raise
-        print(f"error: this command needs {error.name}: pip install 'bcdnet[train]'", file=sys.stderr)
+        print(f"error: this command needs {package}: pip install 'bcdnet[train]'", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

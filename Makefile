@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all a newcomer needs. Each target first sets up what it uses in .venv.
+.PHONY: setup demo test test-slow lint
+.ONESHELL:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.bcdnet-installed
+
+# All extras, editable. Quick when nothing changed; installs again when pyproject.toml is newer than the stamp.
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || {
+	    echo "error: no '$(PYTHON)' here; install Python 3.11 or newer, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	    echo "error: bcdnet needs Python >= 3.11, '$(PYTHON)' is $$version; say make PYTHON=/path/to/python" >&2; exit 1; }
+	missing=()
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing+=("python$$version-venv")
+	# g++ and Python's headers: torch.compile generates C++ on the CPU.
+	command -v g++ >/dev/null || missing+=(g++)
+	headers=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+	[ -e "$$headers/Python.h" ] || missing+=("python$$version-dev")
+	if [ $${#missing[@]} -gt 0 ]; then
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	        apt-get update -qq
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"
+	    else
+	        echo "error: missing system packages; install them and run make again:" >&2
+	        echo "    sudo apt-get install $${missing[*]}" >&2
+	        exit 1
+	    fi
+	fi
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,serve,dev]'
+	touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+# Each pytest process keeps to one thread, so that several of them do not fight over the cores.
+test: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
+
+test-slow: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+lint: setup
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,113 @@
+import ast
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from bcdnet import __version__
+from bcdnet.cli import main as cli
+from bcdnet.errors import RecipeError
+
+SOURCES = Path(cli.__file__).parent
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `bcdnet ARGS`."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(args)
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module that stands in the table as the verb `probe`; a test gives it its `run`."""
+    module = types.ModuleType("bcdnet_probe")
+    monkeypatch.setitem(sys.modules, "bcdnet_probe", module)
+    monkeypatch.setitem(cli.VERBS, "probe", cli.Verb("bcdnet_probe:run", "Probe the mechanism."))
+    return module
+
+
+def test_help_and_version_leave_torch_out() -> None:
+    code = """
+import sys
+from bcdnet.cli.main import main
+for argument in ("--help", "--version"):
+    try:
+        main([argument])
+    except SystemExit as left:
+        assert left.code == 0, left.code
+assert not {"torch", "timm", "bcdnet.cli.train"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"bcdnet {__version__}\n")
+    for name in cli.VERBS:
+        assert f" {name} " in done.stdout
+
+
+def test_every_verb_has_its_file_and_every_file_its_verb() -> None:
+    listed = {verb.target for verb in cli.VERBS.values()}
+    files = {path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py")}
+    assert listed == {f"bcdnet.cli.{path.stem}:run" for path in files}
+    for path in files:
+        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert "run" in functions
+
+
+def test_a_verb_gets_its_arguments_and_its_docstring_is_its_help(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str], loud: bool = False) -> None:
+        """Say the words."""
+        print(" ".join(words).upper() if loud else " ".join(words))
+
+    verb.run = run  # type: ignore[attr-defined]
+    assert call(capsys, "probe", "a=1", "b", "--loud") == (0, "A=1 B\n", "")
+    assert "Say the words." in call(capsys, "probe", "--help")[1]
+    assert "Probe the mechanism." in call(capsys, "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            RecipeError("epoch: unknown key; did you mean epochs?"),
+            2,
+            "error: epoch: unknown key; did you mean epochs?\n",
+        ),
+        (
+            ModuleNotFoundError("…", name="torch.nn"),
+            2,
+            "error: this command needs torch: pip install 'bcdnet[train]'\n",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+) -> None:
+    def run() -> None:
+        raise error
+
+    verb.run = run  # type: ignore[attr-defined]
+    assert call(capsys, "probe") == (code, "", message)
+
+
+def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType) -> None:
+    def run() -> None:
+        raise ModuleNotFoundError("No module named 'bcdnet.gone'", name="bcdnet.gone")
+
+    verb.run = run  # type: ignore[attr-defined]
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["probe"])
+
+
+@pytest.mark.parametrize("args", [["nosuch"], ["--nosuch"], ["probe", "--nosuch"]])
+def test_usage_errors_exit_with_2(verb: types.ModuleType, capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
+    verb.run = lambda: None  # type: ignore[attr-defined]
+    code, out, err = call(capsys, *args)
+    assert (code, out) == (2, "")
+    assert "nosuch" in err
