@@ -4,6 +4,7 @@ from bcdnet.nn.activation import RPReLU, RSign, Sign
 from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits
 from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
 from bcdnet.nn.embedding import ContextualEmbedding
+from bcdnet.nn.mixer import TokenMixingBlock
 from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
 from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
@@ -23,6 +24,7 @@ __all__ = [
     "RSign",
     "ShortRangeShift",
     "Sign",
+    "TokenMixingBlock",
     "binarize_weight",
     "make_shortcut",
     "set_progress",

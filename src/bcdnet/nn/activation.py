@@ -22,8 +22,8 @@ class Sign(nn.Module):
 class RSign(nn.Module):
     """Binarise at a learnable threshold per channel: sign(x + bias), and per image: sign(x + bias - alpha).
 
-    `bias` is ReActNet's RSign (Liu et al., ECCV 2020, eq. 4); `alpha` is BCDNet's contextual threshold. Keeping the static
-    term beside the dynamic one is this project's choice: with alpha = 0 the block is exactly ReActNet's.
+    `bias` is ReActNet's RSign (Liu et al., ECCV 2020, eq. 4); `alpha` is BCDNet's contextual threshold. Keeping the
+    static term beside the dynamic one is this project's choice: with alpha = 0 the block is exactly ReActNet's.
     """
 
     def __init__(self, channels: int, estimator: str = "polynomial") -> None:

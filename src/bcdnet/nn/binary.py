@@ -1,7 +1,7 @@
 """Binary convolution and linear layer: weights of one bit and a scale.  N images, I/O channels in/out, k taps a side.
 
-The forward pass is exact: the convolution runs on ±1 values, so its result is an integer that float32 holds exactly, and
-one multiply by the scale comes after it. Packed integer arithmetic therefore gives the same bits.
+The forward pass is exact: the convolution runs on ±1 values, so its result is an integer that float32 holds exactly,
+and one multiply by the scale comes after it. Packed integer arithmetic therefore gives the same bits.
 """
 
 from typing import Any
@@ -60,7 +60,8 @@ class BinaryLayer(nn.Module):
 class BinaryConv2d(BinaryLayer):
     """Convolution with one-bit weights: conv(x, sign(W)) * mean|W| per output channel; conv(x, W) at `weight_bits` 32.
 
-    The input is the ±1 map that `RSign` makes; its zero padding is a third value, so a border output sums over fewer taps.
+    The input is the ±1 map that `RSign` makes; its zero padding is a third value, so a border output sums over fewer
+    taps.
     """
 
     def __init__(
@@ -110,7 +111,9 @@ class BinaryLinear(BinaryLayer):
 
 
 def set_weight_bits(module: nn.Module, bits: int) -> None:
-    """Switch every binary layer inside `module` between step 1 (32: real-valued weights) and step 2 (1: binary weights)."""
+    """Switch every binary layer inside `module` between step 1 (32: real-valued weights) and step 2 (1: binary
+    weights).
+    """
     if bits not in (1, 32):
         raise ValueError(f"weight_bits is 1 or 32, not {bits}")
     for child in module.modules():

@@ -25,7 +25,8 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, projection: 
     """The real-valued way around a binary convolution.
 
     Stride 2 averages 2 x 2 windows (at an odd border the pixels there are); doubled channels are duplicated, or, with
-    `projection` (ResNet), mapped by a real-valued 1 x 1 convolution and BN. ValueError where no shortcut has that shape.
+    `projection` (ResNet), mapped by a real-valued 1 x 1 convolution and BN. ValueError where no shortcut has that
+    shape.
     """
     if stride not in (1, 2):
         raise ValueError(f"a shortcut has stride 1 or 2, not {stride}")
@@ -46,11 +47,12 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, projection: 
 
 
 class ContextualConvBlock(nn.Module):
-    """act(bn(conv(binarize(x - alpha)) + beta) + shortcut(x)), the unit that all the convolutional networks are made of.
+    """act(bn(conv(binarize(x - alpha)) + beta) + shortcut(x)), the unit that all the convolutional networks are made
+    of.
 
-    Where channels double, the published networks run two 1 x 1 convolutions on one input and concatenate them; here that
-    is one convolution with 2C outputs, which is the same network. `binarize`, `conv` and `act` replace the defaults
-    (RSign, BinaryConv2d, RPReLU) in the networks that differ there.
+    Where channels double, the published networks run two 1 x 1 convolutions on one input and concatenate them; here
+    that is one convolution with 2C outputs, which is the same network. `binarize`, `conv` and `act` replace the
+    defaults (RSign, BinaryConv2d, RPReLU) in the networks that differ there.
     """
 
     def __init__(

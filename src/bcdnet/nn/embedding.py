@@ -7,8 +7,9 @@ class ContextualEmbedding(nn.Module):
     """One small vector per image, W1 GAP(A), from which come the thresholds alpha and the shift beta of the output.
 
     alpha = W2 W1 GAP(A) moves the zero of the sign per input channel, beta = W3 W1 GAP(A) is added to the convolution's
-    result per output channel. Linear maps only, as in the paper's figure; r = 4 reproduces its operation count. W2 and W3
-    start at zero, so that an untrained embedding leaves the block as it is. `alpha=False` or `beta=False` drops one half.
+    result per output channel. Linear maps only, as in the paper's figure; r = 4 reproduces its operation count. W2
+    and W3 start at zero, so that an untrained embedding leaves the block as it is. `alpha=False` or `beta=False`
+    drops one half.
     """
 
     def __init__(

@@ -16,8 +16,9 @@ SHIFTS: dict[str, type[nn.Module]] = {"none": nn.Identity, "short": ShortRangeSh
 class BinaryMLPBlock(nn.Module):
     """Long-short range binary MLP: RPReLU(BN(sum over branches of BiMLP_b(shift_b(Sign(A)))) + A).
 
-    The branches read one binarised map, unshifted, shifted by one token and by half the map; each has its own weights and
-    its own scale, so the integer results are scaled first and summed then. `branches` may name fewer of them (ablation).
+    The branches read one binarised map, unshifted, shifted by one token and by half the map; each has its own weights
+    and its own scale, so the integer results are scaled first and summed then. `branches` may name fewer of them
+    (ablation).
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0 (so sign(0) = sign(-0.0) = +1, a value that one bit can store), -1 elsewhere; shape and dtype of x."""
+    """+1 where x >= 0, so that sign(0) = sign(-0.0) = +1 fits in one bit, and -1 elsewhere; shape and dtype of x."""
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
@@ -23,7 +23,7 @@ class _Polynomial(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return grad * (2 - 2 * x.abs()).clamp_min(0)
 
 
@@ -35,7 +35,7 @@ class _ClippedIdentity(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (inside,) = ctx.saved_tensors
+        inside: Tensor = ctx.saved_tensors[0]
         return grad * inside
 
 

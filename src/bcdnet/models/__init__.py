@@ -1,0 +1,25 @@
+"""The networks; importing this package registers them with timm."""
+
+from bcdnet.models.checkpoint import Loaded, load_model, save_model, weight_bits_of
+from bcdnet.models.mixer import MixerConfig
+from bcdnet.models.mobilenet import MobileNetConfig
+from bcdnet.models.network import DualHead, Network, NetworkConfig
+from bcdnet.models.registry import FAMILIES, VARIANTS, build, configure
+from bcdnet.models.resnet import ResNetConfig
+
+__all__ = [
+    "FAMILIES",
+    "VARIANTS",
+    "DualHead",
+    "Loaded",
+    "MixerConfig",
+    "MobileNetConfig",
+    "Network",
+    "NetworkConfig",
+    "ResNetConfig",
+    "build",
+    "configure",
+    "load_model",
+    "save_model",
+    "weight_bits_of",
+]

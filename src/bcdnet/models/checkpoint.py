@@ -1,0 +1,110 @@
+"""Model files: one safetensors file holds the weights and, as JSON in its metadata, all that is needed to rebuild the
+network.
+
+The metadata key `bcdnet` holds: format (1), family, config, weight_bits (which of the two training steps the weights
+are for), labels (class names), preprocess (timm's keys: input_size, mean, std, interpolation, crop_pct), provenance.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from bcdnet.config import from_dict
+from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.models.network import Network
+from bcdnet.models.registry import FAMILIES, build, family_of
+from bcdnet.nn import BinaryLayer, set_weight_bits
+
+FORMAT = 1
+RUN_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model read from a file, in eval mode, and what the file says of it."""
+
+    model: Network
+    labels: list[str]
+    preprocess: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def weight_bits_of(model: torch.nn.Module) -> int:
+    """1 or 32 as `set_weight_bits` left it; 32 for a network without binary layers. ValueError where layers differ."""
+    bits = {layer.weight_bits for layer in model.modules() if isinstance(layer, BinaryLayer)} or {32}
+    if len(bits) > 1:
+        raise ValueError("some binary layers are at 1 bit, others at 32: call set_weight_bits on the whole model")
+    return bits.pop()
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: Network,
+    *,
+    labels: list[str],
+    preprocess: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write `model` beside `path` and rename it there, so that `path` is always a whole file."""
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "family": family_of(model.config),
+        "config": asdict(model.config),
+        "weight_bits": weight_bits_of(model),
+        "labels": labels,
+        "preprocess": preprocess,
+        "provenance": provenance,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(beside, "wb") as file:
+        file.write(save(tensors, metadata={"bcdnet": json.dumps(header)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    return path
+
+
+def load_model(path: str | os.PathLike[str]) -> Loaded:
+    """Rebuild the model of a file, or of a run folder that holds `model.safetensors`.
+
+    Raises CheckpointError: no such file, not a model file of ours, truncated, a newer format, or tensors that do not
+    fit.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / RUN_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such model file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("bcdnet", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{path}: holds weights but not their network; convert a published one with `bcdnet import`"
+        )
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {header.get('format')}, this version reads {FORMAT}: update bcdnet")
+    try:
+        kind, _ = FAMILIES[header["family"]]
+        model = build(from_dict(kind, header["config"]))
+        set_weight_bits(model, header["weight_bits"])
+        result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
+    except (KeyError, ValueError, RecipeError) as error:
+        raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+    return result

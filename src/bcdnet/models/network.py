@@ -1,0 +1,133 @@
+"""The shell that every network shares: stem, stages, global average pooling, one head or two; timm's interface."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from bcdnet.errors import RecipeError
+from bcdnet.nn import ESTIMATORS, ContextualEmbedding
+
+Embedding = Literal["none", "both", "alpha", "beta"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What every family's configuration holds. Frozen; RecipeError names the field that is out of range.
+
+    `distilled` gives the network two heads, `fc` for the labels and `fc_dist` for the teacher.
+    """
+
+    num_classes: int = 1000
+    in_chans: int = 3
+    distilled: bool = False
+    estimator: str = "polynomial"
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 0 or self.in_chans < 1:
+            raise RecipeError(f"num_classes >= 0 and in_chans >= 1, not {self.num_classes} and {self.in_chans}")
+        if self.estimator not in ESTIMATORS:
+            raise RecipeError(f"unknown estimator '{self.estimator}': choose one of {', '.join(ESTIMATORS)}")
+
+
+class DualHead(nn.Module):
+    """Two linear classifiers of one feature vector (Touvron et al., DeiT): labels and teacher."""
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(in_features, num_classes)
+        self.fc_dist = nn.Linear(in_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C] -> the mean of the two heads' logits [N, K]; deployed, that is one linear layer."""
+        mean: Tensor = (self.fc(x) + self.fc_dist(x)) / 2
+        return mean
+
+
+class Network(nn.Module):
+    """stem -> stages -> global average pooling -> head, for a configuration of any family.
+
+    In eval mode the result is [N, K] logits. In train mode, after `set_distilled_training(True)`, a network with two
+    heads returns the pair (fc, fc_dist) instead.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, stem: nn.Sequential, stages: list[nn.Sequential], channels: list[tuple[int, int]]
+    ) -> None:
+        """`channels`: for each stage, the channels of its result and its reduction of the input's side."""
+        super().__init__()
+        self.config = config
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.num_features = self.head_hidden_size = channels[-1][0]
+        self.feature_info = [
+            {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
+            for i, (width, reduction) in enumerate(channels)
+        ]
+        self.distilled_training = False
+        self.pretrained_cfg: dict[str, Any] = {}
+        self.reset_classifier(config.num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """x: [N, in_chans, H, W] -> the last map [N, C, H', W']."""
+        x = self.stages(self.stem(x))
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x: [N, C, H', W'] -> logits [N, K] (or the pair), or [N, C] features with `pre_logits`."""
+        x = x.mean(dim=(2, 3))
+        if pre_logits:
+            return x
+        if self.training and self.distilled_training and isinstance(self.head, DualHead):
+            return self.head.fc(x), self.head.fc_dist(x)
+        x = self.head(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.forward_head(self.forward_features(x))
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """In train mode return the two heads' logits apart; no effect on a network with one head."""
+        self.distilled_training = enable
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head for `num_classes`; 0 removes it, so that the network returns [N, C] features."""
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is 'avg', not '{global_pool}'")
+        self.config = replace(self.config, num_classes=num_classes)
+        self.head: nn.Module
+        if num_classes == 0:
+            self.head = nn.Identity()
+        elif self.config.distilled:
+            self.head = DualHead(self.num_features, num_classes)
+        else:
+            self.head = nn.Linear(self.num_features, num_classes)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Parameter groups by depth, for layer-wise learning rates."""
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
+
+    def no_weight_decay(self) -> set[str]:
+        """Thresholds and PReLU slopes: everything that is not a matrix or a kernel."""
+        return {name for name, parameter in self.named_parameters() if parameter.dim() <= 1}
+
+
+def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reduction: int) -> ContextualEmbedding | None:
+    """The embedding of one block: none, or with its alpha half, its beta half, or both."""
+    if kind == "none":
+        return None
+    return ContextualEmbedding(in_channels, out_channels, reduction, alpha=kind != "beta", beta=kind != "alpha")
+
+
+def scale_width(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, to the nearest multiple of 4 (the shifts move quarters), at least 4."""
+    if width <= 0:
+        raise RecipeError(f"width multiplies channels: it is above 0, not {width}")
+    return max(4, round(channels * width / 4) * 4)

@@ -1,0 +1,110 @@
+"""Every named network: which family builds it and with which settings; registered with timm."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from bcdnet.errors import RecipeError
+from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config
+from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config
+from bcdnet.models.network import Network, NetworkConfig
+from bcdnet.models.resnet import ResNetConfig, build_resnet, resnet_config
+
+FAMILIES: dict[str, tuple[type[NetworkConfig], Callable[[Any], Network]]] = {
+    "mobilenet": (MobileNetConfig, build_mobilenet),
+    "resnet": (ResNetConfig, build_resnet),
+    "mixer": (MixerConfig, build_mixer),
+}
+
+_CONFIGURE: dict[str, Callable[..., NetworkConfig]] = {
+    "mobilenet": mobilenet_config,
+    "resnet": resnet_config,
+    "mixer": mixer_config,
+}
+
+# name -> (family, settings); `<name>_small` is the same with a stem that keeps 32 and 64 px images at their size.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "reactnet_a": ("mobilenet", {}),
+    "reactnet_b": ("mobilenet", {"real_groups": 4}),
+    "reactnet_c": ("mobilenet", {"real_groups": 1}),
+    "bcdnet_a": ("mobilenet", {"mlp_blocks": 9, "distilled": True}),
+    "bcdnet_b": ("mobilenet", {"mlp_blocks": 9, "distilled": True, "embedding": "both"}),
+    "mobilenet_v1_twin": ("mobilenet", {"kind": "separable"}),
+    "reactnet_r18": ("resnet", {}),
+    "bcdnet_a_r18": ("resnet", {"mlp_blocks": 9, "distilled": True}),
+    "bcdnet_b_r18": ("resnet", {"mlp_blocks": 9, "distilled": True, "embedding": "both"}),
+    "birealnet18": ("resnet", {"kind": "bireal"}),
+    "birealnet34": ("resnet", {"kind": "bireal", "layers": (6, 8, 12, 6)}),
+    "resnet18_twin": ("resnet", {"kind": "real"}),
+    "binary_mixer": ("mixer", {}),
+}
+VARIANTS |= {f"{name}_small": (family, settings | {"small": True}) for name, (family, settings) in VARIANTS.items()}
+
+
+def family_of(config: NetworkConfig) -> str:
+    """The name of the family that a configuration belongs to."""
+    return next(name for name, (kind, _) in FAMILIES.items() if type(config) is kind)
+
+
+def build(config: NetworkConfig) -> Network:
+    """The network of a configuration, with fresh weights."""
+    return FAMILIES[family_of(config)][1](config)
+
+
+def _check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+        raise RecipeError(f"unknown {kind} '{name}': {hint}")
+
+
+def configure(name: str, **settings: Any) -> NetworkConfig:
+    """The configuration of a named network. RecipeError for a name or a setting that does not exist."""
+    _check_known("model", name, VARIANTS)
+    family, defaults = VARIANTS[name]
+    for setting in settings:
+        _check_known(f"setting of {name}", setting, inspect.signature(_CONFIGURE[family]).parameters)
+    return _CONFIGURE[family](**(defaults | settings))
+
+
+def _pretrained_cfg(small: bool) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 32, 32) if small else (3, 224, 224),
+        "crop_pct": 1.0 if small else 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.0",
+        "classifier": "head",
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name.endswith("_small")) for name in VARIANTS})
+
+
+def _register(name: str) -> None:
+    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+        with torch.device("meta"):  # only to count the stages
+            stages = len(build(configure(name)).stages)
+        return build_model_with_cfg(
+            lambda **settings: build(configure(name, **settings)),
+            name,
+            pretrained,
+            feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
+            **kwargs,
+        )
+
+    entry.__name__ = name
+    entry.__doc__ = f"{name}: settings are those of `{_CONFIGURE[VARIANTS[name][0]].__name__}`."
+    register_model(entry)
+
+
+for _name in VARIANTS:
+    _register(_name)
