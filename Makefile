@@ -32,8 +32,9 @@ $(STAMP): pyproject.toml
 	        exit 1
 	    fi
 	fi
+	echo "Installing bcdnet with all extras in .venv; the first time takes some minutes."
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,serve,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train,serve,dev]'
 	touch $@
 
 demo: setup
