@@ -1,0 +1,229 @@
+"""Watches one forward pass on the meta device: which layer runs in which module, on binary or on real-valued maps.
+
+Nothing is computed and the model is not changed: a copy runs whose parameters have shapes but no values.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from bcdnet.analysis.costs import Cost, arithmetic, cost, is_block, is_layer, window
+from bcdnet.errors import BcdnetError
+from bcdnet.nn import RSign, Sign
+
+# Functions that move values about: what they make of a ±1 map is a ±1 map.
+LAYOUT = frozenset(
+    {
+        "cat",
+        "chunk",
+        "concat",
+        "contiguous",
+        "expand",
+        "flatten",
+        "movedim",
+        "permute",
+        "reshape",
+        "roll",
+        "select",
+        "split",
+        "squeeze",
+        "stack",
+        "swapaxes",
+        "t",
+        "transpose",
+        "unflatten",
+        "unsqueeze",
+        "view",
+        "view_as",
+        "__getitem__",
+    }
+)
+# Arithmetic between modules, one operation per element of the result (`__radd__` and the like without underscores).
+ARITHMETIC = frozenset(
+    {
+        "add",
+        "radd",
+        "iadd",
+        "sub",
+        "rsub",
+        "isub",
+        "mul",
+        "rmul",
+        "imul",
+        "div",
+        "truediv",
+        "rtruediv",
+        "maximum",
+        "minimum",
+    }
+)
+ACTIVATION = frozenset(
+    {"relu", "relu6", "leaky_relu", "hardtanh", "hardswish", "sigmoid", "tanh", "silu", "gelu", "clamp", "prelu"}
+)
+REDUCTION = frozenset({"mean", "sum", "amax", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
+WINDOW = frozenset({"avg_pool2d", "max_pool2d"})
+# Multiply-accumulates that no module of a known type stands for: counting them as nothing would be a wrong answer.
+UNKNOWN = frozenset(
+    {
+        "baddbmm",
+        "bilinear",
+        "bmm",
+        "addmm",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "einsum",
+        "gru",
+        "linear",
+        "lstm",
+        "matmul",
+        "rmatmul",
+        "mm",
+        "multi_head_attention_forward",
+        "native_multi_head_attention",
+        "rnn_relu",
+        "rnn_tanh",
+        "scaled_dot_product_attention",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer, or one arithmetic operation between the layers of the module `path`."""
+
+    path: str
+    kind: str
+    cost: Cost
+    output: tuple[int, ...]
+    activation_bits: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The copy that ran, on the meta device, and its calls in order."""
+
+    model: nn.Module
+    calls: list[Call]
+
+
+def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
+    """Run a copy of `model` in eval mode on one image of `input_size` (C, H, W).
+
+    Raises BcdnetError, naming the module, for multiply-accumulates that cannot be counted.
+    """
+    twin = _meta_copy(model)
+    recorder = _Recorder(twin)
+    with torch.no_grad(), recorder.hooked(twin):
+        twin(torch.empty((1, *input_size), device="meta"))
+    return Trace(twin, recorder.calls)
+
+
+def _meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode whose parameters and buffers are on the meta device; `model` stays as it is."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo).eval()
+
+
+class _Recorder(TorchFunctionMode):
+    """Collects calls: of modules whose type `cost` knows by forward hooks, of arithmetic between them as this mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._stack: list[nn.Module] = []
+        self._opaque: nn.Module | None = None  # the outermost running module whose cost covers its children
+        # Maps that hold ±1 only; kept alive, so that no later tensor takes one's id.
+        self._binary: dict[int, Tensor] = {}
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        """Records while the context is open."""
+        handles: list[RemovableHandle] = []
+        for module in model.modules():
+            handles.append(module.register_forward_pre_hook(self._enter))
+            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._stack.append(module)
+        if self._opaque is None and is_layer(module):
+            self._opaque = module
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        self._stack.pop()
+        if self._opaque not in (None, module):
+            return
+        self._opaque = None
+        source: Any = args[0] if args else next(iter(kwargs.values()), None)
+        if is_layer(module):
+            self._record(module, cost(module, source, output), source, output)
+        elif is_block(module):
+            self._record(module, Cost(elementwise=arithmetic(module, source, output)), source, output)
+        if isinstance(module, (RSign, Sign)):
+            self._binary[id(output)] = output
+
+    def _record(self, module: nn.Module, found: Cost, source: Any, output: Any) -> None:
+        shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+        bits = 1 if id(source) in self._binary else 32
+        self.calls.append(Call(self._paths[module], type(module).__name__, found, shape, bits))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in LAYOUT:
+            self._pass_on_bits(args, output)
+        elif self._opaque is None and self._stack and isinstance(output, Tensor):
+            self._count_function(name.strip("_"), args, kwargs or {}, output)
+        return output
+
+    def _pass_on_bits(self, args: Sequence[Any], output: Any) -> None:
+        sources = args[0] if isinstance(args[0], (list, tuple)) else args[:1]
+        if all(id(source) in self._binary for source in sources):
+            for result in output if isinstance(output, (list, tuple)) else (output,):
+                self._binary[id(result)] = result
+
+    def _count_function(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        module = self._stack[-1]
+        path = self._paths[module]
+        if name in UNKNOWN:
+            raise BcdnetError(
+                f"{path or 'the model'}: cannot count {name}() outside a known layer; "
+                f"register {type(module).__name__} with bcdnet.analysis.costs.cost"
+            )
+        if is_block(module):
+            return
+        if name in ARITHMETIC and not any(type(arg) is int and arg == 0 for arg in args):  # sum() starts from 0 + x
+            operations = {"arithmetic": output.numel()}
+        elif name in ACTIVATION:
+            operations = {"activation": output.numel()}
+        elif name in REDUCTION:
+            operations = {"pooling": args[0].numel()}
+        elif name in WINDOW:
+            operations = {"pooling": output.numel() * window(args[1] if len(args) > 1 else kwargs["kernel_size"])}
+        else:
+            return
+        found = Cost(elementwise=operations)
+        self.calls.append(Call(path, type(module).__name__, found, tuple(output.shape[1:]), activation_bits=32))
