@@ -1,0 +1,70 @@
+"""Look at a whole dataset before an hour of training does."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from bcdnet.data.config import DataConfig
+from bcdnet.data.dataset import Dataset
+from bcdnet.data.load import label_problems
+from bcdnet.data.open import open_dataset
+from bcdnet.data.problems import raise_for
+from bcdnet.data.progress import track
+from bcdnet.errors import DataError
+
+
+def check_dataset(config: DataConfig, decode: bool = False) -> None:
+    """Check the training and test splits; with `decode`, decode every image of them too.
+
+    Without `decode` it costs a second or so: files that are missing, empty or truncated, splits that are missing or
+    empty, labels out of range (with file and row), classes that differ between the splits. `load_images` of a set that
+    goes to memory decodes every image anyway and names the broken ones, so `decode` is for sets that are streamed.
+
+    Raises one DataError with all problems, the first 20 by name.
+    """
+    problems: list[str] = []
+    splits: list[tuple[str, Dataset]] = []
+    for name in (config.train_split, config.test_split):
+        try:
+            splits.append((name, open_dataset(config.path, name)))
+        except DataError as error:
+            problems += [str(error)] if str(error) not in problems else []
+    for name, dataset in splits:
+        problems += label_problems(dataset, name)
+    if len(splits) == 2:
+        problems += class_problems(*splits[0], *splits[1])
+    if decode:
+        for name, dataset in splits:
+            problems += image_problems(dataset, name)
+    raise_for(problems)
+
+
+def class_problems(train_name: str, train: Dataset, test_name: str, test: Dataset) -> list[str]:
+    """How the classes of two splits differ. Sets without names are numbered, and test may then use fewer."""
+    if train.class_names == test.class_names:
+        return []
+    numbered = all(
+        names == [str(label) for label in range(len(names))] for names in (train.class_names, test.class_names)
+    )
+    if numbered and len(test.class_names) < len(train.class_names):
+        return []
+    differences = f"{len(train.class_names)} classes in {train_name!r}, {len(test.class_names)} in {test_name!r}"
+    for name, here, there in ((train_name, train, test), (test_name, test, train)):
+        only = [class_name for class_name in here.class_names if class_name not in set(there.class_names)]
+        if only:
+            differences += f"; only in {name!r}: {', '.join(only[:10])}{', …' if len(only) > 10 else ''}"
+    return [f"classes differ: {differences}"]
+
+
+def image_problems(dataset: Dataset, name: str) -> list[str]:
+    """Decode all images of a set, with threads; what is wrong with those that cannot be, in their order."""
+
+    def problem(index: int) -> str | None:
+        try:
+            dataset.image(index)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = track(pool.map(problem, range(len(dataset))), f"checking {name}", total=len(dataset))
+        return [text for text in found if text]

@@ -1,0 +1,135 @@
+"""The one shape that every dataset on disk takes: labelled images that are read one by one, and views of them."""
+
+import io
+import logging
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from bcdnet.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+HOLDOUT = 0.1  # the share of `test` in a dataset without splits
+
+# What people call the same split; a requested split is looked for under its own name first.
+ALIASES = {
+    "train": ("train", "training"),
+    "test": ("test", "val", "validation", "valid"),
+    "validation": ("validation", "val", "valid"),
+    "val": ("val", "validation", "valid"),
+}
+
+
+class Dataset(Protocol):
+    """Labelled images in a fixed order, read at random.
+
+    `labels` is int64 [N]; `class_names[k]` names label k. `groups` are the boundaries [0, …, N] of runs of images that
+    are cheap to read together (row groups, shards), or None where any order costs the same; `window` is the number of
+    images among which a shuffled order may jump. Picklable, so that workers can take it along.
+    """
+
+    class_names: list[str]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64] | None
+    window: int
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image. Raises DataError that names the file (and row) of one that cannot be decoded."""
+        ...
+
+    def where(self, index: int) -> str:
+        """The place of one image, for messages: a file, or a file and a row."""
+        ...
+
+
+class Subset:
+    """The images `indices` (ascending int64 [M]) of `dataset`, as a dataset."""
+
+    def __init__(self, dataset: Dataset, indices: NDArray[np.int64]) -> None:
+        self.dataset = dataset
+        self.indices = indices
+        self.class_names = dataset.class_names
+        self.labels = dataset.labels[indices]
+        self.groups = None if dataset.groups is None else np.unique(np.searchsorted(indices, dataset.groups))
+        self.window = dataset.window
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image, as the dataset does."""
+        return self.dataset.image(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        """The place of one image in the dataset."""
+        return self.dataset.where(int(self.indices[index]))
+
+
+def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide range(N) into (rest, held out), both ascending int64, the second of exactly `count` members.
+
+    Stratified: each class gives its share of `count`, rounded by largest remainder. A pure function of its arguments.
+    """
+    generator = np.random.default_rng([seed, 0x5EED])
+    order = generator.permutation(len(labels))
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * (count / len(labels))
+    quotas = np.floor(shares).astype(np.int64)
+    # Ties among remainders go to the larger index after a stable sort of the negatives: any rule does, if it is fixed.
+    short = count - int(quotas.sum())
+    quotas[np.argsort(quotas - shares, kind="stable")[:short]] += 1
+    chosen = [order[labels[order] == label][:quota] for label, quota in zip(classes, quotas, strict=True)]
+    held_out = np.zeros(len(labels), dtype=bool)
+    held_out[np.concatenate(chosen)] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def find_split(requested: str, available: Sequence[str]) -> str | None:
+    """The name among `available` that means `requested` (itself, or an alias such as `val` for `test`), or None."""
+    return next((name for name in (requested, *ALIASES.get(requested, ())) if name in available), None)
+
+
+def missing_split(place: str, requested: str, available: Sequence[str]) -> DataError:
+    """The error for a split that is not there."""
+    found = ", ".join(available) or "none"
+    return DataError(f"{place}: no split {requested!r} (found: {found}); set data.train_split and data.test_split")
+
+
+def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
+    """`train` (90 %) or `test` (10 %, stratified, always the same) of a dataset that has no splits of its own.
+
+    Raises DataError for any other split.
+    """
+    name = find_split(split, ("train", "test"))
+    if name is None:
+        raise missing_split(place, split, ("train", "test"))
+    _log.warning("%s has no splits; %s is a fixed, stratified part of it (test is 10 %%)", place, name)
+    train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT), seed=0)
+    return Subset(dataset, train if name == "train" else test)
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key that counts: shard 2 comes before shard 11."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def decode(encoded: bytes, where: str) -> Image.Image:
+    """Decode an encoded image (any format that Pillow reads). Raises DataError naming `where`."""
+    if not encoded:
+        raise DataError(f"{where}: empty image")
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{where}: cannot decode: {reason}") from None
+    return image

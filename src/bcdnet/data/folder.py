@@ -1,0 +1,85 @@
+"""An ImageFolder tree: `train/<class>/*.jpg` and `val|test|validation/<class>/*.jpg`, or `<class>/*.jpg` alone.
+
+Classes are the folders' names in sorted order, as torchvision numbers them. A tree without split folders has no test
+images of its own, so it is divided by `holdout`: 10 % stratified, always the same.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bcdnet.data.dataset import ALIASES, Dataset, decode, find_split, holdout, missing_split
+from bcdnet.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class FolderDataset:
+    """Images under `root/<class>/`, at any depth below the class; files that begin with a dot are passed over."""
+
+    def __init__(self, root: Path) -> None:
+        self.class_names = class_folders(root)
+        self._root = str(root)
+        names: list[str] = []
+        labels: list[int] = []
+        for label, class_name in enumerate(self.class_names):
+            found = sorted(
+                os.path.relpath(os.path.join(folder, file), root)
+                for folder, _, files in os.walk(root / class_name, followlinks=True)
+                for file in files
+                if is_image(file)
+            )
+            names += found
+            labels += [label] * len(found)
+        # An array of fixed-width strings is one block of memory that workers copy quickly; a list of a million is not.
+        self._names = np.array(names, dtype=np.str_)
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        self.groups: NDArray[np.int64] | None = None
+        self.window = len(names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image. Raises DataError that names the file."""
+        file = self.where(index)
+        try:
+            encoded = Path(file).read_bytes()
+        except OSError as error:
+            raise DataError(f"{file}: cannot read: {error.strerror}") from None
+        return decode(encoded, file)
+
+    def where(self, index: int) -> str:
+        """The file's path."""
+        return os.path.join(self._root, str(self._names[index]))
+
+
+def open_folder(path: Path, split: str) -> Dataset:
+    """One split of the tree at `path`. Raises DataError for a missing split."""
+    splits = split_folders(path)
+    if not splits:
+        return holdout(FolderDataset(path), split, str(path))
+    name = find_split(split, splits)
+    if name is None:
+        raise missing_split(str(path), split, splits)
+    return FolderDataset(path / name)
+
+
+def split_folders(path: Path) -> list[str]:
+    """The split folders of a tree: all its folders, if one that is called like a split has folders in it; else none."""
+    folders = class_folders(path)
+    called_so = {name for names in ALIASES.values() for name in names}
+    return folders if any(name in called_so and class_folders(path / name) for name in folders) else []
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders directly under `root`, sorted, hidden ones left out."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def is_image(file: str) -> bool:
+    """Whether the name has the suffix of an image format."""
+    return file.lower().endswith(SUFFIXES) and not file.startswith(".")

@@ -1,0 +1,73 @@
+"""`hf://NAME[:config]`: a dataset of the Hugging Face hub (or a local folder in its layout), through `datasets`."""
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bcdnet.data.dataset import ALIASES, decode, missing_split
+from bcdnet.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from bcdnet.errors import DataError
+
+
+class HubDataset:
+    """One split, downloaded and cached by `datasets`; images stay encoded in its memory-mapped tables.
+
+    Raises DataError: `datasets` is not installed, it cannot load NAME, there is no such split, or its columns are not
+    an image and a ClassLabel.
+    """
+
+    def __init__(self, name: str, split: str) -> None:
+        try:
+            import datasets
+        except ImportError:
+            raise DataError(f"hf://{name}: needs the package `datasets`; pip install datasets") from None
+        self.name = name
+        self.split, table = _load(datasets, name, split)
+        image = next((column for column in IMAGE_COLUMNS if column in table.column_names), None)
+        label = next((column for column in LABEL_COLUMNS if column in table.column_names), None)
+        if image is None or label is None:
+            columns = ", ".join(table.column_names)
+            raise DataError(f"hf://{name}: needs columns `image` and `label`, has {columns}")
+        if not isinstance(table.features[image], datasets.Image):
+            raise DataError(f"hf://{name}: column `{image}` must be an Image feature, is {table.features[image]}")
+        self._table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        self._column = image
+        self.labels: NDArray[np.int64] = np.array(table[label], dtype=np.int64)
+        names = getattr(table.features[label], "names", None)
+        self.class_names = [str(name) for name in names or range(int(self.labels.max(initial=-1)) + 1)]
+        self.groups: NDArray[np.int64] | None = None
+        self.window = len(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image. Raises DataError that names dataset, split and row."""
+        value = self._table[index][self._column]
+        encoded = value["bytes"]
+        if encoded is None and value["path"]:
+            with open(value["path"], "rb") as file:
+                encoded = file.read()
+        return decode(encoded or b"", self.where(index))
+
+    def where(self, index: int) -> str:
+        """`hf://NAME, split, row R`."""
+        return f"hf://{self.name}, {self.split}, row {index}"
+
+
+def _load(datasets: Any, name: str, split: str) -> tuple[str, Any]:
+    path, _, config = name.partition(":")
+    for candidate in (split, *(alias for alias in ALIASES.get(split, ()) if alias != split)):
+        try:
+            return candidate, datasets.load_dataset(path, config or None, split=candidate)
+        except ValueError as error:
+            # `datasets` has no class of its own for this.
+            if "Unknown split" not in str(error):
+                raise DataError(f"hf://{name}: {error}") from None
+            known = re.findall(r"'([^']+)'", str(error).partition("one of")[2])
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"hf://{name}: cannot load: {error}") from None
+    raise missing_split(f"hf://{name}", split, known)

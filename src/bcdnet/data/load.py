@@ -1,0 +1,122 @@
+"""From a recipe's data section to the sets that training and evaluation read.
+
+A set that fits is decoded once into memory (`Images`); a larger one stays on disk (`Stream`).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bcdnet.data.config import AugmentConfig, DataConfig
+from bcdnet.data.dataset import Dataset, Subset, split_off
+from bcdnet.data.open import open_dataset
+from bcdnet.data.problems import raise_for
+from bcdnet.data.progress import track
+from bcdnet.data.resize import to_pixels
+from bcdnet.data.sources import Images, Source, Stream
+from bcdnet.errors import DataError, RecipeError
+
+# Share of the machine's memory that one set may take before it is streamed instead.
+MEMORY_SHARE = 0.25
+# Below this many pixels an image is decoded within Python's lock for the most part, and threads only wait for it.
+THREADED_PIXELS = 64 * 64
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a training run reads; `validation` is None if nothing is held out of the training split."""
+
+    train: Source
+    validation: Source | None
+    test: Source
+
+
+def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0) -> Splits:
+    """Load the training set with its validation part held out (stratified, by `seed`), and the test set.
+
+    `augment` is the augmentation of the training set, which decides at what size it is kept. Raises DataError as
+    `load_images` does; RecipeError if `config.validation` leaves nothing to train on.
+    """
+    train = open_dataset(config.path, config.train_split)
+    validation = None
+    if config.validation:
+        count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
+        if not 0 < count < len(train):
+            raise RecipeError(f"validation: {config.validation} holds {count} of {len(train)} training images out")
+        rest, held_out = split_off(train.labels, count, seed)
+        validation = load(Subset(train, held_out), config, AugmentConfig(), "validation")
+        train = Subset(train, rest)
+    test = load_images(config.path, config.test_split, config)
+    return Splits(load(train, config, augment or AugmentConfig(), config.train_split), validation, test)
+
+
+def load_images(path: str, split: str, config: DataConfig, augment: AugmentConfig | None = None) -> Source:
+    """Load one split: `Images` (uint8 [N, C, H, W] and labels int64 [N]) if it fits in memory, else a `Stream`.
+
+    H = W = config.image_size; for a training set whose `augment` crops at random, config.resize_size. Raises DataError
+    naming every (up to 20) missing, empty, truncated or undecodable file and label out of range.
+    """
+    return load(open_dataset(path, split), config, augment or AugmentConfig(), split)
+
+
+def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str) -> Source:
+    """Load an open dataset; `name` is shown beside the progress bar."""
+    raise_for(label_problems(dataset, name))
+    size = config.image_size
+    if augment.crop == "random_resized" and dataset.image(0).size != (size, size):
+        size = config.resize_size
+    needed = len(dataset) * config.channels * size**2
+    # Shards are what people use for sets that are larger than memory.
+    stream = needed > memory_budget() or config.path.startswith("wds://")
+    if stream if config.in_memory is None else not config.in_memory:
+        return Stream(dataset, config, augment)
+    images = torch.empty((len(dataset), config.channels, size, size), dtype=torch.uint8)
+    pixels = images.numpy()
+    problems: list[str] = []
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + CHUNK, len(dataset))):
+            try:
+                pixels[index] = to_pixels(dataset.image(index), config, size)
+            except DataError as error:
+                problems.append(str(error))
+
+    for _ in track(_spread(decode, dataset), f"decoding {name}", total=-(-len(dataset) // CHUNK)):
+        pass
+    raise_for(sorted(problems))
+    return Images(images, torch.from_numpy(dataset.labels), dataset.class_names, augment)
+
+
+def label_problems(dataset: Dataset, name: str) -> list[str]:
+    """What is wrong with a set's labels: none at all, or each one that no class has."""
+    if not len(dataset):
+        return [f"split {name!r}: empty"]
+    classes = len(dataset.class_names)
+    wrong = np.flatnonzero((dataset.labels < 0) | (dataset.labels >= classes))
+    return [f"{dataset.where(int(row))}: label {dataset.labels[row]} is not one of {classes} classes" for row in wrong]
+
+
+def memory_budget() -> int:
+    """Bytes that one set may take in memory: a quarter of the machine's; 4 GiB where that is not known."""
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+def _spread(decode: Callable[[int], None], dataset: Dataset) -> Iterator[None]:
+    starts = range(0, len(dataset), CHUNK)
+    try:
+        width, height = dataset.image(0).size
+    except DataError:
+        width = height = 0  # found again, and named with all others, by `decode`
+    if width * height <= THREADED_PIXELS:
+        yield from map(decode, starts)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(decode, starts)

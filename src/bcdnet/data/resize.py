@@ -1,0 +1,91 @@
+"""Size and colour of images: from a decoded image to uint8 pixels, and from uint8 batches to a network's input.
+
+Legend: B batch, C channels, H and W height and width, S = config.image_size, R = config.resize_size.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from bcdnet.data.config import DataConfig
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def to_pixels(image: Image.Image, config: DataConfig, size: int) -> NDArray[np.uint8]:
+    """The centre `size` x `size` (S, or R for one that is cropped later) of `image`, resized as evaluation does.
+
+    Returns uint8 [C, size, size]. An image of S x S pixels is not resampled, whatever R is, if `size` is S.
+    """
+    image = with_channels(image, config.channels)
+    if image.size != (size, size):
+        width, height = _resized(*image.size, config.resize_size)
+        image = image.resize((width, height), RESAMPLING[config.interpolation])
+        left, top = _centre(width, size), _centre(height, size)
+        image = image.crop((left, top, left + size, top + size))
+    return channels_first(image)
+
+
+def channels_first(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an image of mode L or RGB as uint8 [C, H, W]."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """`image` in mode L (1 channel) or RGB (3; grey is repeated). Transparency is dropped, 16-bit grey scaled to 8."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def evaluate_transform(images: torch.Tensor, config: DataConfig) -> torch.Tensor:
+    """uint8 [B, C, H, W] to normalised float32 [B, C, S, S]: resize the shorter side to R, crop the centre, normalise.
+
+    Images of S x S are only normalised. Resampling is antialiased, as Pillow's is.
+    """
+    size = config.image_size
+    height, width = images.shape[-2:]
+    if (height, width) != (size, size):
+        width, height = _resized(width, height, config.resize_size)
+        if images.shape[-2:] != (height, width):
+            images = _interpolate(images, height, width, config.interpolation)
+        left, top = _centre(width, size), _centre(height, size)
+        images = images[..., top : top + size, left : left + size]
+    return normalise(images.float(), config.mean, config.std, scale=255)
+
+
+def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> torch.Tensor:
+    """(images / scale - mean) / std per channel, in place on float32 [B, C, H, W]."""
+    factor = torch.tensor([1 / (scale * s) for s in std], device=images.device).view(-1, 1, 1)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
+    return images.mul_(factor).add_(offset)
+
+
+def _interpolate(images: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
+    if interpolation == "nearest":
+        return F.interpolate(images, (height, width), mode="nearest-exact")
+    resized = F.interpolate(images.float(), (height, width), mode=interpolation, align_corners=False, antialias=True)
+    return resized.round_().clamp_(0, 255)
+
+
+def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    # The longer side is cut to a whole number, as torchvision's Resize does.
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def _centre(length: int, size: int) -> int:
+    return round((length - size) / 2)

@@ -1,0 +1,196 @@
+"""`wds://DIR/shard-{000..146}.tar`: WebDataset shards, for sets that do not fit in memory.
+
+A sample is the files of a shard that share a name up to the first dot: an image (`.jpg`, `.png`, …) and its label, as
+`.cls` (a number) or `.json` (key `label`). Class names: `classes.txt` beside the shards, one a line, else the numbers.
+
+The shards are local files, so their headers are read once (about 25 us a file) and samples are found by offset. That
+gives what a pure stream cannot: an exact length, an order that is a function of seed and epoch, and a resume that reads
+nothing it skips. Shards are taken in an order shuffled per epoch, samples are shuffled within a window of `WINDOW`.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key
+from bcdnet.data.folder import is_image
+from bcdnet.errors import DataError
+
+# Samples among which a shuffled order may jump: about seven shards of ImageNet.
+WINDOW = 65536
+
+
+class ShardDataset:
+    """The samples of `shards`, in their order. Raises DataError that names each missing or truncated shard and each
+    sample without an image or a label (the first ten of a shard).
+    """
+
+    def __init__(self, shards: list[Path]) -> None:
+        self._shards = shards
+        self.window = WINDOW
+        problems: list[str] = []
+        entries: list[list[tuple[int, int, int]]] = []
+        for shard in shards:
+            try:
+                entries.append(_index(shard))
+            except DataError as error:
+                problems.append(str(error))
+        if problems:
+            raise DataError("; ".join(problems))
+        table = np.array([entry for shard in entries for entry in shard], dtype=np.int64).reshape(-1, 3)
+        self._offsets, self._sizes = table[:, 0].copy(), table[:, 1].copy()
+        self.labels: NDArray[np.int64] = table[:, 2].copy()
+        lengths = [len(shard) for shard in entries]
+        self.groups: NDArray[np.int64] | None = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self.class_names = _class_names(shards[0].parent, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one image. Raises DataError that names shard and sample."""
+        with open(self._shards[self._shard(index)], "rb") as file:
+            file.seek(int(self._offsets[index]))
+            encoded = file.read(int(self._sizes[index]))
+        return decode(encoded, self.where(index))
+
+    def where(self, index: int) -> str:
+        """`SHARD, sample S (byte B)`, S counted within the shard."""
+        assert self.groups is not None
+        shard = self._shard(index)
+        return f"{self._shards[shard]}, sample {index - int(self.groups[shard])} (byte {self._offsets[index]})"
+
+    def _shard(self, index: int) -> int:
+        assert self.groups is not None
+        return int(np.searchsorted(self.groups, index, side="right")) - 1
+
+
+def open_shards(pattern: str, split: str) -> Dataset:
+    """One split of the shards that `pattern` (the part after `wds://`) names.
+
+    The pattern holds braces `{000..146}` or a `*`. Which shards are `split`:
+    `split` itself, if it is a pattern (ends in `.tar`; relative to the folder of the path's); the pattern with
+    `{split}` replaced; the pattern as it stands, if it says `train` and `train` is wanted, or with `train` in it
+    replaced by the other split's name and the numbers by whatever is there; else `holdout` divides the shards.
+    Raises DataError for shards that are not there.
+    """
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise DataError(f"wds://{pattern}: only local shards are read; mount or download them first")
+    if split.endswith(".tar"):
+        return ShardDataset(_existing(os.path.join(os.path.dirname(pattern), split)))
+    aliases = (split, *(name for name in ALIASES.get(split, ()) if name != split))
+    if "{split}" in pattern:
+        for name in aliases:
+            if shards := expand(pattern.replace("{split}", name), existing=True):
+                return ShardDataset(shards)
+        raise missing_split(f"wds://{pattern}", split, [])
+    before, word, after = pattern.rpartition("train")
+    if not word:
+        return holdout(ShardDataset(_existing(pattern)), split, f"wds://{pattern}")
+    if split in ALIASES["train"]:
+        return ShardDataset(_existing(pattern))
+    numbers_open = re.sub(r"\{\d+\.\.\d+\}", "*", after)
+    for name in aliases:
+        if shards := expand(f"{before}{name}{numbers_open}", existing=True):
+            return ShardDataset(shards)
+    raise DataError(
+        f"wds://{pattern}: no shards for split {split!r} beside those of train; "
+        f"name them, as in data.{split}_split='{split}-{{000..009}}.tar'"
+    )
+
+
+def expand(pattern: str, existing: bool = False) -> list[Path]:
+    """The paths that a pattern with braces `{000..146}` (zero-padded as written) and `*`, `?` names, in order.
+
+    With `existing`, only if all of them are files; else an empty list.
+    """
+    parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
+    ranges = [
+        [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        for first, last in zip(parts[1::3], parts[2::3], strict=True)
+    ]
+    paths: list[Path] = []
+    for numbers in product(*ranges):
+        name = parts[0] + "".join(number + text for number, text in zip(numbers, parts[3::3], strict=True))
+        if "*" in name or "?" in name:
+            anchor = Path(name).anchor or "."
+            paths += sorted(Path(anchor).glob(os.path.relpath(name, anchor)), key=lambda path: natural_key(str(path)))
+        else:
+            paths.append(Path(name))
+    return paths if not existing or all(path.is_file() for path in paths) else []
+
+
+def _existing(pattern: str) -> list[Path]:
+    shards = expand(pattern)
+    lacking = [str(shard) for shard in shards if not shard.is_file()]
+    if not shards or lacking:
+        shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
+        raise DataError(f"wds://{pattern}: shards missing: {shown or 'no file matches'}")
+    return shards
+
+
+def _index(shard: Path) -> list[tuple[int, int, int]]:
+    # (offset, size, label) of each sample in order; the two or three files of a sample stand together in a shard.
+    samples: list[tuple[int, int, int]] = []
+    problems: list[str] = []
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for key, members in _by_sample(tar):
+                image = next((member for suffix, member in members.items() if is_image(f"x.{suffix}")), None)
+                label = _label(tar, members)
+                if image is None or label is None:
+                    problems.append(f"{shard}: {key}: no {'image' if image is None else 'label (.cls or .json)'}")
+                else:
+                    samples.append((image.offset_data, image.size, label))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        empty = shard.is_file() and os.path.getsize(shard) == 0
+        raise DataError(f"{shard}: {'empty file' if empty else f'not a whole tar file ({error})'}") from None
+    if problems:
+        raise DataError("; ".join(problems[:10]))
+    return samples
+
+
+def _by_sample(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    key = ""
+    members: dict[str, tarfile.TarInfo] = {}
+    for member in tar:
+        tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
+        folder, name = os.path.split(member.name)
+        if not member.isfile() or name.startswith("."):
+            continue
+        stem, _, suffix = name.partition(".")
+        if members and os.path.join(folder, stem) != key:
+            yield key, members
+            members = {}
+        key = os.path.join(folder, stem)
+        members[suffix.lower()] = member
+    if members:
+        yield key, members
+
+
+def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> int | None:
+    for suffix in ("cls", "json"):
+        if suffix in members:
+            file = tar.extractfile(members[suffix])
+            assert file is not None  # a regular file
+            try:
+                value = json.loads(file.read())
+                return int(value["label"] if suffix == "json" else value)
+            except (ValueError, KeyError, TypeError):
+                continue
+    return None
+
+
+def _class_names(folder: Path, labels: NDArray[np.int64]) -> list[str]:
+    listed = folder / "classes.txt"
+    if listed.is_file():
+        return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
