@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml
 	[ -e "$$headers/Python.h" ] || missing+=("python$$version-dev")
 	if [ $${#missing[@]} -gt 0 ]; then
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	        echo "Installing system packages: $${missing[*]}"
 	        apt-get update -qq
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
 	    else
 	        echo "error: missing system packages; install them and run make again:" >&2
 	        echo "    sudo apt-get install $${missing[*]}" >&2
