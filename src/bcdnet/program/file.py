@@ -1,0 +1,78 @@
+"""Reading and writing the one-file container (safetensors with the program in its metadata)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bcdnet.errors import ProgramError
+from bcdnet.program.decode import from_json, parse, to_json
+from bcdnet.program.schema import METADATA_KEY, Program
+from bcdnet.program.validate import validate
+
+MAX_JSON_BYTES = 16 * 2**20
+_DTYPES = {"F32": np.float32, "U32": np.uint32}
+
+
+def read_program(path: str | os.PathLike[str]) -> Program:
+    """Read and validate a `.bcdn` file. Every violation is one ProgramError that starts with the path.
+
+    What is allocated before the program is known to be valid is bounded by the size of the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ProgramError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            text = _metadata(handle.metadata())
+            return validate(from_json(parse(text), {name: _tensor(handle, name) for name in handle.keys()}))  # noqa: SIM118
+    except ProgramError as error:
+        raise ProgramError(f"{path}: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise ProgramError(f"{path}: not a complete .bcdn file ({error})") from None
+
+
+def _metadata(metadata: dict[str, str] | None) -> str:
+    if not metadata or set(metadata) != {METADATA_KEY}:
+        raise ProgramError(f"not a packed program: its metadata must have exactly the key {METADATA_KEY!r}")
+    text = metadata[METADATA_KEY]
+    if len(text) > MAX_JSON_BYTES:
+        raise ProgramError(f"the program's JSON is longer than {MAX_JSON_BYTES} bytes")
+    return text
+
+
+def _tensor(handle: Any, name: str) -> npt.NDArray[Any]:
+    dtype = handle.get_slice(name).get_dtype()
+    if dtype not in _DTYPES:
+        raise ProgramError(f"tensor {name!r}: dtype {dtype}; expected F32 or U32")
+    array: npt.NDArray[Any] = handle.get_tensor(name)
+    return array
+
+
+def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
+    """Validate and write; beside the target, then renamed, so that a reader never sees half a file.
+
+    Equal programs give equal bytes. Raises ProgramError for an invalid program or a path that cannot be written.
+    """
+    validate(program)
+    path = Path(path)
+    text = json.dumps(to_json(program), separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_JSON_BYTES:
+        raise ProgramError(f"the program's JSON is longer than {MAX_JSON_BYTES} bytes")
+    tensors = {name: np.ascontiguousarray(array) for name, array in program.tensors.items()}
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, beside, metadata={METADATA_KEY: text})
+        os.replace(beside, path)
+    except SafetensorError as error:
+        raise ProgramError(f"{path}: cannot be written ({error})") from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
