@@ -1,0 +1,75 @@
+// The epilogue, one value at a time.
+#include <algorithm>
+
+#include "reference/reference.h"
+
+namespace bcdnet::reference {
+namespace {
+
+float ShortcutValue(const EpilogueArgs& a, int pixel, int channel) {
+  const int c = a.shortcut_duplicate ? channel % a.shortcut_channels : channel;
+  const auto at = [&](int y, int x) {
+    return a.shortcut[(static_cast<size_t>(y) * a.shortcut_w + x) * a.shortcut_stride + c];
+  };
+  const int y = pixel / a.out_w, x = pixel % a.out_w;
+  if (!a.shortcut_avg_pool) return at(y, x);
+  float sum = 0.0f;
+  int count = 0;
+  for (int dy = 0; dy < 2; ++dy) {
+    for (int dx = 0; dx < 2; ++dx) {
+      if (2 * y + dy >= a.shortcut_h || 2 * x + dx >= a.shortcut_w) continue;
+      sum = sum + at(2 * y + dy, 2 * x + dx);
+      ++count;
+    }
+  }
+  return sum / static_cast<float>(count);
+}
+
+float SourceValue(const EpilogueArgs& a, int pixel, int channel) {
+  const size_t at = static_cast<size_t>(pixel - a.pixel_begin) * a.value_stride + channel - a.channel_begin;
+  if (a.values != nullptr) return a.values[at];
+  const uint32_t border = a.row_class[pixel / a.out_w] + a.column_class[pixel % a.out_w];
+  const int padded = PadChannels(a.out_c);
+  float value = 0.0f;
+  for (int b = 0; b < a.branches; ++b) {
+    const int32_t dot = a.base[b][static_cast<size_t>(border) * padded + channel] - 2 * a.counts[b][at];
+    const float term = static_cast<float>(dot) * a.scale[b][channel];
+    value = b == 0 ? term : value + term;
+  }
+  return value;
+}
+
+}  // namespace
+
+void Epilogue(const EpilogueArgs& a) {
+  const int channel_end = std::min(a.channel_end, a.out_c);
+  for (int pixel = a.pixel_begin; pixel < a.pixel_end; ++pixel) {
+    for (int b = 0; b < a.bits_count; ++b) {
+      for (int c = a.channel_begin; c < channel_end; c += 32) {
+        a.bits[b].words[static_cast<size_t>(pixel) * a.word_stride + c / 32] = 0;
+      }
+    }
+    for (int c = a.channel_begin; c < channel_end; ++c) {
+      float v = SourceValue(a, pixel, c);
+      if (a.conv_bias != nullptr) v = v + a.conv_bias[c];
+      if (a.beta != nullptr) v = v + a.beta[c];
+      if (a.mul != nullptr) v = v * a.mul[c];
+      if (a.add != nullptr) v = v + a.add[c];
+      if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);
+      if (a.prelu) {
+        if (a.prelu_bias_in != nullptr) v = v + a.prelu_bias_in[c];
+        v = v > 0.0f ? v : v * a.prelu_slope[c];
+        if (a.prelu_bias_out != nullptr) v = v + a.prelu_bias_out[c];
+      }
+      if (a.map != nullptr) a.map[static_cast<size_t>(pixel) * a.map_stride + c] = v;
+      for (int b = 0; b < a.bits_count; ++b) {
+        float t = v;
+        if (a.bits[b].bias != nullptr) t = t + a.bits[b].bias[c];
+        if (a.bits[b].alpha != nullptr) t = t - a.bits[b].alpha[c];
+        if (t >= 0.0f) a.bits[b].words[static_cast<size_t>(pixel) * a.word_stride + c / 32] |= 1u << (c % 32);
+      }
+    }
+  }
+}
+
+}  // namespace bcdnet::reference

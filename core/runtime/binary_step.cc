@@ -1,0 +1,222 @@
+// Binary convolution with 1 to 3 branches.
+//
+// The kernels count disagreeing bits over all taps, reading zero bits outside the map. With `pop` that count, `bad` the
+// taps outside, and p_t(o) the number of ones in tap t of the weights of output o (what a zero input disagrees with):
+//     d = sum over good taps of (I - 2 popcount) = n_good I - 2 (pop - sum over bad t of p_t(o)) = base(o) - 2 pop,
+//     base(o) = n_good I + 2 sum over bad t of p_t(o).
+// `base` depends on the pixel only through which taps are bad, which is the same for all pixels of a border class; one
+// table row per class is made at load. All of it is exact: |d| <= kh kw I <= 2^24, so float(d) is exact too.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "runtime/epilogue_step.h"
+
+namespace bcdnet {
+namespace {
+
+// Pixels of one work item: enough that a panel of weights is used often once it is in the first-level cache, few enough
+// that the counts stay there too.
+constexpr int kItemPixels = 56;
+constexpr int kExpandRows = 8;
+
+using Taps = std::pair<int, int>;  // the good ones, [first, last)
+
+/// Numbers the distinct tap ranges of one axis. `classes`: for each output position.
+std::vector<Taps> AxisClasses(int in, int out, int kernel, int stride, int pad, std::vector<uint32_t>& classes) {
+  std::vector<Taps> taps;
+  std::map<Taps, uint32_t> numbers;
+  for (int o = 0; o < out; ++o) {
+    const int start = o * stride - pad;
+    const Taps range{std::max(0, -start), std::min(kernel, in - start)};
+    const auto [it, added] = numbers.emplace(range, static_cast<uint32_t>(taps.size()));
+    if (added) taps.push_back(range);
+    classes.push_back(it->second);
+  }
+  return taps;
+}
+
+AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, const std::vector<Taps>& rows,
+                                   const std::vector<Taps>& columns) {
+  const int padded = PadChannels(s.out_c), words = s.words(), taps = s.k_h * s.k_w;
+  AlignedVector<int32_t> bases(rows.size() * columns.size() * padded, 0);
+  std::vector<int32_t> ones(taps);
+  for (int o = 0; o < s.out_c; ++o) {
+    for (int tap = 0; tap < taps; ++tap) {
+      ones[tap] = 0;
+      for (int w = 0; w < words; ++w) ones[tap] += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
+    }
+    for (size_t r = 0; r < rows.size(); ++r) {
+      for (size_t c = 0; c < columns.size(); ++c) {
+        int32_t base = 0;
+        for (int ky = 0; ky < s.k_h; ++ky) {
+          for (int kx = 0; kx < s.k_w; ++kx) {
+            const bool good = ky >= rows[r].first && ky < rows[r].second && kx >= columns[c].first && kx < columns[c].second;
+            base += good ? s.in_c : 2 * ones[ky * s.k_w + kx];
+          }
+        }
+        bases[(r * columns.size() + c) * padded + o] = base;
+      }
+    }
+  }
+  return bases;
+}
+
+/// Channel quarters read from neighbours: which words' bits come from which quarter never changes, only the pixel does.
+class ShiftPlan {
+ public:
+  ShiftPlan(Shift shift, const Buffer& in) : in_(in), words_(BitWords(in.channels)), masks_(4 * words_, 0) {
+    dy_ = shift == Shift::kShort ? 1 : in.height / 2;
+    dx_ = shift == Shift::kShort ? 1 : in.width / 2;
+    for (int c = 0; c < in.channels; ++c) {
+      const int quarter = static_cast<int>(4 * static_cast<int64_t>(c) / in.channels);
+      masks_[quarter * words_ + c / 32] |= 1u << (c % 32);
+    }
+  }
+
+  void Rows(const uint32_t* bits, uint32_t* out, int row_begin, int row_end) const {
+    const int h = in_.height, w = in_.width;
+    const auto pixel = [&](int y, int x) { return bits + (static_cast<size_t>(y) * w + x) * words_; };
+    const uint32_t *m0 = &masks_[0], *m1 = m0 + words_, *m2 = m1 + words_, *m3 = m2 + words_;
+    const int dy = dy_ % h, dx = dx_ % w;
+    for (int y = row_begin; y < row_end; ++y) {
+      const int up = y >= dy ? y - dy : y - dy + h, down = y + dy < h ? y + dy : y + dy - h;
+      for (int x = 0; x < w; ++x) {
+        const uint32_t* q0 = pixel(up, x);
+        const uint32_t* q1 = pixel(down, x);
+        const uint32_t* q2 = pixel(y, x >= dx ? x - dx : x - dx + w);
+        const uint32_t* q3 = pixel(y, x + dx < w ? x + dx : x + dx - w);
+        uint32_t* to = out + (static_cast<size_t>(y) * w + x) * words_;
+        for (int i = 0; i < words_; ++i) to[i] = (q0[i] & m0[i]) | (q1[i] & m1[i]) | (q2[i] & m2[i]) | (q3[i] & m3[i]);
+      }
+    }
+  }
+
+ private:
+  Buffer in_;
+  int words_, dy_, dx_;
+  std::vector<uint32_t> masks_;  // [quarter][word]
+};
+
+class BinaryStep final : public Step {
+ public:
+  BinaryStep(const BinaryConv2dOp& op, const ConvShape& shape, const StepContext& context)
+      : shape_(shape),
+        kernels_(context.kernels),
+        algorithm_(Choose(context, shape)),
+        input_(context.places[op.input]),
+        chunks_(shape.pixels(), kItemPixels),
+        block_(algorithm_.block_channels(shape)),
+        blocks_((PadChannels(shape.out_c) + block_ - 1) / block_),
+        epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {
+    const std::vector<Taps> rows = AxisClasses(shape.in_h, shape.out_h, shape.k_h, shape.stride_h, shape.pad_h, row_class_);
+    const std::vector<Taps> columns =
+        AxisClasses(shape.in_w, shape.out_w, shape.k_w, shape.stride_w, shape.pad_w, column_class_);
+    for (uint32_t& c : row_class_) c *= static_cast<uint32_t>(columns.size());
+    for (const Branch& branch : op.branches) {
+      BranchData& data = branches_.emplace_back();
+      data.weights.resize(algorithm_.weight_bytes(shape));
+      algorithm_.pack_weights(shape, branch.weight.data, data.weights.data());
+      data.scale = PadParameter(branch.scale);
+      data.base = BorderBases(shape, branch.weight.data, rows, columns);
+      if (branch.shift != Shift::kNone) data.shift.emplace(branch.shift, input_.buffer);
+    }
+    index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
+    shifted_bytes_ = RoundUp(input_.bytes());
+    kernel_bytes_ = RoundUp(algorithm_.scratch_bytes(shape, chunks_.longest()));
+    counts_ = static_cast<size_t>(chunks_.longest()) * block_;
+  }
+
+  size_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
+  size_t thread_scratch_bytes() const override { return kernel_bytes_ + RoundUp(branches_.size() * counts_ * sizeof(int32_t)); }
+  std::string algorithm() const override { return algorithm_.name; }
+
+  void Run(const Frame& frame) const override {
+    const int rows = shape_.padded_h(), groups = (rows + kExpandRows - 1) / kExpandRows;
+    const int branches = static_cast<int>(branches_.size());
+    ForEach(frame.team, branches * groups, [&](int item, int) {
+      const int b = item / groups, begin = item % groups * kExpandRows, end = std::min(begin + kExpandRows, rows);
+      const uint32_t* bits = frame.words(input_);
+      if (branches_[b].shift) {
+        uint32_t* shifted = reinterpret_cast<uint32_t*>(frame.scratch + branches * index_bytes_ + b * shifted_bytes_);
+        branches_[b].shift->Rows(bits, shifted, begin, end);
+        bits = shifted;
+      }
+      algorithm_.expand(shape_, bits, frame.scratch + b * index_bytes_, begin, end);
+    });
+    const EpilogueArgs common = Bind(frame);
+    ForEach(frame.team, blocks_ * chunks_.count, [&](int item, int thread) {
+      const int block = item / chunks_.count, chunk = item % chunks_.count;
+      EpilogueArgs args = common;
+      args.pixel_begin = chunks_.begin(chunk);
+      args.pixel_end = chunks_.begin(chunk + 1);
+      args.channel_begin = block * block_;
+      args.channel_end = std::min(args.channel_begin + block_, PadChannels(shape_.out_c));
+      std::byte* scratch = frame.scratch_of(thread);
+      for (int b = 0; b < branches; ++b) {
+        int32_t* counts = reinterpret_cast<int32_t*>(scratch + kernel_bytes_) + b * counts_;
+        algorithm_.accumulate(shape_, branches_[b].weights.data(), frame.scratch + b * index_bytes_, block,
+                              args.pixel_begin, args.pixel_end, scratch, counts, block_);
+        args.counts[b] = counts;
+      }
+      kernels_.epilogue(args);
+    });
+  }
+
+ private:
+  struct BranchData {
+    AlignedVector<std::byte> weights;
+    AlignedVector<float> scale;
+    AlignedVector<int32_t> base;
+    std::optional<ShiftPlan> shift;
+  };
+
+  static const BinaryAlgorithm& Choose(const StepContext& context, const ConvShape& shape) {
+    if (context.algorithm != nullptr) {
+      for (const BinaryAlgorithm& algorithm : context.kernels.algorithms) {
+        if (algorithm.name == *context.algorithm && algorithm.supports(shape)) return algorithm;
+      }
+    }
+    return context.kernels.choose(context.kernels, shape);
+  }
+
+  EpilogueArgs Bind(const Frame& frame) const {
+    EpilogueArgs args = epilogue_.Bind(frame);
+    args.branches = static_cast<int>(branches_.size());
+    for (int b = 0; b < args.branches; ++b) {
+      args.scale[b] = branches_[b].scale.data();
+      args.base[b] = branches_[b].base.data();
+    }
+    args.row_class = row_class_.data();
+    args.column_class = column_class_.data();
+    args.value_stride = block_;
+    return args;
+  }
+
+  ConvShape shape_;
+  const KernelTable& kernels_;
+  const BinaryAlgorithm& algorithm_;
+  Place input_;
+  Chunks chunks_;
+  int block_, blocks_;
+  PreparedEpilogue epilogue_;
+  std::vector<uint32_t> row_class_, column_class_;
+  std::vector<BranchData> branches_;
+  size_t index_bytes_, shifted_bytes_, kernel_bytes_, counts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> MakeStep(const BinaryConv2dOp& op, const StepContext& context) {
+  const Buffer& in = context.places[op.input].buffer;
+  const std::vector<int64_t>& w = op.branches[0].weight.shape;
+  ConvShape s{in.height, in.width, in.channels, 0,          0,          static_cast<int>(w[0]), static_cast<int>(w[1]), static_cast<int>(w[2]),
+              op.stride.y, op.stride.x, op.padding.y, op.padding.x};
+  s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
+  s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
+  return std::make_unique<BinaryStep>(op, s, context);
+}
+
+}  // namespace bcdnet

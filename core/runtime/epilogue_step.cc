@@ -1,0 +1,77 @@
+#include "runtime/epilogue_step.h"
+
+#include <algorithm>
+
+namespace bcdnet {
+
+AlignedVector<float> PadParameter(const Floats& parameter) {
+  if (!parameter) return {};
+  const int size = static_cast<int>(parameter.shape[0]);
+  AlignedVector<float> padded(PadChannels(size), 0.0f);
+  std::copy_n(parameter.data, size, padded.begin());
+  return padded;
+}
+
+namespace {
+
+const float* DataOrNull(const AlignedVector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+}  // namespace
+
+PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, const StepContext& context)
+    : out_w_(out_w), out_c_(out_c), mul_(PadParameter(e.mul)), add_(PadParameter(e.add)) {
+  const auto place = [&](int id) { return context.places[id]; };
+  if (e.beta) beta_ = place(*e.beta);
+  if (e.shortcut) {
+    shortcut_ = place(e.shortcut->buffer);
+    duplicate_ = e.shortcut->duplicate;
+    avg_pool_ = e.shortcut->avg_pool;
+  }
+  if (e.prelu) {
+    prelu_ = true;
+    bias_in_ = PadParameter(e.prelu->bias_in);
+    slope_ = PadParameter(e.prelu->slope);
+    bias_out_ = PadParameter(e.prelu->bias_out);
+  }
+  if (e.map) map_ = place(*e.map);
+  for (const BitsOutput& output : e.bits) {
+    Bits& bits = bits_.emplace_back(Bits{place(output.buffer), PadParameter(output.bias), std::nullopt});
+    if (output.alpha) bits.alpha = place(*output.alpha);
+  }
+}
+
+EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
+  EpilogueArgs args{};
+  args.out_w = out_w_;
+  args.out_c = out_c_;
+  if (beta_) args.beta = frame.floats(*beta_);
+  args.mul = DataOrNull(mul_);
+  args.add = DataOrNull(add_);
+  if (shortcut_) {
+    args.shortcut = frame.floats(*shortcut_);
+    args.shortcut_h = shortcut_->buffer.height;
+    args.shortcut_w = shortcut_->buffer.width;
+    args.shortcut_stride = shortcut_->stride;
+    args.shortcut_channels = shortcut_->buffer.channels;
+    args.shortcut_duplicate = duplicate_;
+    args.shortcut_avg_pool = avg_pool_;
+  }
+  args.prelu = prelu_;
+  args.prelu_bias_in = DataOrNull(bias_in_);
+  args.prelu_slope = DataOrNull(slope_);
+  args.prelu_bias_out = DataOrNull(bias_out_);
+  if (map_) {
+    args.map = frame.floats(*map_);
+    args.map_stride = map_->stride;
+  }
+  args.bits_count = static_cast<int>(bits_.size());
+  for (int b = 0; b < args.bits_count; ++b) {
+    args.word_stride = bits_[b].place.stride;
+    args.bits[b].words = frame.words(bits_[b].place);
+    args.bits[b].bias = DataOrNull(bits_[b].bias);
+    args.bits[b].alpha = bits_[b].alpha ? frame.floats(*bits_[b].alpha) : nullptr;
+  }
+  return args;
+}
+
+}  // namespace bcdnet

@@ -1,0 +1,29 @@
+// The epilogue of an op with its parameters copied and padded.
+#pragma once
+
+#include "runtime/step.h"
+
+namespace bcdnet {
+
+class PreparedEpilogue {
+ public:
+  /// `out_h`, `out_w`, `out_c`: size of the op's value.
+  PreparedEpilogue(const Epilogue& epilogue, int out_w, int out_c, const StepContext& context);
+
+  /// Everything but the source and the ranges.
+  EpilogueArgs Bind(const Frame& frame) const;
+
+ private:
+  struct Bits {
+    Place place;
+    AlignedVector<float> bias;
+    std::optional<Place> alpha;
+  };
+  int out_w_, out_c_;
+  std::optional<Place> beta_, shortcut_, map_;
+  bool duplicate_ = false, avg_pool_ = false, prelu_ = false;
+  AlignedVector<float> mul_, add_, bias_in_, slope_, bias_out_;
+  std::vector<Bits> bits_;
+};
+
+}  // namespace bcdnet

@@ -1,0 +1,83 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+
+namespace bcdnet {
+namespace {
+
+/// Calls f(id) for every buffer that an op reads or writes.
+template <class F>
+void ForBuffers(const Epilogue& e, const F& f) {
+  if (e.beta) f(*e.beta);
+  if (e.shortcut) f(e.shortcut->buffer);
+  if (e.map) f(*e.map);
+  for (const BitsOutput& bits : e.bits) {
+    f(bits.buffer);
+    if (bits.alpha) f(*bits.alpha);
+  }
+}
+
+template <class F>
+void ForBuffers(const Op& op, const F& f) {
+  std::visit(
+      [&](const auto& body) {
+        if constexpr (requires { body.inputs; }) {
+          for (int id : body.inputs) f(id);
+        } else {
+          f(body.input);
+        }
+        if constexpr (requires { body.output; }) f(body.output);
+        if constexpr (requires { body.epilogue; }) ForBuffers(body.epilogue, f);
+      },
+      op.body);
+}
+
+struct Life {
+  int id;
+  int first, last;  // ops between which the buffer is needed, both included
+};
+
+}  // namespace
+
+Plan MakePlan(const Program& program) {
+  Plan plan;
+  std::vector<Life> lives(program.buffers.size());
+  for (size_t id = 0; id < program.buffers.size(); ++id) {
+    const Buffer& b = program.buffers[id];
+    plan.places.push_back({b, 0, b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels)});
+    lives[id] = {static_cast<int>(id), -1, -1};
+  }
+  const int ops = static_cast<int>(program.ops.size());
+  for (int i = 0; i < ops; ++i) {
+    ForBuffers(program.ops[i], [&](int id) {
+      if (lives[id].first < 0) lives[id].first = i;
+      lives[id].last = i;
+    });
+  }
+  for (const Life& life : lives) plan.writers.push_back(life.first);  // nothing is read before it is written
+  for (int id : program.outputs) lives[id].last = ops;
+
+  // Largest first, each at the lowest offset that is free for its whole life.
+  std::erase_if(lives, [&](const Life& l) { return l.first < 0 || program.buffers[l.id].kind == Kind::kImage; });
+  std::stable_sort(lives.begin(), lives.end(),
+                   [&](const Life& a, const Life& b) { return plan.places[a.id].bytes() > plan.places[b.id].bytes(); });
+  std::vector<Life> placed;  // by offset
+  for (const Life& life : lives) {
+    const size_t bytes = RoundUp(plan.places[life.id].bytes());
+    size_t offset = 0;
+    for (const Life& other : placed) {
+      if (other.last < life.first || other.first > life.last) continue;
+      const Place& place = plan.places[other.id];
+      if (offset + bytes <= place.offset) break;
+      offset = std::max(offset, place.offset + RoundUp(place.bytes()));
+    }
+    plan.places[life.id].offset = offset;
+    plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes);
+    const auto at = std::upper_bound(placed.begin(), placed.end(), offset,
+                                     [&](size_t value, const Life& other) { return value < plan.places[other.id].offset; });
+    placed.insert(at, life);
+  }
+  return plan;
+}
+
+}  // namespace bcdnet

@@ -1,0 +1,19 @@
+// Places of all buffers in one arena: two buffers overlap only if they are never needed at the same time.
+#pragma once
+
+#include <vector>
+
+#include "runtime/step.h"
+
+namespace bcdnet {
+
+struct Plan {
+  std::vector<Place> places;  // by buffer id; the image has none
+  std::vector<int> writers;   // by buffer id: the op that writes it, -1 for none
+  size_t arena_bytes = 0;
+};
+
+/// `program` is valid.
+Plan MakePlan(const Program& program);
+
+}  // namespace bcdnet

@@ -1,0 +1,198 @@
+#include "bcdnet/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+
+#include "runtime/plan.h"
+#include "runtime/step.h"
+#include "runtime/validate.h"
+
+namespace bcdnet {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+/// Forgets the caller's arrays: the steps hold their own copies.
+void DropTensors(Program& program) {
+  const auto drop = [](auto&... tensors) { ((tensors = {}), ...); };
+  for (Op& op : program.ops) {
+    std::visit(
+        [&](auto& body) {
+          if constexpr (requires { body.epilogue; }) {
+            Epilogue& e = body.epilogue;
+            drop(e.mul, e.add);
+            if (e.prelu) drop(e.prelu->bias_in, e.prelu->slope, e.prelu->bias_out);
+            for (BitsOutput& bits : e.bits) drop(bits.bias);
+          }
+          if constexpr (requires { body.weight; }) drop(body.weight, body.bias);
+          if constexpr (requires { body.branches; }) {
+            for (Branch& branch : body.branches) drop(branch.weight, branch.scale);
+          }
+        },
+        op.body);
+  }
+}
+
+}  // namespace
+
+struct Session::Impl {
+  using Memory = AlignedVector<std::byte>;
+
+  Impl(const Program& p, const Options& options)
+      : program((Validate(p), p)),
+        plan(MakePlan(program)),
+        kernels(options.target ? FindKernelTable(*options.target) : KernelTables().front()),
+        team(CheckThreads(options.threads)) {
+    const StepContext context{kernels, plan.places, options.algorithm ? &*options.algorithm : nullptr};
+    for (const Op& op : program.ops) {
+      steps.push_back(std::visit([&](const auto& body) { return MakeStep(body, context); }, op.body));
+      scratch_bytes = std::max(scratch_bytes, RoundUp(steps.back()->scratch_bytes()));
+      thread_bytes = std::max(thread_bytes, RoundUp(steps.back()->thread_scratch_bytes()));
+    }
+    DropTensors(program);
+  }
+
+  static int CheckThreads(int threads) {
+    if (threads < 1 || threads > kMaxThreads) throw std::invalid_argument("threads must be from 1 to 1024");
+    return threads;
+  }
+
+  size_t run_bytes() const { return RoundUp(plan.arena_bytes) + scratch_bytes + team.threads() * thread_bytes; }
+
+  Memory TakeMemory() {
+    {
+      const std::lock_guard lock(memory_mutex);
+      if (!memory.empty()) {
+        Memory m = std::move(memory.back());
+        memory.pop_back();
+        return m;
+      }
+    }
+    // Zeros: padding lanes are computed with and thrown away, and must not start as denormals, which are slow.
+    return Memory(run_bytes(), std::byte{0});
+  }
+
+  void GiveMemory(Memory m) {
+    const std::lock_guard lock(memory_mutex);
+    memory.push_back(std::move(m));
+  }
+
+  /// after(op, image, frame) is called after every op.
+  template <class After>
+  void Run(const float* images, int64_t count, const std::vector<float*>& outputs, const After& after) {
+    Memory memory_of_run = TakeMemory();
+    // One run has the team; others at the same time use their own thread alone, with the same results.
+    std::unique_lock team_lock(team.mutex, std::defer_lock);
+    const bool parallel = team.threads() > 1 && team_lock.try_lock();
+    std::byte* base = memory_of_run.data();
+    Frame frame{images,       base, base + RoundUp(plan.arena_bytes), base + RoundUp(plan.arena_bytes) + scratch_bytes,
+                thread_bytes, parallel ? &team : nullptr};
+    const Buffer& in = program.buffers[program.input];
+    const size_t image_floats = static_cast<size_t>(in.channels) * in.height * in.width;
+    for (int64_t n = 0; n < count; ++n) {
+      frame.image = images + n * image_floats;
+      for (size_t i = 0; i < steps.size(); ++i) {
+        steps[i]->Run(frame);
+        after(i, n, frame);
+      }
+      for (size_t i = 0; i < outputs.size(); ++i) {
+        const Place& place = plan.places[program.outputs[i]];
+        std::copy_n(frame.floats(place), place.buffer.channels, outputs[i] + n * place.buffer.channels);
+      }
+    }
+    GiveMemory(std::move(memory_of_run));
+  }
+
+  /// Copies a buffer of the arena to where it has no padding.
+  void Capture(const Frame& frame, const Place& place, void* to) const {
+    const int width = place.buffer.kind == Kind::kBits ? place.stride : place.buffer.channels;
+    for (int p = 0; p < place.pixels(); ++p) {
+      std::memcpy(static_cast<std::byte*>(to) + static_cast<size_t>(p) * width * 4,
+                  frame.arena + place.offset + static_cast<size_t>(p) * place.stride * 4, static_cast<size_t>(width) * 4);
+    }
+  }
+
+  Program program;
+  Plan plan;
+  const KernelTable& kernels;
+  Team team;
+  std::vector<std::unique_ptr<Step>> steps;
+  size_t scratch_bytes = 0, thread_bytes = 0;
+  std::mutex memory_mutex;
+  std::vector<Memory> memory;
+};
+
+Session::Session(const Program& program, const Options& options) : impl_(std::make_unique<Impl>(program, options)) {}
+Session::~Session() = default;
+
+void Session::Run(const float* images, int64_t count, const std::vector<float*>& outputs) const {
+  impl_->Run(images, count, outputs, [](size_t, int64_t, const Frame&) {});
+}
+
+std::vector<double> Session::Profile(const float* images, int64_t count, const std::vector<float*>& outputs) const {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> seconds(impl_->steps.size(), 0.0);
+  Clock::time_point last = Clock::now();
+  impl_->Run(images, count, outputs, [&](size_t op, int64_t, const Frame&) {
+    const Clock::time_point now = Clock::now();
+    seconds[op] += std::chrono::duration<double>(now - last).count();
+    last = now;
+  });
+  return seconds;
+}
+
+void Session::Debug(const float* images, int64_t count, const std::vector<int>& ids, const std::vector<void*>& captures) const {
+  const Program& program = impl_->program;
+  // Captured after every op from the one that writes it on would be wasteful; after the one that writes it is enough.
+  std::vector<std::vector<size_t>> written(program.ops.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int id = ids[i];
+    if (id < 0 || id >= static_cast<int>(program.buffers.size()) || id == program.input) {
+      throw std::invalid_argument("buffer " + std::to_string(id) + " does not exist or is the input");
+    }
+    const int writer = impl_->plan.writers[id];
+    if (writer < 0) throw std::invalid_argument("buffer " + std::to_string(id) + " is never written");
+    written[writer].push_back(i);
+  }
+  impl_->Run(images, count, {}, [&](size_t op, int64_t image, const Frame& frame) {
+    for (size_t i : written[op]) {
+      const Place& place = impl_->plan.places[ids[i]];
+      const size_t width = place.buffer.kind == Kind::kBits ? place.stride : place.buffer.channels;
+      impl_->Capture(frame, place, static_cast<std::byte*>(captures[i]) + image * place.pixels() * width * 4);
+    }
+  });
+}
+
+const std::string& Session::target() const { return impl_->kernels.target; }
+int Session::threads() const { return impl_->team.threads(); }
+const Program& Session::program() const { return impl_->program; }
+size_t Session::RunBytes() const { return impl_->run_bytes(); }
+
+std::vector<std::string> Session::OpAlgorithms() const {
+  std::vector<std::string> names;
+  for (const auto& step : impl_->steps) names.push_back(step->algorithm());
+  return names;
+}
+
+std::vector<std::string> Targets() {
+  std::vector<std::string> names;
+  for (const KernelTable& table : KernelTables()) names.push_back(table.target);
+  return names;
+}
+
+std::vector<std::string> Algorithms(const std::string& target) {
+  std::vector<std::string> names;
+  for (const BinaryAlgorithm& algorithm : FindKernelTable(target).algorithms) names.push_back(algorithm.name);
+  return names;
+}
+
+double Peak(const std::string& kind, const std::string& target) {
+  const double peak = FindKernelTable(target).peak(kind);
+  if (peak <= 0) throw std::invalid_argument("unknown kind of peak '" + kind + "': shuffle, popcount or fp32");
+  return peak;
+}
+
+}  // namespace bcdnet

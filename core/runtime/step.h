@@ -1,0 +1,78 @@
+// One op made ready to run: its weights laid out for the kernels, its buffers resolved to places in the arena.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bcdnet/program.h"
+#include "kernels/kernels.h"
+#include "runtime/memory.h"
+#include "runtime/team.h"
+
+namespace bcdnet {
+
+/// Where a buffer lives. `stride`: floats per pixel (maps, vectors) or words per pixel (bits).
+struct Place {
+  Buffer buffer;
+  size_t offset = 0;
+  int stride = 0;
+  int pixels() const { return buffer.height * buffer.width; }
+  size_t bytes() const { return static_cast<size_t>(pixels()) * stride * 4; }
+};
+
+/// Memory of one run.
+struct Frame {
+  const float* image;
+  std::byte* arena;
+  std::byte* scratch;         // shared by the threads of the run
+  std::byte* thread_scratch;  // thread_scratch_bytes for each thread
+  size_t thread_scratch_bytes;
+  Team* team;  // null: the caller's thread only
+
+  float* floats(const Place& place) const { return reinterpret_cast<float*>(arena + place.offset); }
+  uint32_t* words(const Place& place) const { return reinterpret_cast<uint32_t*>(arena + place.offset); }
+  std::byte* scratch_of(int thread) const { return thread_scratch + thread * thread_scratch_bytes; }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void Run(const Frame& frame) const = 0;
+  virtual size_t scratch_bytes() const { return 0; }
+  virtual size_t thread_scratch_bytes() const { return 0; }
+  virtual std::string algorithm() const { return {}; }
+};
+
+/// What a step is built with.
+struct StepContext {
+  const KernelTable& kernels;
+  const std::vector<Place>& places;
+  const std::string* algorithm;  // null: the fastest
+};
+
+std::unique_ptr<Step> MakeStep(const Conv2dOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const BinaryConv2dOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const ElementwiseOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const UnpackOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const PoolOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const GlobalAvgPoolOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const LinearOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const ConcatOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const TransposeOp& op, const StepContext& context);
+std::unique_ptr<Step> MakeStep(const ReshapeOp& op, const StepContext& context);
+
+/// A copy padded with zeros to PadChannels(size); empty if absent.
+AlignedVector<float> PadParameter(const Floats& parameter);
+
+/// An op's pixels cut into runs of nearly equal length, at most `limit` each.
+struct Chunks {
+  int pixels;
+  int count;
+  Chunks(int pixels, int limit) : pixels(pixels), count((pixels + limit - 1) / limit) {}
+  int begin(int chunk) const { return static_cast<int>(static_cast<int64_t>(pixels) * chunk / count); }
+  int longest() const { return (pixels + count - 1) / count; }
+};
+
+}  // namespace bcdnet

@@ -1,0 +1,90 @@
+#include "runtime/team.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace bcdnet {
+namespace {
+
+constexpr uint64_t kJoined = (uint64_t{1} << 32) - 1;
+constexpr uint64_t kOpen = uint64_t{1} << 32;
+constexpr uint64_t kLoop = uint64_t{1} << 33;
+
+// A worker looks this often for the next loop before it sleeps: some 50 microseconds, longer than the gap between two
+// ops of a run and short beside a run.
+constexpr int kSpins = 2000;
+
+void Pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+Team::Team(int threads) {
+  for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+}
+
+Team::~Team() {
+  stop_ = true;
+  ++wakeups_;
+  wakeups_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Team::Items(int thread) {
+  for (int item = next_++; item < count_; item = next_++) call_(context_, item, thread);
+}
+
+void Team::Start(int count, const void* context, Call call) {
+  context_ = context;
+  call_ = call;
+  count_ = count;
+  next_ = 0;
+  state_ += kLoop + kOpen;  // nobody is joined, and the open bit is clear: a new number, open
+  if (sleepers_ > 0) {
+    ++wakeups_;
+    wakeups_.notify_all();
+  }
+  Items(0);
+  // All items are taken. Whoever has not joined by now is not waited for, so a sleeping worker costs nothing.
+  state_ -= kOpen;
+  for (int spins = 0; (state_ & kJoined) != 0; ++spins) {
+    if (spins < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void Team::Work(int thread) {
+  uint64_t done = 0;  // number of the last loop joined
+  for (int spins = 0; !stop_;) {
+    uint64_t state = state_;
+    if ((state & kOpen) != 0 && state / kLoop != done) {
+      if (!state_.compare_exchange_weak(state, state + 1)) continue;
+      done = state / kLoop;
+      Items(thread);
+      --state_;
+      spins = 0;
+    } else if (spins < kSpins) {
+      ++spins;
+      Pause();
+    } else {
+      const uint32_t seen = wakeups_;
+      ++sleepers_;
+      // A loop that opened before `sleepers_` was raised is seen here; one that opens later sees `sleepers_`.
+      state = state_;
+      if (!stop_ && ((state & kOpen) == 0 || state / kLoop == done)) wakeups_.wait(seen);
+      --sleepers_;
+      spins = 0;
+    }
+  }
+}
+
+}  // namespace bcdnet

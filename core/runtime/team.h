@@ -1,0 +1,62 @@
+// Threads that work on one loop at a time.
+//
+// Items are handed out by a counter, so which thread does an item is left open; no item's result depends on it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace bcdnet {
+
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls f(item, thread) for every item in [0, count), thread in [0, threads()), and returns when all are done.
+  /// Only one caller at a time: see `mutex`.
+  template <class F>
+  void For(int count, const F& f) {
+    Start(count, &f, [](const void* context, int item, int thread) { (*static_cast<const F*>(context))(item, thread); });
+  }
+
+  std::mutex mutex;
+
+ private:
+  using Call = void (*)(const void*, int item, int thread);
+  void Start(int count, const void* context, Call call);
+  void Work(int thread);
+  void Items(int thread);
+
+  // The loop at hand: written by its caller while no worker has joined, read by workers after they joined.
+  const void* context_ = nullptr;
+  Call call_ = nullptr;
+  int count_ = 0;
+  std::atomic<int> next_{0};
+
+  // Bits 0..31: workers that joined and have not left. Bit 32: open for joining. Above: number of the loop.
+  std::atomic<uint64_t> state_{0};
+  std::atomic<uint32_t> wakeups_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+/// The loop in the caller's thread where there is no team (or another run has it).
+template <class F>
+void ForEach(Team* team, int count, const F& f) {
+  if (team != nullptr && count > 1) {
+    team->For(count, f);
+  } else {
+    for (int item = 0; item < count; ++item) f(item, 0);
+  }
+}
+
+}  // namespace bcdnet
