@@ -25,7 +25,12 @@ class Verb:
     help: str
 
 
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "summary": Verb("bcdnet.cli.summary:run", "What a network costs: parameters, operations, packed size."),
+    "train": Verb("bcdnet.cli.train:run", "Train what a recipe says."),
+    "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
+    "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
+}
 
 
 def load(name: str) -> Any:

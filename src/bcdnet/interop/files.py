@@ -1,0 +1,49 @@
+"""Checkpoint files of others: what they hold, read without running any code that they may contain."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from bcdnet.errors import InteropError
+
+NPZ_PREFIX = "state_dict/"  # of a state dict that shares its .npz file with other arrays
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """The mapping in a `torch.save`, `.safetensors` or `.npz` file, on the CPU.
+
+    Raises InteropError: no such file, damaged, or a pickle that holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise InteropError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        elif path.suffix == ".npz":
+            content = _read_npz(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InteropError(
+            f"{path}: not a checkpoint, or one that holds Python objects beside tensors, which are not loaded because "
+            "that can run code; save its state dict alone"
+        ) from error
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        raise InteropError(
+            f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise InteropError(f"{path}: holds {type(content).__name__}, not a state dict")
+    return content
+
+
+def _read_npz(path: Path) -> dict[str, torch.Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        own = [name for name in arrays.files if name.startswith(NPZ_PREFIX)]
+        return {name.removeprefix(NPZ_PREFIX): torch.from_numpy(arrays[name]) for name in own or arrays.files}
