@@ -1,0 +1,154 @@
+import dataclasses
+
+import pytest
+import timm
+import torch
+
+from bcdnet.errors import RecipeError
+from bcdnet.models import VARIANTS, build, configure
+from bcdnet.nn import BinaryLayer, BinaryMLPBlock, ContextualConvBlock, PointwiseBlock, set_weight_bits
+
+SMALL = {"num_classes": 10, "width": 0.25}
+
+
+def side_of(name: str) -> int:
+    return 32 if name.endswith("_small") else 64
+
+
+def settings_of(name: str) -> dict:
+    return SMALL | ({"img_size": 64} if name == "binary_mixer" else {})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_model_through_timm(name):
+    model = timm.create_model(name, **settings_of(name)).eval()
+    x = torch.randn(2, 3, side_of(name), side_of(name))
+    logits = model(x)
+    assert logits.shape == (2, 10) and torch.isfinite(logits).all()
+    features = model.forward_features(x)
+    assert features.shape[1] == model.num_features
+    torch.testing.assert_close(model.forward_head(features), logits)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
+    assert model.pretrained_cfg["input_size"][0] == 3
+
+    matcher = timm.models.group_parameters(model, model.group_matcher())
+    assert sum(len(names) for names in matcher.values()) == len(list(model.named_parameters()))
+    assert model.no_weight_decay() and not any("latent_weight" in name for name in model.no_weight_decay())
+
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7) and model.config.num_classes == model.num_classes == 7
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_features_only(name):
+    backbone = timm.create_model(name, features_only=True, **settings_of(name)).eval()
+    side = side_of(name)
+    maps = backbone(torch.randn(1, 3, side, side))
+    assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
+    assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_configuration_rebuilds_the_network(name):
+    model = build(configure(name, **settings_of(name)))
+    twin = build(model.config)
+    twin.load_state_dict(model.state_dict())
+    assert twin.config == model.config
+
+
+@pytest.mark.parametrize("name", ["bcdnet_b", "bcdnet_b_r18", "bcdnet_b_small", "bcdnet_b_r18_small"])
+@pytest.mark.parametrize("shape", [(64, 64), (65, 96), (71, 50)])
+def test_any_input_size(name, shape):
+    model = build(configure(name, **SMALL)).eval()
+    assert model(torch.randn(1, 3, *shape)).shape == (1, 10)
+
+
+def blocks(name: str, **settings) -> tuple[int, int, int]:
+    """(convolution blocks, MLP blocks, pointwise blocks of the MLP stage)"""
+    with torch.device("meta"):
+        modules = list(build(configure(name, **settings)).modules())
+    mlp = sum(isinstance(m, BinaryMLPBlock) for m in modules)
+    pointwise = sum(isinstance(m, PointwiseBlock) for m in modules)
+    convolutions = sum(type(m) is ContextualConvBlock for m in modules)
+    return convolutions, mlp, pointwise
+
+
+@pytest.mark.parametrize("mlp,x", [(0, 14), (3, 13), (6, 12), (9, 11), (12, 10), (15, 9)])
+def test_trade_off_study(mlp, x):
+    """x counts the stem and the convolution blocks, each of two convolutions."""
+    assert blocks("bcdnet_a", mlp_blocks=mlp) == (2 * (x - 1), mlp, mlp // 3)
+
+
+def test_published_architectures():
+    assert [c for c, _ in configure("bcdnet_a").blocks] == [64, 128, 128, 256, 256, 512, 512, 512, 512, 1024]
+    assert [s for _, s in configure("reactnet_a").blocks] == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    assert blocks("reactnet_r18") == (16, 0, 0) and blocks("bcdnet_a_r18") == (13, 9, 0)
+    assert blocks("birealnet34") == (32, 0, 0)
+
+
+def test_heads_train_apart_and_deploy_as_their_mean():
+    model = build(configure("bcdnet_b_small", **SMALL))
+    x = torch.randn(2, 3, 32, 32)
+    assert isinstance(model(x), torch.Tensor)
+    model.set_distilled_training(True)
+    logits, logits_dist = model(x)
+    assert logits.shape == logits_dist.shape == (2, 10)
+    model.eval()
+    features = model.forward_head(model.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(model(x), (model.head.fc(features) + model.head.fc_dist(features)) / 2)
+
+
+def test_the_real_valued_twins_have_no_bits():
+    for name in ("mobilenet_v1_twin", "resnet18_twin"):
+        assert not any(isinstance(m, BinaryLayer) for m in build(configure(name, **SMALL)).modules())
+
+
+def test_both_steps_are_one_model():
+    torch.manual_seed(0)
+    model = build(configure("bcdnet_a_small", **SMALL)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    before, names = model(x), list(model.state_dict())
+    set_weight_bits(model, 32)
+    assert not torch.equal(model(x), before) and list(model.state_dict()) == names
+    set_weight_bits(model, 1)
+    assert torch.equal(model(x), before)
+
+
+def test_grey_images_and_the_width_multiplier():
+    model = build(configure("bcdnet_b_r18_small", in_chans=1, width=0.3, num_classes=10)).eval()
+    assert model.config.widths == (20, 40, 80, 160)
+    assert model(torch.randn(1, 1, 28, 28)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    "name,settings,message",
+    [
+        ("bcdnet_c", {}, "did you mean 'bcdnet_"),
+        ("bcdnet_b", {"widht": 2}, "did you mean 'width'"),
+        ("bcdnet_b", {"mlp_blocks": 4}, "groups of three"),
+        ("bcdnet_b_r18", {"mlp_blocks": 12}, "at most 9"),
+        ("bcdnet_b", {"width": 0}, "above 0"),
+        ("bcdnet_b", {"estimator": "cubic"}, "polynomial"),
+        ("birealnet18", {"embedding": "both"}, "belong to kind 'reactnet'"),
+        ("binary_mixer", {"img_size": 100}, "not a multiple of patch_size"),
+        ("reactnet_a", {"in_chans": 0}, "in_chans >= 1"),
+    ],
+)
+def test_bad_settings_are_named(name, settings, message):
+    with pytest.raises(RecipeError, match=message):
+        build(configure(name, **settings))
+
+
+def test_irregular_widths_are_named():
+    config = configure("reactnet_a")
+    with pytest.raises(RecipeError, match="keeps or doubles"):
+        dataclasses.replace(config, blocks=((48, 1),))
+    with pytest.raises(RecipeError, match="blocks is empty"):
+        dataclasses.replace(config, blocks=())
+
+
+def test_pretrained_without_weights_is_an_error():
+    with pytest.raises(RuntimeError, match="No pretrained weights"):
+        timm.create_model("bcdnet_b", pretrained=True)
