@@ -1,5 +1,6 @@
 // The epilogue, one value at a time.
 #include <algorithm>
+#include <cmath>
 
 #include "reference/reference.h"
 
@@ -53,8 +54,13 @@ void Epilogue(const EpilogueArgs& a) {
       float v = SourceValue(a, pixel, c);
       if (a.conv_bias != nullptr) v = v + a.conv_bias[c];
       if (a.beta != nullptr) v = v + a.beta[c];
-      if (a.mul != nullptr) v = v * a.mul[c];
-      if (a.add != nullptr) v = v + a.add[c];
+      if (a.mul != nullptr && a.add != nullptr) {
+        v = std::fma(v, a.mul[c], a.add[c]);
+      } else if (a.mul != nullptr) {
+        v = v * a.mul[c];
+      } else if (a.add != nullptr) {
+        v = v + a.add[c];
+      }
       if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);
       if (a.prelu) {
         if (a.prelu_bias_in != nullptr) v = v + a.prelu_bias_in[c];

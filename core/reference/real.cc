@@ -1,5 +1,6 @@
 // Real-valued convolution, pooling and the linear layer. Every sum starts at +0 and runs in the order of docs/format.md.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "reference/reference.h"
@@ -30,7 +31,7 @@ void Conv2d(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_b
           if (y < 0 || y >= s.in_h || x < 0 || x >= s.in_w) continue;
           for (int i = 0; i < in_group; ++i) {
             const float w = a.weight[((static_cast<size_t>(o) * s.k_h + ky) * s.k_w + kx) * in_group + i];
-            acc = acc + w * a.input[y * a.in_row + x * a.in_column + (first + i) * a.in_channel];
+            acc = std::fma(w, a.input[y * a.in_row + x * a.in_column + (first + i) * a.in_channel], acc);
           }
         }
       }
@@ -84,7 +85,7 @@ void LinearPackWeights(int inputs, int outputs, const float* weight, float* pack
 void Linear(const float* input, int inputs, const float* packed, const float* bias, int begin, int end, float* out) {
   for (int o = begin; o < end; ++o) {
     float acc = 0.0f;
-    for (int i = 0; i < inputs; ++i) acc = acc + packed[static_cast<size_t>(o) * inputs + i] * input[i];
+    for (int i = 0; i < inputs; ++i) acc = std::fma(packed[static_cast<size_t>(o) * inputs + i], input[i], acc);
     out[o] = bias != nullptr ? acc + bias[o] : acc;
   }
 }

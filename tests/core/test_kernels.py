@@ -1,0 +1,162 @@
+"""Every kernel against the numpy executor, bit for bit, on every instruction set of this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 9)
+channels = st.one_of(st.integers(1, 70), st.sampled_from([96, 128, 160, 256]))
+batches = st.integers(1, 9)
+
+
+@st.composite
+def windows(draw: Any) -> dict[str, Any]:
+    """Kernel, stride, padding and a map they fit on."""
+    kernel, stride, padding, size = [], [], [], []
+    for _ in range(2):
+        k = draw(st.sampled_from([1, 2, 3, 3, 3, 5]))
+        p = draw(st.integers(0, k - 1))
+        kernel.append(k)
+        padding.append(p)
+        stride.append(draw(st.integers(1, 3)))
+        size.append(draw(st.integers(max(1, k - 2 * p), 9)))
+    return {"size": tuple(size), "window": {"kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}}
+
+
+def flags(*names: str) -> Any:
+    return st.fixed_dictionaries({name: st.booleans() for name in names})
+
+
+@given(seeds, windows(), channels, channels, batches, flags("mul", "add"), st.sampled_from([None, "slope", "all"]))
+def test_binary_convolution(
+    new_network: Any, check_network: Any, seed: int, place: Any, inputs: int, outputs: int, count: int, norm: Any, prelu: Any
+) -> None:
+    network = new_network(seed, 2, *place["size"])
+    network.start(inputs, map=False, bits=[(True, None)])
+    network.binary_conv2d(network.bits[0], outputs, **place["window"], **norm, prelu=prelu, bits=[(True, None)])
+    check_network(network, count, algorithms=True)
+
+
+@given(seeds, sizes, sizes, st.integers(1, 40).map(lambda n: 4 * n), channels,
+       st.lists(st.sampled_from(["none", "short", "long"]), min_size=1, max_size=3))  # fmt: skip
+def test_shifted_branches(
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, shifts: Any
+) -> None:
+    network = new_network(seed, 2, height, width)
+    network.start(inputs, map=False, bits=[(False, None)])
+    network.binary_conv2d(network.bits[0], outputs, shifts=shifts, mul=True, add=True)
+    check_network(network, algorithms=True)
+
+
+@settings(max_examples=10)
+@given(seeds, st.sampled_from([(256, 5), (384, 3), (512, 3), (1024, 3), (2048, 1)]), st.integers(1, 130))
+def test_binary_convolution_with_long_sums(
+    new_network: Any, check_network: Any, seed: int, depth: tuple[int, int], outputs: int
+) -> None:
+    """Long enough to overflow 8-bit and stress 16-bit counters, also where every bit disagrees."""
+    inputs, kernel = depth
+    network = new_network(seed, 1, 3, 2)
+    network.start(inputs, map=False, bits=[(False, None)])
+    window = {"kernel": (kernel, kernel), "padding": (kernel // 2, kernel // 2)}
+    network.binary_conv2d(network.bits[0], outputs, **window)
+    weight = network.tensors[network.ops[1]["branches"][0]["weight"]]
+    weight[0], weight[-1] = 0, 0xFFFFFFFF
+    network.tensors[network.ops[0]["weight"]][:] = 1 if seed % 2 else -1
+    check_network(network, algorithms=True)
+
+
+@given(seeds, sizes, sizes, channels, st.sampled_from([None, "slope", "all"]), flags("mul", "add", "beta", "alpha", "bias"),
+       st.sampled_from([None, "same", "duplicate", "avg_pool", "both"]), st.integers(0, 2))  # fmt: skip
+def test_epilogue(
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, channel: int, prelu: Any, has: Any,
+    shortcut: Any, bits: int,
+) -> None:  # fmt: skip
+    network = new_network(seed, 2, height, width)
+    duplicate, pool = shortcut in ("duplicate", "both"), shortcut in ("avg_pool", "both")
+    source = network.start(channel)
+    stride = (2, 2) if pool else (1, 1)
+    value = network.conv2d(network.image, channel * (2 if duplicate else 1), stride=stride)
+    vector = network.simple("global_avg_pool", "vector", network.shape(value)[2:], input=value)
+    network.elementwise(
+        value,
+        beta=vector if has["beta"] else None,
+        mul=has["mul"],
+        add=has["add"],
+        shortcut=shortcut and {"buffer": source, "duplicate": duplicate, "avg_pool": pool},
+        prelu=prelu,
+        map=bits == 0 or has["bias"],
+        bits=[(has["bias"], vector if has["alpha"] else None)] * bits,
+    )
+    check_network(network)
+
+
+@given(seeds, windows(), st.integers(1, 20), st.integers(1, 70), st.booleans(), st.booleans())
+def test_convolution(
+    new_network: Any, check_network: Any, seed: int, place: Any, inputs: int, outputs: int, from_image: bool, bias: bool
+) -> None:
+    network = new_network(seed, 3, *place["size"])
+    source = network.image if from_image else network.start(inputs)
+    network.conv2d(source, outputs, **place["window"], bias=bias, prelu="slope")
+    check_network(network)
+
+
+@given(seeds, windows(), st.integers(1, 6), st.sampled_from([(1, 1), (2, 3), (8, 32), (1, 32), (3, 64), (16, 1), (1, 2)]))
+def test_grouped_convolution(
+    new_network: Any, check_network: Any, seed: int, place: Any, groups: int, per_group: tuple[int, int]
+) -> None:
+    network = new_network(seed, 2, *place["size"])
+    source = network.start(groups * per_group[0])
+    network.conv2d(source, groups * per_group[1], **place["window"], groups=groups)
+    check_network(network)
+
+
+@given(seeds, st.data(), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans())
+def test_pools(
+    new_network: Any, check_network: Any, seed: int, data: Any, channel: int, ceil: bool, include_pad: bool, maximum: bool
+) -> None:
+    kernel = [data.draw(st.integers(1, 4)) for _ in range(2)]
+    padding = [data.draw(st.integers(0, k // 2)) for k in kernel]
+    stride = [data.draw(st.integers(1, 3)) for _ in range(2)]
+    size = [data.draw(st.integers(k, 9)) for k in kernel]
+    network = new_network(seed, 2, *size)
+    source = network.start(channel)
+    shape = []
+    for n, k, s, p in zip(size, kernel, stride, padding, strict=True):
+        out = (n + 2 * p - k + (s - 1 if ceil else 0)) // s + 1
+        shape.append(out - 1 if ceil and (out - 1) * s >= n + p else out)
+    window = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil}
+    if not maximum:
+        window["count_include_pad"] = include_pad
+    network.simple("max_pool" if maximum else "avg_pool", "map", [*shape, channel], input=source, **window)
+    check_network(network)
+
+
+@given(seeds, sizes, sizes, channels, st.integers(1, 150), st.booleans(), batches)
+def test_head(
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, bias: bool, count: int
+) -> None:
+    network = new_network(seed, 3, height, width)
+    pooled = network.simple("global_avg_pool", "vector", [inputs], input=network.start(inputs))
+    network.simple(
+        "linear", "vector", [outputs], input=pooled, weight=network.reals(outputs, inputs),
+        bias=network.reals(outputs) if bias else None,
+    )  # fmt: skip
+    check_network(network, count)
+
+
+@given(seeds, sizes, sizes, st.lists(st.integers(1, 40), min_size=2, max_size=4))
+def test_layouts(new_network: Any, check_network: Any, seed: int, height: int, width: int, parts: list[int]) -> None:
+    network = new_network(seed, 3, height, width)
+    maps = [network.start(n) for n in parts]
+    joined = network.simple("concat", "map", [height, width, sum(parts)], inputs=maps)
+    turned = network.simple("transpose", "map", [sum(parts), 1, height * width], input=joined)
+    network.simple("reshape", "map", [height * width, 1, sum(parts)], input=turned)
+    network.simple("transpose", "map", [height, width, 3], input=network.image)
+    vectors = [network.simple("global_avg_pool", "vector", [n], input=m) for n, m in zip(parts, maps, strict=True)]
+    network.simple("concat", "vector", [sum(parts)], inputs=vectors)
+    network.outputs = []
+    check_network(network)
