@@ -1,6 +1,6 @@
 """a * b + c rounded once to float32, in numpy, which has no such operation.
 
-In float64 the product of two float32 is exact (48 of 53 bits). The sum is then rounded twice, to float64 and to float32;
+In float64 the product of two float32 is exact (48 of 53 bits). The sum is then rounded twice, to float64 and float32;
 the second rounding can only go wrong where the first landed on a tie between two float32, and there the exact error of
 the first tells which side is right (rounding to odd; Boldo and Melquiond, "Emulation of FMA and correctly rounded sums:
 proved algorithms using rounding to odd", IEEE TC 2008).

@@ -1,0 +1,82 @@
+"""The door from the torch world to the packed file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bcdnet.compiler.fuse import merge_twins
+from bcdnet.compiler.lower import lower
+from bcdnet.compiler.plan import plan
+from bcdnet.errors import CompileError, ProgramError
+from bcdnet.program.file import write_program
+from bcdnet.program.schema import Preprocess, Program
+from bcdnet.program.validate import validate
+
+
+def compile_module(
+    module: nn.Module,
+    *,
+    input_size: Sequence[int] = (3, 224, 224),
+    labels: Sequence[str] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Program:
+    """The packed program of an eval-mode module, valid, in memory; arguments and errors as `export`."""
+    channels, height, width = _size(input_size)
+    graph = lower(module, (channels, height, width))
+    merge_twins(graph)
+    program = replace(
+        plan(graph),
+        labels=tuple(labels or ()),
+        preprocess=None if preprocess is None else _preprocess(preprocess, (channels, height, width)),
+        provenance=dict(provenance or {}),
+    )
+    try:
+        return validate(program)
+    except ProgramError as error:
+        raise CompileError(f"the module exceeds what a packed program can hold: {error}") from error
+
+
+def export(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    input_size: Sequence[int] = (3, 224, 224),
+    labels: Sequence[str] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Pack an eval-mode module made of `bcdnet.nn` and ordinary layers into one `.bcdn` file; its path.
+
+    `input_size`: (C, H, W) of the image; the batch size stays free. `labels`: one name per class. `preprocess`: timm's
+    mean, std, interpolation, crop_pct (its input_size becomes `input_size`). `provenance`: free JSON.
+    Raises CompileError naming the module path and the reason.
+    """
+    program = compile_module(module, input_size=input_size, labels=labels, preprocess=preprocess, provenance=provenance)
+    return write_program(program, path)
+
+
+def _size(input_size: Sequence[int]) -> tuple[int, int, int]:
+    if len(input_size) != 3 or any(size < 1 for size in input_size):
+        raise CompileError(f"input_size: expected (channels, height, width), each at least 1, got {tuple(input_size)}")
+    channels, height, width = (int(size) for size in input_size)
+    return channels, height, width
+
+
+def _preprocess(values: Mapping[str, Any], input_size: tuple[int, int, int]) -> Preprocess:
+    keys = ("mean", "std", "interpolation", "crop_pct")
+    if missing := [key for key in keys if key not in values]:
+        raise CompileError(f"preprocess: lacks {', '.join(missing)}")
+    return Preprocess(
+        input_size=input_size,
+        mean=tuple(float(value) for value in values["mean"]),
+        std=tuple(float(value) for value in values["std"]),
+        interpolation=values["interpolation"],
+        crop_pct=float(values["crop_pct"]),
+    )

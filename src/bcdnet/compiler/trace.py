@@ -1,0 +1,59 @@
+"""torch.fx tracing in which blocks are looked through and layers are leaves; failures name the module path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bcdnet.errors import CompileError
+from bcdnet.nn import BinaryLayer, Duplicate, LongRangeShift, RPReLU, RSign, ShortRangeShift, Sign
+
+LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves are torch.nn's layers and ours; `failed` is the deepest module whose forward could not be traced."""
+
+    failed = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
+
+
+def trace(module: nn.Module) -> fx.Graph:
+    """The graph of an eval-mode module with one tensor input.
+
+    Raises CompileError: training mode, or Python control flow that depends on the data.
+    """
+    for name, child in module.named_modules():
+        if child.training:
+            raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
+    tracer = _Tracer()
+    try:
+        with torch.no_grad():
+            graph = tracer.trace(module)
+    except Exception as error:
+        path = tracer.failed or "the module"
+        raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
+        raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
+    return graph
+
+
+def module_path(node: fx.Node) -> str:
+    """Where in the module tree a traced operation stands: the path of the innermost module around it."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return paths[-1] if paths and paths[-1] else "the module"
