@@ -1,0 +1,5 @@
+"""Run packed programs: numpy, safetensors, Pillow and the native core; never torch."""
+
+from bcdnet.runtime.session import InferenceSession, NodeArg, OpProfile, Prediction, available_targets
+
+__all__ = ["InferenceSession", "NodeArg", "OpProfile", "Prediction", "available_targets"]

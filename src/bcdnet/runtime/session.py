@@ -1,0 +1,187 @@
+"""`InferenceSession`: a packed program ready to run, with ONNX Runtime's interface. Never imports torch.
+
+Legend: N images, C channels, H and W height and width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bcdnet.errors import BcdnetError, DataError, ProgramError
+from bcdnet.program.decode import to_json
+from bcdnet.program.file import read_program
+from bcdnet.program.schema import Preprocess
+from bcdnet.runtime.cost import Cost, cost
+from bcdnet.runtime.native import available_threads, core
+from bcdnet.runtime.preprocess import ImageLike, to_input
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as ONNX Runtime describes it; "N" stands for the batch size, which is free."""
+
+    name: str
+    shape: list[int | Literal["N"]]
+    type: str = "tensor(float)"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class for one image: its name, its softmax probability in [0, 1] and its index."""
+
+    label: str
+    probability: float
+    index: int
+
+
+@dataclass(frozen=True)
+class OpProfile:
+    """One op of a profiled run: wall time in seconds for the whole batch, cost per image."""
+
+    name: str
+    type: str
+    seconds: float
+    cost: Cost
+
+
+class InferenceSession:
+    """A `.bcdn` file ready to run. Any number of threads may share a session.
+
+    `threads`: worker threads for one run, by default all CPUs that the process may use. `target`: instruction set, one
+    of `available_targets()`, by default the best one. The results depend on neither.
+    Raises ProgramError for a file that is missing, truncated, newer or invalid; BcdnetError for an unknown target, a
+    number of threads below 1 or a core that is not built.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None, target: str | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise BcdnetError(f"threads: must be at least 1, got {threads}")
+        native = core()
+        if target is not None and target not in native.targets():
+            raise BcdnetError(f"unknown target {target!r}; this CPU runs {', '.join(native.targets())}")
+        program = read_program(path)
+        document = to_json(program)
+        try:
+            self._session = native.Session(
+                document["buffers"], document["ops"], program.tensors, document["inputs"], document["outputs"],
+                threads or available_threads(), target,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ProgramError(f"{path}: {error}") from error
+        self._costs = [cost(program, op) for op in program.ops]
+        # The core holds its own copy of the weights, laid out for its kernels.
+        self._program = replace(program, tensors={})
+
+    @property
+    def target(self) -> str:
+        """The instruction set in use."""
+        return str(self._session.target)
+
+    @property
+    def threads(self) -> int:
+        """The number of threads of one run."""
+        return int(self._session.threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the first output; empty if the file has none."""
+        return self._program.labels
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What `run_images` does to an image."""
+        return self._program.preprocess
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the file says of its origin."""
+        return self._program.provenance
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The one input."""
+        port = self._program.inputs[0]
+        return [NodeArg(port.name, ["N", *self._program.buffers[port.buffer].shape])]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """All outputs, in the order of `run(None, ...)`."""
+        return [NodeArg(port.name, ["N", *self._program.buffers[port.buffer].shape]) for port in self._program.outputs]
+
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.NDArray[Any]]) -> list[Array]:
+        """Outputs float32 [N, C] (all of them for None) for `{"image": float32 [N, C, H, W]}`, already normalised.
+
+        Raises DataError: another input name, shape or dtype, NaN or infinity, an unknown output.
+        """
+        results = dict(
+            zip([port.name for port in self._program.outputs], self._session.run(self._input(feed)), strict=True)
+        )
+        if output_names is None:
+            return list(results.values())
+        if unknown := [name for name in output_names if name not in results]:
+            raise DataError(f"unknown output {unknown[0]!r}; the model has {', '.join(results)}")
+        return [results[name] for name in output_names]
+
+    def run_images(self, images: Sequence[ImageLike]) -> list[Array]:
+        """All outputs for Pillow images, uint8 arrays [H, W, 3] or file names, preprocessed as the file says."""
+        preprocess = self._program.preprocess
+        if preprocess is None:
+            raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
+        if not len(images):
+            raise DataError("no images")
+        batch = np.stack([to_input(image, preprocess) for image in images])
+        return self.run(None, {self._program.inputs[0].name: batch})
+
+    def predict(self, images: Sequence[ImageLike], topk: int = 5) -> list[list[Prediction]]:
+        """For each image the `topk` most probable classes, best first; an index stands in for a missing label."""
+        if topk < 1:
+            raise DataError(f"topk: must be at least 1, got {topk}")
+        logits = self.run_images(images)[0].astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+        labels = self.labels or [str(index) for index in range(logits.shape[1])]
+        return [
+            [Prediction(labels[index], float(row[index]), int(index)) for index in order]
+            for row, order in zip(probabilities, best, strict=True)
+        ]
+
+    def profile(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[OpProfile]:
+        """One timed run, op by op."""
+        seconds = self._session.profile(self._input(feed))
+        return [
+            OpProfile(op.name, op.type, spent, price)
+            for op, price, spent in zip(self._program.ops, self._costs, seconds, strict=True)
+        ]
+
+    def debug(self, feed: Mapping[str, npt.NDArray[Any]], buffers: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
+        """Chosen buffers of one run: float32 or, for bits, uint32 words, with the batch as first axis."""
+        result: dict[int, npt.NDArray[Any]] = self._session.debug(self._input(feed), list(buffers))
+        return result
+
+    def _input(self, feed: Mapping[str, npt.NDArray[Any]]) -> Array:
+        port = self._program.inputs[0]
+        if set(feed) != {port.name}:
+            raise DataError(f"expected the one input {port.name!r}, got {', '.join(map(repr, feed)) or 'none'}")
+        x = feed[port.name]
+        shape = self._program.buffers[port.buffer].shape
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+            found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise DataError(f"{port.name!r}: expected a float32 array, got {found}")
+        if x.ndim != 4 or x.shape[1:] != shape or x.shape[0] < 1:
+            raise DataError(f"{port.name!r}: expected shape {['N', *shape]} with N >= 1, got {list(x.shape)}")
+        if not np.isfinite(x).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+            raise DataError(f"{port.name!r}: holds {x[where]} at {list(where)}; every value must be finite")
+        return np.ascontiguousarray(x)
+
+
+def available_targets() -> list[str]:
+    """Instruction sets that this CPU runs, best first."""
+    return list(core().targets())
