@@ -59,7 +59,7 @@ class Augment:
             raise DataError(f"images of {height}x{width} pixels where image_size is {size}")
         if config.crop == "pad":
             offsets = generator.integers(0, 2 * config.padding + 1, (count, 2))
-            images = shifted(images, offsets, config.padding)
+            return shifted(images, offsets, flips, config.padding)
         return flipped(images, flips) if config.flip else images
 
     def _colours(self, images: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

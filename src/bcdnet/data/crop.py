@@ -61,20 +61,25 @@ def resized_crop(images: torch.Tensor, boxes: NDArray[np.int64], flips: NDArray[
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
-def shifted(images: torch.Tensor, offsets: NDArray[np.int64], padding: int) -> torch.Tensor:
-    """Pad with zeros on all sides and cut [H, W] at `offsets[b]` = (top, left) in 0..2 * padding: dtype of `images`."""
+def shifted(images: torch.Tensor, offsets: NDArray[np.int64], flips: NDArray[np.bool_], padding: int) -> torch.Tensor:
+    """Pad with zeros on all sides, cut [H, W] at `offsets[b]` = (top, left) in 0..2 * padding, mirror where `flips[b]`.
+
+    The dtype stays. One gather: it is as quick as two copies on a CPU, and the same code on a GPU.
+    """
     count, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view [B, C, 2p+1, 2p+1, H, W]
-    top, left = torch.from_numpy(offsets.T.copy()).to(images.device, non_blocking=True)
-    rows = torch.arange(count, device=images.device)
-    return windows.permute(0, 2, 3, 1, 4, 5)[rows, top, left].view(count, channels, height, width)
+    rows = offsets[:, :1] + np.arange(height)
+    columns = offsets[:, 1:] + np.arange(width)
+    columns = np.where(flips[:, None], columns[:, ::-1], columns)
+    sources = (rows * (width + 2 * padding))[:, :, None] + columns[:, None, :]  # [B, H, W], into a flattened plane
+    index = torch.from_numpy(sources).to(images.device, non_blocking=True).view(count, 1, -1)
+    return padded.flatten(2).gather(2, index.expand(-1, channels, -1)).view_as(images)
 
 
 def flipped(images: torch.Tensor, flips: NDArray[np.bool_]) -> torch.Tensor:
-    """Mirror image b where `flips[b]`: dtype of `images`."""
-    mask = torch.from_numpy(flips).to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-    return torch.where(mask, images.flip(-1), images)
+    """Mirror image b where `flips[b]`; the dtype stays."""
+    rows = torch.from_numpy(np.flatnonzero(flips)).to(images.device, non_blocking=True)
+    return images.index_copy(0, rows, images.index_select(0, rows).flip(-1))
 
 
 def box_mask(boxes: NDArray[np.int64], size: int, device: torch.device) -> torch.Tensor:

@@ -12,19 +12,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.dataset import ALIASES, Dataset, decode, find_split, holdout, missing_split
+from bcdnet.data.problems import raise_for
 from bcdnet.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
 
 class FolderDataset:
-    """Images under `root/<class>/`, at any depth below the class; files that begin with a dot are passed over."""
+    """Images under `root/<class>/`, at any depth below the class; files that begin with a dot are passed over.
+
+    Raises DataError: images beside the class folders, or class folders without images, each named.
+    """
 
     def __init__(self, root: Path) -> None:
         self.class_names = class_folders(root)
+        stray = [entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name)]
+        if stray:
+            raise DataError(f"{root}: {len(stray)} images outside of class folders, such as {sorted(stray)[0]}")
         self._root = str(root)
         names: list[str] = []
         labels: list[int] = []
+        empty: list[str] = []
         for label, class_name in enumerate(self.class_names):
             found = sorted(
                 os.path.relpath(os.path.join(folder, file), root)
@@ -32,8 +40,11 @@ class FolderDataset:
                 for file in files
                 if is_image(file)
             )
+            if not found:
+                empty.append(f"{root / class_name}: no images in this class folder")
             names += found
             labels += [label] * len(found)
+        raise_for(empty)
         # An array of fixed-width strings is one block of memory that workers copy quickly; a list of a million is not.
         self._names = np.array(names, dtype=np.str_)
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)

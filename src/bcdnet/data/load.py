@@ -4,8 +4,8 @@ A set that fits is decoded once into memory (`Images`); a larger one stays on di
 """
 
 import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: 
     `load_images` does; RecipeError if `config.validation` leaves nothing to train on.
     """
     train = open_dataset(config.path, config.train_split)
+    raise_for(label_problems(train, config.train_split))
     validation = None
     if config.validation:
         count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
@@ -67,28 +68,16 @@ def load_images(path: str, split: str, config: DataConfig, augment: AugmentConfi
 def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str) -> Source:
     """Load an open dataset; `name` is shown beside the progress bar."""
     raise_for(label_problems(dataset, name))
+    stored = _first_size(dataset)
     size = config.image_size
-    if augment.crop == "random_resized" and dataset.image(0).size != (size, size):
+    if augment.crop == "random_resized" and stored != (size, size):
         size = config.resize_size
     needed = len(dataset) * config.channels * size**2
     # Shards are what people use for sets that are larger than memory.
     stream = needed > memory_budget() or config.path.startswith("wds://")
     if stream if config.in_memory is None else not config.in_memory:
         return Stream(dataset, config, augment)
-    images = torch.empty((len(dataset), config.channels, size, size), dtype=torch.uint8)
-    pixels = images.numpy()
-    problems: list[str] = []
-
-    def decode(start: int) -> None:
-        for index in range(start, min(start + CHUNK, len(dataset))):
-            try:
-                pixels[index] = to_pixels(dataset.image(index), config, size)
-            except DataError as error:
-                problems.append(str(error))
-
-    for _ in track(_spread(decode, dataset), f"decoding {name}", total=-(-len(dataset) // CHUNK)):
-        pass
-    raise_for(sorted(problems))
+    images = _decode(dataset, config, size, f"decoding {name}", threads=stored[0] * stored[1] > THREADED_PIXELS)
     return Images(images, torch.from_numpy(dataset.labels), dataset.class_names, augment)
 
 
@@ -109,14 +98,29 @@ def memory_budget() -> int:
         return 4 << 30
 
 
-def _spread(decode: Callable[[int], None], dataset: Dataset) -> Iterator[None]:
-    starts = range(0, len(dataset), CHUNK)
+def _first_size(dataset: Dataset) -> tuple[int, int]:
     try:
-        width, height = dataset.image(0).size
+        return dataset.image(0).size
     except DataError:
-        width = height = 0  # found again, and named with all others, by `decode`
-    if width * height <= THREADED_PIXELS:
-        yield from map(decode, starts)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(decode, starts)
+        return 0, 0  # decoding all of them finds it again, and names it beside the others
+
+
+def _decode(dataset: Dataset, config: DataConfig, size: int, description: str, threads: bool) -> torch.Tensor:
+    images = torch.empty((len(dataset), config.channels, size, size), dtype=torch.uint8)
+    pixels = images.numpy()  # the same memory
+    problems: list[str] = []
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + CHUNK, len(dataset))):
+            try:
+                pixels[index] = to_pixels(dataset.image(index), config, size)
+            except DataError as error:
+                problems.append(str(error))
+
+    starts = range(0, len(dataset), CHUNK)
+    with ThreadPoolExecutor(os.cpu_count()) if threads else nullcontext() as pool:
+        done = pool.map(decode, starts) if pool else map(decode, starts)
+        for _ in track(done, description, total=len(starts)):
+            pass
+    raise_for(sorted(problems))
+    return images

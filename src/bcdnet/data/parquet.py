@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.dataset import decode, find_split, missing_split, natural_key
+from bcdnet.data.problems import raise_for
 from bcdnet.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -71,9 +72,9 @@ class ParquetDataset:
             rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             self._groups += [(number, group) for group in range(len(rows))]
             sizes += rows
-        if problems:
-            raise DataError("; ".join(problems))
+        raise_for(problems)
         self.labels: NDArray[np.int64] = np.concatenate(labels)
+        self._starts = np.cumsum([0, *map(len, labels)])  # of each file's rows
         self.groups: NDArray[np.int64] | None = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         assert schema is not None
         return schema
@@ -107,11 +108,8 @@ class ParquetDataset:
 
     def where(self, index: int) -> str:
         """`FILE, row R`, R counted within the file."""
-        assert self.groups is not None
-        group, _ = self._locate(index)
-        file = self._groups[group][0]
-        first_group = next(number for number, (owner, _) in enumerate(self._groups) if owner == file)
-        return f"{self.files[file]}, row {index - int(self.groups[first_group])}"
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return f"{self.files[file]}, row {index - int(self._starts[file])}"
 
     def _locate(self, index: int) -> tuple[int, int]:
         assert self.groups is not None
@@ -147,8 +145,7 @@ def shards_by_split(path: Path) -> dict[str, list[Path]]:
         if found:
             break
     missing = [f"{files[0].parent}/{name}-*.parquet: {gap}" for name, files in found.items() if (gap := _gap(files))]
-    if missing:
-        raise DataError("; ".join(missing))
+    raise_for(missing)
     return found
 
 

@@ -120,8 +120,10 @@ class Stream:
     def _start(self, device: torch.device) -> Any:
         workers = self._config.workers
         # A fork of a process that runs threads (torch, Arrow) may hang; a server forks from a clean one.
-        methods = multiprocessing.get_all_start_methods()
-        context = ("forkserver" if "forkserver" in methods else "spawn") if workers else None
+        server = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if server else "spawn") if workers else None
+        if context and server:
+            context.set_forkserver_preload([__name__])  # torch is imported once, not by each worker
         return torch.utils.data.DataLoader(
             self._decoder,
             batch_sampler=self._plan,  # type: ignore[arg-type]  # a batch is what `__getitems__` takes

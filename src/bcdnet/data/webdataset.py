@@ -13,6 +13,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from PIL import Image
 
 from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key
 from bcdnet.data.folder import is_image
+from bcdnet.data.problems import raise_for
+from bcdnet.data.progress import track
 from bcdnet.errors import DataError
 
 # Samples among which a shuffled order may jump: about seven shards of ImageNet.
@@ -30,22 +33,22 @@ WINDOW = 65536
 
 class ShardDataset:
     """The samples of `shards`, in their order. Raises DataError that names each missing or truncated shard and each
-    sample without an image or a label (the first ten of a shard).
+    sample without an image or a label.
     """
 
     def __init__(self, shards: list[Path]) -> None:
         self._shards = shards
         self.window = WINDOW
         problems: list[str] = []
-        entries: list[list[tuple[int, int, int]]] = []
-        for shard in shards:
+        entries: list[NDArray[np.int64]] = []
+        for shard in track(shards, "reading shards", total=len(shards)):
             try:
-                entries.append(_index(shard))
+                state = shard.stat()
+                entries.append(_index(shard, state.st_size, state.st_mtime_ns))
             except DataError as error:
                 problems.append(str(error))
-        if problems:
-            raise DataError("; ".join(problems))
-        table = np.array([entry for shard in entries for entry in shard], dtype=np.int64).reshape(-1, 3)
+        raise_for(problems)
+        table = np.concatenate(entries)
         self._offsets, self._sizes = table[:, 0].copy(), table[:, 1].copy()
         self.labels: NDArray[np.int64] = table[:, 2].copy()
         lengths = [len(shard) for shard in entries]
@@ -137,11 +140,19 @@ def _existing(pattern: str) -> list[Path]:
     return shards
 
 
-def _index(shard: Path) -> list[tuple[int, int, int]]:
-    # (offset, size, label) of each sample in order; the two or three files of a sample stand together in a shard.
+@lru_cache(maxsize=10_000)  # a run opens its shards to check them, and again to read them
+def _index(shard: Path, size: int, _changed: int) -> NDArray[np.int64]:
+    # [n, 3]: offset, size and label of each sample in order; the two or three files of a sample stand together.
+    if size == 0:
+        raise DataError(f"{shard}: empty file")
     samples: list[tuple[int, int, int]] = []
     problems: list[str] = []
     try:
+        with open(shard, "rb") as file:
+            # A whole archive ends with two blocks of zeros; tarfile does not miss them if it is cut between two files.
+            file.seek(-min(size, 2 * tarfile.BLOCKSIZE), os.SEEK_END)
+            if any(file.read()):
+                raise tarfile.ReadError("truncated: no end-of-archive blocks")
         with tarfile.open(shard, "r:") as tar:
             for key, members in _by_sample(tar):
                 image = next((member for suffix, member in members.items() if is_image(f"x.{suffix}")), None)
@@ -151,11 +162,9 @@ def _index(shard: Path) -> list[tuple[int, int, int]]:
                 else:
                     samples.append((image.offset_data, image.size, label))
     except (tarfile.TarError, EOFError, OSError) as error:
-        empty = shard.is_file() and os.path.getsize(shard) == 0
-        raise DataError(f"{shard}: {'empty file' if empty else f'not a whole tar file ({error})'}") from None
-    if problems:
-        raise DataError("; ".join(problems[:10]))
-    return samples
+        raise DataError(f"{shard}: not a whole tar file ({error})") from None
+    raise_for(problems)
+    return np.array(samples, dtype=np.int64).reshape(-1, 3)
 
 
 def _by_sample(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:

@@ -1,0 +1,69 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bcdnet.data.dataset import Subset, decode, find_split, natural_key, split_off
+from bcdnet.errors import DataError
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=200), st.integers(0, 9), st.data())
+def test_split_off_divides_by_class(labels, seed, data):
+    labels = np.array(labels)
+    count = data.draw(st.integers(1, len(labels) - 1))
+    rest, held_out = split_off(labels, count, seed)
+    assert len(held_out) == count
+    assert np.array_equal(np.sort(np.concatenate([rest, held_out])), np.arange(len(labels)))
+    assert (np.diff(held_out) > 0).all()
+    assert (np.diff(rest) > 0).all()
+    for label in np.unique(labels):
+        share = (labels == label).sum() * count / len(labels)
+        assert abs((labels[held_out] == label).sum() - share) < 1
+    again = split_off(labels, count, seed)
+    assert np.array_equal(again[1], held_out)
+
+
+def test_split_off_depends_on_the_seed():
+    labels = np.arange(1000) % 10
+    assert not np.array_equal(split_off(labels, 100, 0)[1], split_off(labels, 100, 1)[1])
+
+
+def test_subset_keeps_the_boundaries_of_groups(digit_set):
+    class Grouped:
+        groups = np.array([0, 10, 20, 30])
+        window = 30
+        labels = digit_set.labels[:30]
+        class_names = digit_set.class_names
+
+        def image(self, index):
+            return digit_set.image(index)
+
+        def where(self, index):
+            return f"row {index}"
+
+    subset = Subset(Grouped(), np.array([0, 3, 9, 21, 29]))
+    assert subset.groups.tolist() == [0, 3, 5]
+    assert subset.where(3) == "row 21"
+    assert subset.image(4).tobytes() == digit_set.image(29).tobytes()
+    assert np.array_equal(subset.labels, digit_set.labels[[0, 3, 9, 21, 29]])
+
+
+def test_split_names():
+    assert find_split("test", ["train", "validation"]) == "validation"
+    assert find_split("test", ["test", "val"]) == "test"
+    assert find_split("train", ["test"]) is None
+    assert find_split("unlabelled", ["train", "unlabelled"]) == "unlabelled"
+    assert sorted(["s-11", "s-2", "s-1"], key=natural_key) == ["s-1", "s-2", "s-11"]
+
+
+def test_decode_names_what_cannot_be_decoded(encoded):
+    image, _ = encoded[0]
+    assert decode(image, "here").size == (8, 8)
+    jpeg = io.BytesIO()
+    Image.new("RGB", (64, 64), (10, 200, 30)).save(jpeg, "JPEG")
+    for broken in (b"", b"words", image[:40], image[:-50], jpeg.getvalue()[:-200]):
+        with pytest.raises(DataError, match=r"^here: (empty image|cannot decode)"):
+            decode(broken, "here")

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from bcdnet.data.open import open_dataset
+from bcdnet.errors import DataError
+
+
+def test_split_folders(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:60])
+    write_tree(tmp_path / "val", encoded[60:100])
+    train, test = open_dataset(str(tmp_path), "train"), open_dataset(str(tmp_path), "test")
+    assert (len(train), len(test)) == (60, 40)
+    assert train.class_names == [f"digit {label}" for label in range(10)]
+    assert (np.diff(train.labels) >= 0).all()
+    for index in (0, 31, 59):
+        number = int(train.where(index)[-8:-4])
+        assert encoded[number][1] == train.labels[index]
+        assert (tmp_path / "train" / f"digit {train.labels[index]}" / f"{number:04}.png").samefile(train.where(index))
+        assert train.image(index).size == (8, 8)
+
+
+def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, encoded):
+    for name, (image, _) in (("train/a/images/1.JPEG", encoded[0]), ("train/b/2.png", encoded[1])):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / "train/a/boxes.txt").write_text("0 0 1 1")
+    (tmp_path / "train/a/.hidden.png").write_bytes(b"")
+    train = open_dataset(str(tmp_path), "train")
+    assert train.class_names == ["a", "b"]
+    assert len(train) == 2
+
+
+def test_a_tree_without_splits_is_divided_always_alike(tmp_path, encoded, write_tree, caplog):
+    write_tree(tmp_path, encoded)
+    train, test = open_dataset(str(tmp_path), "train"), open_dataset(str(tmp_path), "test")
+    assert "has no splits" in caplog.text
+    assert (len(train), len(test)) == (108, 12)
+    files = [dataset.where(index) for dataset in (train, test) for index in range(len(dataset))]
+    assert len(set(files)) == 120
+    again = open_dataset(str(tmp_path), "test")
+    assert [again.where(index) for index in range(12)] == files[108:]
+    with pytest.raises(DataError, match="no split 'extra'"):
+        open_dataset(str(tmp_path), "extra")
+
+
+def test_a_missing_split_is_named(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:20])
+    with pytest.raises(DataError, match=r"no split 'test' \(found: train\); set data\.train_split"):
+        open_dataset(str(tmp_path), "test")
+
+
+def test_empty_class_folders_and_stray_images_are_named(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:20])
+    (tmp_path / "train" / "digit x").mkdir()
+    (tmp_path / "train" / "digit y").mkdir()
+    with pytest.raises(DataError, match=r"digit x: no images in this class folder; .*digit y: no images"):
+        open_dataset(str(tmp_path), "train")
+    (tmp_path / "train" / "stray.png").write_bytes(encoded[0][0])
+    with pytest.raises(DataError, match=r"1 images outside of class folders, such as stray\.png"):
+        open_dataset(str(tmp_path), "train")
+
+
+def test_a_file_that_vanished_is_named(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:20])
+    train = open_dataset(str(tmp_path), "train")
+    file = train.where(3)
+    (tmp_path / file).unlink()
+    with pytest.raises(DataError, match=rf"{file}: cannot read: No such file"):
+        train.image(3)

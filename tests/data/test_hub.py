@@ -1,0 +1,73 @@
+import sys
+
+import numpy as np
+import pytest
+
+from bcdnet.data.open import open_dataset
+from bcdnet.errors import DataError
+
+datasets = pytest.importorskip("datasets", reason="the optional package `datasets` is not installed")
+
+
+@pytest.fixture
+def hub(monkeypatch, encoded):
+    """A hub of one dataset, `owner/digits`, with splits train and validation."""
+
+    def table(rows, **extra):
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"digit {label}" for label in range(10)])}
+        )
+        columns = {
+            "image": [{"bytes": image, "path": None} for image, _ in rows],
+            "label": [label for _, label in rows],
+        }
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    splits = {"train": table(encoded[:60]), "validation": table(encoded[60:80])}
+    asked = []
+
+    def load_dataset(path, name=None, *, split):
+        asked.append((path, name, split))
+        if path != "owner/digits":
+            raise FileNotFoundError(f"Couldn't find a dataset script at {path}")
+        if split not in splits:
+            raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
+        return splits[split]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_images_labels_and_names(hub, encoded, pixels):
+    train = open_dataset("hf://owner/digits:small", "train")
+    assert hub == [("owner/digits", "small", "train")]
+    assert len(train) == 60
+    assert train.class_names[4] == "digit 4"
+    assert train.labels.tolist() == [label for _, label in encoded[:60]]
+    assert np.array_equal(np.asarray(train.image(33)), pixels[33, 0])
+    assert train.where(33) == "hf://owner/digits:small, train, row 33"
+
+
+def test_another_name_for_the_test_split(hub):
+    assert len(open_dataset("hf://owner/digits", "test")) == 20
+    assert [split for _, _, split in hub] == ["test", "val", "validation"]
+
+
+def test_errors_name_the_dataset(hub, monkeypatch):
+    with pytest.raises(DataError, match="hf://owner/nothing: cannot load: Couldn't find"):
+        open_dataset("hf://owner/nothing", "train")
+    with pytest.raises(DataError, match=r"no split 'extra' \(found: train, validation\)"):
+        open_dataset("hf://owner/digits", "extra")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="needs the package `datasets`; pip install datasets"):
+        open_dataset("hf://owner/digits", "train")
+
+
+def test_columns_that_are_no_images(monkeypatch):
+    table = datasets.Dataset.from_dict({"image": ["a"], "label": [0]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    with pytest.raises(DataError, match="column `image` must be an Image feature"):
+        open_dataset("hf://x", "train")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table.remove_columns("label"))
+    with pytest.raises(DataError, match="needs columns `image` and `label`, has image"):
+        open_dataset("hf://x", "train")

@@ -1,0 +1,100 @@
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bcdnet.data.parquet import ParquetDataset
+from bcdnet.errors import DataError
+
+
+def test_reads_images_labels_and_names(parquet_folder, encoded, pixels):
+    train = ParquetDataset(parquet_folder, "train")
+    assert len(train) == 100
+    assert train.class_names == [f"digit {label}" for label in range(10)]
+    assert train.labels.tolist() == [label for _, label in encoded[:100]]
+    assert train.groups.tolist() == [0, 25, 50, 75, 100]
+    for index in (0, 24, 25, 99):
+        assert np.array_equal(np.asarray(train.image(index)), pixels[index, 0])
+    assert train.where(30) == f"{parquet_folder}/train.parquet, row 30"
+
+
+def test_shards_in_a_data_folder_in_order(tmp_path, encoded, pixels, write_parquet):
+    for number in range(3):
+        write_parquet(
+            tmp_path / "data" / f"train-{number:05}-of-00003.parquet", encoded[number * 10 : number * 10 + 10], hub=True
+        )
+    train = ParquetDataset(tmp_path, "train")
+    assert train.labels.tolist() == [label for _, label in encoded[:30]]
+    assert train.class_names[3] == "digit 3"
+    assert train.where(12).endswith("train-00001-of-00003.parquet, row 2")
+    assert np.array_equal(np.asarray(train.image(25)), pixels[25, 0])
+    (tmp_path / "data" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(DataError, match="shards missing: 1"):
+        ParquetDataset(tmp_path, "train")
+
+
+def test_without_names_classes_are_numbered(tmp_path, encoded, write_parquet):
+    write_parquet(tmp_path / "train.parquet", encoded[:50], names=False)
+    assert ParquetDataset(tmp_path, "train").class_names == [str(label) for label in range(10)]
+
+
+def test_a_copy_for_a_worker_reads_the_same(parquet_folder):
+    train = ParquetDataset(parquet_folder, "train")
+    train.image(0)
+    copy = pickle.loads(pickle.dumps(train))
+    assert copy.image(60).tobytes() == train.image(60).tobytes()
+
+
+def test_few_row_groups_stay_in_memory(parquet_folder, monkeypatch):
+    monkeypatch.setattr("bcdnet.data.parquet.WINDOW", 25)
+    train = ParquetDataset(parquet_folder, "train")
+    for index in (0, 30, 60, 90, 0):
+        train.image(index)
+    assert list(train._cache) == [3, 0]
+
+
+def test_every_truncated_file_is_named(parquet_folder):
+    train = parquet_folder / "train.parquet"
+    whole = train.read_bytes()
+    for broken in (whole[:-100], whole[: len(whole) // 2], b"PAR1", b"not parquet at all"):
+        train.write_bytes(broken)
+        with pytest.raises(DataError, match=rf"{train}: not readable as Parquet, truncated or corrupt"):
+            ParquetDataset(parquet_folder, "train")
+    train.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{train}: empty file"):
+        ParquetDataset(parquet_folder, "train")
+
+
+def test_corrupt_pages_are_named_with_their_row(parquet_folder):
+    train = parquet_folder / "train.parquet"
+    metadata = pq.ParquetFile(train).metadata.row_group(2).column(0)
+    content = bytearray(train.read_bytes())
+    content[metadata.data_page_offset : metadata.data_page_offset + 200] = bytes(200)
+    train.write_bytes(content)
+    dataset = ParquetDataset(parquet_folder, "train")
+    dataset.image(0)
+    with pytest.raises(DataError, match=rf"{train}, row 55: cannot read"):
+        dataset.image(55)
+
+
+def test_missing_split_and_columns(tmp_path, parquet_folder):
+    with pytest.raises(DataError, match=r"no split 'extra' \(found: test, train\)"):
+        ParquetDataset(parquet_folder, "extra")
+    for columns, message in (
+        ({"image": [b"x"], "name": ["a"]}, "needs columns `image` and `label`, has image, name"),
+        ({"image": ["x"], "label": [1]}, "column `image` must be"),
+        ({"image": [b"x"], "label": ["cat"]}, "column `label` must be an integer"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+        with pytest.raises(DataError, match=message):
+            ParquetDataset(tmp_path, "train")
+
+
+def test_missing_bytes_and_labels_are_named(tmp_path, encoded, write_parquet):
+    write_parquet(tmp_path / "train.parquet", [encoded[0], (None, 2), (encoded[2][0], None)])
+    train = ParquetDataset(tmp_path, "train")
+    assert train.labels[2] == -1
+    with pytest.raises(DataError, match="row 1: empty image"):
+        train.image(1)

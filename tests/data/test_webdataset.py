@@ -1,0 +1,99 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from bcdnet.data.open import open_dataset
+from bcdnet.data.webdataset import expand
+from bcdnet.errors import DataError
+
+
+@pytest.fixture
+def shards(tmp_path, encoded, write_tar):
+    """Four training shards of 20 samples, one test shard of 40, beside each other."""
+    for number in range(4):
+        write_tar(tmp_path / f"train-{number:03}.tar", encoded[number * 20 : number * 20 + 20], first=number * 20)
+    write_tar(tmp_path / "test-0.tar", encoded[80:], label_suffix="json")
+    return tmp_path
+
+
+def test_samples_in_order_with_their_labels(shards, encoded, pixels):
+    train = open_dataset(f"wds://{shards}/train-{{000..003}}.tar", "train")
+    assert len(train) == 80
+    assert train.labels.tolist() == [label for _, label in encoded[:80]]
+    assert train.groups.tolist() == [0, 20, 40, 60, 80]
+    assert train.class_names == [str(label) for label in range(10)]
+    for index in (0, 19, 20, 79):
+        assert np.array_equal(np.asarray(train.image(index)), pixels[index, 0])
+    assert train.where(41).startswith(f"{shards}/train-002.tar, sample 1 (byte ")
+    assert pickle.loads(pickle.dumps(train)).image(50).tobytes() == train.image(50).tobytes()
+
+
+def test_class_names_beside_the_shards(shards):
+    (shards / "classes.txt").write_text("\n".join(f"digit {label}" for label in range(10)))
+    assert open_dataset(f"wds://{shards}/train-*.tar", "train").class_names[7] == "digit 7"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "split"),
+    [
+        ("train-{000..003}.tar", "test"),
+        ("{split}-*.tar", "test"),
+        ("train-{000..003}.tar", "test-0.tar"),
+        ("train-{000..003}.tar", "test-{0..0}.tar"),
+    ],
+)
+def test_ways_to_name_the_test_shards(shards, encoded, pattern, split):
+    test = open_dataset(f"wds://{shards}/{pattern}", split)
+    assert test.labels.tolist() == [label for _, label in encoded[80:]]
+
+
+def test_shards_without_splits_are_divided(tmp_path, encoded, write_tar):
+    for number in range(2):
+        write_tar(tmp_path / f"shard-{number}.tar", encoded[number * 50 : number * 50 + 50])
+    path = f"wds://{tmp_path}/shard-{{0..1}}.tar"
+    assert (len(open_dataset(path, "train")), len(open_dataset(path, "test"))) == (90, 10)
+
+
+def test_missing_shards_are_named(shards):
+    with pytest.raises(DataError, match=r"shards missing: .*train-004\.tar, .*train-005\.tar"):
+        open_dataset(f"wds://{shards}/train-{{000..005}}.tar", "train")
+    with pytest.raises(DataError, match="no file matches"):
+        open_dataset(f"wds://{shards}/*-train.tar", "train")
+    with pytest.raises(DataError, match=r"no shards for split 'extra'.*data\.extra_split="):
+        open_dataset(f"wds://{shards}/train-{{000..003}}.tar", "extra")
+    with pytest.raises(DataError, match="no split 'extra'"):
+        open_dataset(f"wds://{shards}/{{split}}-*.tar", "extra")
+    with pytest.raises(DataError, match="only local shards"):
+        open_dataset("wds://https://example.org/train-{000..146}.tar", "train")
+
+
+def test_every_truncated_shard_is_named(shards):
+    whole = (shards / "train-001.tar").read_bytes()
+    end = len(whole) - len(whole.rstrip(b"\0"))
+    (shards / "train-000.tar").write_bytes(b"")
+    (shards / "train-001.tar").write_bytes(whole[: len(whole) // 2])
+    (shards / "train-002.tar").write_bytes(whole[: -(end // 512 * 512)])  # cut after the last file
+    with pytest.raises(DataError) as caught:
+        open_dataset(f"wds://{shards}/train-{{000..003}}.tar", "train")
+    message = str(caught.value)
+    assert "train-000.tar: empty file" in message
+    assert "train-001.tar: not a whole tar file" in message
+    assert "train-002.tar: not a whole tar file" in message
+    assert "train-003" not in message
+
+
+def test_samples_without_a_label_are_named(tmp_path, encoded, write_tar):
+    write_tar(tmp_path / "train-0.tar", encoded[:3], label_suffix="txt")
+    with pytest.raises(DataError, match=r"000000: no label \(\.cls or \.json\); .*000001: no label"):
+        open_dataset(f"wds://{tmp_path}/train-0.tar", "train")
+
+
+def test_expand_counts_as_it_is_written():
+    assert [path.name for path in expand("/x/s-{008..011}.tar")] == [f"s-{number:03}.tar" for number in range(8, 12)]
+    assert [str(path) for path in expand("{0..1}/s-{9..10}.tar")] == [
+        "0/s-9.tar",
+        "0/s-10.tar",
+        "1/s-9.tar",
+        "1/s-10.tar",
+    ]
