@@ -1,13 +1,27 @@
 // Collects the tables of all targets.
-#include <stdexcept>
+#include "kernels/targets.h"
 
-#include "reference/reference.h"
+#include "hwy/targets.h"
+#include "kernels/tables.h"
+
+#include <stdexcept>
 
 namespace bcdnet {
 
 const std::vector<KernelTable>& KernelTables() {
   static const std::vector<KernelTable> tables = [] {
     std::vector<KernelTable> found;
+    const int64_t supported = hwy::SupportedTargets();
+#define BCDNET_COLLECT(NAMESPACE, BIT, NAME)      \
+  if ((supported & (BIT)) != 0) {                 \
+    KernelTable& table = found.emplace_back();    \
+    table = reference::Table();                   \
+    table.target = NAME;                          \
+    NAMESPACE::AddBinary(table);                  \
+    NAMESPACE::AddEpilogue(table);                \
+  }
+    BCDNET_TARGETS(BCDNET_COLLECT)
+#undef BCDNET_COLLECT
     found.push_back(reference::Table());
     return found;
   }();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bcdnet/program.h"
+#include "kernels/chunks.h"
 #include "kernels/kernels.h"
 #include "runtime/memory.h"
 #include "runtime/team.h"
@@ -65,14 +66,5 @@ std::unique_ptr<Step> MakeStep(const ReshapeOp& op, const StepContext& context);
 
 /// A copy padded with zeros to PadChannels(size); empty if absent.
 AlignedVector<float> PadParameter(const Floats& parameter);
-
-/// An op's pixels cut into runs of nearly equal length, at most `limit` each.
-struct Chunks {
-  int pixels;
-  int count;
-  Chunks(int pixels, int limit) : pixels(pixels), count((pixels + limit - 1) / limit) {}
-  int begin(int chunk) const { return static_cast<int>(static_cast<int64_t>(pixels) * chunk / count); }
-  int longest() const { return (pixels + count - 1) / count; }
-};
 
 }  // namespace bcdnet

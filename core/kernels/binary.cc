@@ -1,0 +1,32 @@
+// The binary convolutions of every instruction set.
+#include "kernels/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/binary.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.
+#include "hwy/highway.h"
+#include "kernels/binary_bytes-inl.h"
+#include "kernels/tables.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace bcdnet {
+namespace HWY_NAMESPACE {
+#if BCDNET_VECTORS
+
+const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& shape) {
+  for (const BinaryAlgorithm& algorithm : table.algorithms) {
+    if (algorithm.supports(shape)) return algorithm;
+  }
+  return table.algorithms.back();
+}
+
+void AddBinary(KernelTable& table) {
+  table.algorithms = {BytesAlgorithm<Lookup>::Make("lookup"), BytesAlgorithm<Octets>::Make("octets"), reference::WordsAlgorithm()};
+  table.choose = ChooseBinary;
+}
+
+#endif
+}  // namespace HWY_NAMESPACE
+}  // namespace bcdnet
+HWY_AFTER_NAMESPACE();
