@@ -1,0 +1,1 @@
+"""Training: recipes, the two-step schedule, distillation, exact resume, evaluation."""

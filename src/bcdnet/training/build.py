@@ -1,0 +1,120 @@
+"""From the recipe's sections to networks: the student, and the teacher it learns from."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bcdnet.config import unknown_key
+from bcdnet.data import preprocess_of
+from bcdnet.data.config import DataConfig
+from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.models import VARIANTS, Network, build, configure, load_model
+from bcdnet.training.recipe import ModelConfig, TeacherConfig
+
+
+def build_model(config: ModelConfig, num_classes: int, channels: int, where: str = "model") -> Network:
+    """A fresh network of ours; its initial weights depend on torch's global seed alone.
+
+    Raises RecipeError for a name that is not ours, and for settings that the network's family does not have.
+    """
+    if config.name not in VARIANTS:
+        raise RecipeError(f"{where}: {unknown_key(config.name, VARIANTS).replace('key', 'model')}")
+    settings = {"num_classes": num_classes, "in_chans": channels, **config.kwargs}
+    try:
+        return build(configure(config.name, **settings))
+    except TypeError as error:
+        raise RecipeError(f"{where}: {config.name} does not take these settings: {error}") from None
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+class Teacher(nn.Module):
+    """A frozen network that is given images as it knows them: normalised with its own mean and standard deviation."""
+
+    def __init__(self, network: nn.Module, student: dict[str, Any], own: dict[str, Any]) -> None:
+        """`student`, `own`: preprocessing (timm's `mean`, `std`, `input_size`) of what comes in and what it wants."""
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        channels = student["input_size"][0]
+        if own["input_size"][0] != channels:
+            raise RecipeError(f"teacher: it sees {own['input_size'][0]} channels, but the images have {channels}")
+        mean, std = (torch.tensor(student[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        own_mean, own_std = (torch.tensor(own[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        self.same = bool(torch.equal(mean, own_mean) and torch.equal(std, own_std))
+        self.register_buffer("scale", std / own_std)
+        self.register_buffer("shift", (mean - own_mean) / own_std)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float [N, C, H, W], normalised for the student -> logits [N, K]."""
+        logits: Tensor = self.network(images if self.same else images * self.scale + self.shift)
+        return logits
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode: its batch norm must not follow the student's images."""
+        return super().train(False)
+
+
+def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, labels: list[str]) -> Teacher:
+    """The teacher that a recipe names. `trained`: the file that its own training phase wrote, if it had one.
+
+    Raises RecipeError or CheckpointError: an unknown model, weights that do not fit or cannot be had, another number of
+    classes than the data's.
+    """
+    preprocess = preprocess_of(data)
+    source = trained or (Path(config.checkpoint) if config.checkpoint and config.model is None else None)
+    if source is not None:
+        loaded = load_model(source)
+        _check_classes(len(loaded.labels), labels, str(source))
+        return Teacher(loaded.model, preprocess, loaded.preprocess)
+    network: Any = _timm_teacher(config, len(labels), data.channels)
+    own = {**network.pretrained_cfg, "input_size": (data.channels,)} if config.pretrained else preprocess
+    return Teacher(network, preprocess, own)
+
+
+def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.Module:
+    assert config.model is not None
+    if not timm.is_model(config.model):
+        raise RecipeError(f"teacher.model: {unknown_key(config.model, timm.list_models()).replace('key', 'model')}")
+    settings = {"num_classes": num_classes, "in_chans": channels, **config.kwargs}
+    try:
+        network: nn.Module = timm.create_model(config.model, pretrained=config.pretrained, **settings)
+    except Exception as error:
+        # timm reports what it cannot download, or a setting that it does not know, through many kinds of exception.
+        remedy = "; without network access give teacher.checkpoint a file" if config.pretrained else ""
+        first_line = str(error).strip().split("\n")[0]
+        raise RecipeError(
+            f"teacher: cannot make {config.model}: {type(error).__name__}: {first_line}{remedy}"
+        ) from None
+    if config.checkpoint:
+        _load_weights(network, Path(config.checkpoint))
+    return network
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            weights: Any = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"teacher.checkpoint: cannot read {path}: {' '.join(str(error).split())}") from None
+    for key in ("state_dict", "model"):
+        weights = weights.get(key, weights) if isinstance(weights, dict) else weights
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"teacher.checkpoint: {path} holds no state dict")
+    try:
+        network.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"teacher.checkpoint: {path}: {' '.join(str(error).split())}") from None
+
+
+def _check_classes(count: int, labels: list[str], where: str) -> None:
+    if count != len(labels):
+        raise RecipeError(f"teacher: {where} knows {count} classes, the data has {len(labels)}")

@@ -1,0 +1,129 @@
+"""A run's datasets, and the iterables that Lightning and the evaluation draw batches from."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from bcdnet.data import (
+    Augment,
+    AugmentConfig,
+    Batches,
+    DataConfig,
+    Images,
+    Source,
+    check_dataset,
+    load_splits,
+)
+from bcdnet.errors import RecipeError
+from bcdnet.training.module import Augmentation, StepModule, mixed_seed
+from bcdnet.training.recipe import Recipe, StepConfig
+
+
+class RunData:
+    """The splits of a recipe's data, loaded once; `class_names` in the order of the labels."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        check_dataset(recipe.data)
+        self.config = recipe.data
+        self.seed = recipe.seed
+        self.augment = recipe.steps[0].augment
+        self.splits = load_splits(self.config, self.augment, self.seed)
+        self.class_names = self.splits.train.class_names
+        self.evaluated = self._evaluated(recipe.validation.split)
+
+    def train(self, augment: AugmentConfig) -> Source:
+        """The training set for a step with `augment`; read again only where that changes what has to be kept."""
+        train = self.splits.train
+        if augment == self.augment:
+            return train
+        cropped = [config.crop == "random_resized" for config in (augment, self.augment)]
+        self.augment = augment
+        if isinstance(train, Images) and cropped[0] == cropped[1]:
+            train = replace(train, augment=augment)
+            self.splits = replace(self.splits, train=train)
+        else:
+            self.splits = load_splits(self.config, augment, self.seed)
+        return self.splits.train
+
+    def _evaluated(self, name: str | None) -> Source:
+        held_out, test = self.splits.validation, self.splits.test
+        if name is None:
+            return test if held_out is None else held_out
+        if name == "validation" and held_out is not None:
+            return held_out
+        if name == self.config.test_split:
+            return test
+        raise RecipeError(
+            f"validation.split: {name!r} is neither data.test_split ({self.config.test_split!r}) "
+            "nor 'validation', which data.validation holds out of the training split"
+        )
+
+
+class TrainLoader:
+    """What Lightning iterates once per epoch: (uint8 images, labels, part), the part counted from the step's beginning.
+
+    An epoch begins where the module's iteration stands, so the first one of a resumed run begins in its middle, and the
+    last one ends with the step.
+    """
+
+    def __init__(self, source: Source, recipe: Recipe, index: int, module: StepModule) -> None:
+        self.source = source
+        self.recipe = recipe
+        self.index = index
+        self.module = module
+        self._batches: Batches | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        plan, parts = self.module.plan, self.recipe.trainer.accumulate
+        iteration = self.module.iteration
+        epoch, done = divmod(iteration, plan.per_epoch)
+        count = min(plan.per_epoch - done, plan.iterations - iteration)
+        batches = islice(self._shares()(epoch, start=done * parts), count * parts)
+        for part, (images, labels) in enumerate(batches, start=iteration * parts):
+            yield images, labels, part
+
+    def _shares(self) -> Batches:
+        # Made when Lightning first asks, since only then device and rank are known.
+        if self._batches is None:
+            self._batches = Batches(
+                self.source,
+                self.module.step.batch_size // self.recipe.trainer.accumulate,
+                seed=mixed_seed(self.recipe.seed, self.index, 2),
+                drop_last=True,
+                shuffle=True,
+                device=self.module.device,
+                rank=self.module.global_rank,
+                world_size=self.recipe.trainer.world_size,
+            )
+        return self._batches
+
+
+def iterations_per_epoch(images: int, step: StepConfig) -> int:
+    """Full batches in `images` images; those that are left over in one epoch come up in others.
+
+    Raises RecipeError if there is not one.
+    """
+    if images < step.batch_size:
+        raise RecipeError(f"steps.{step.name}.batch_size: {step.batch_size} is more than the {images} training images")
+    return images // step.batch_size
+
+
+def evaluation_batches(source: Source, batch_size: int, device: torch.device, rank: int, world_size: int) -> Batches:
+    """What this process evaluates of a whole split, in the split's order."""
+    size = -(-batch_size // world_size) * world_size
+    return Batches(source, size, shuffle=False, device=device, rank=rank, world_size=world_size)
+
+
+def augmentation(source: Source, config: DataConfig) -> Augmentation:
+    """What `source.augment` leaves to do: (uint8 images, labels, seed) -> (float32 images [N, C, S, S], targets)."""
+    augment = Augment(source.augment, config.image_size, config.mean, config.std)
+    num_classes = len(source.class_names)
+
+    def apply(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        augmented, targets = augment(images, labels, num_classes, seed=seed)
+        return augmented, targets
+
+    return apply

@@ -1,0 +1,109 @@
+"""How good a network is on a split: accuracy, calibration, confusion, speed. N images, K classes."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`top1`, `top5` in percent (top-5 of fewer than 5 classes is top-K); `loss`: mean cross-entropy; `ece`: expected
+    calibration error in [0, 1], 15 bins; `per_class`: top-1 in percent by class name, None for a class without images;
+    `confusion`: int64 [K, K], true class by row; `images_per_second`: preprocessing and network, without decoding.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    images_per_second: float
+    ece: float
+    per_class: dict[str, float | None]
+    confusion: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the confusion matrix, rounded to what the number of images can tell."""
+        return {
+            "top1": round(self.top1, 4),
+            "top5": round(self.top5, 4),
+            "loss": round(self.loss, 6),
+            "images": self.images,
+            "images_per_second": round(self.images_per_second, 1),
+            "ece": round(self.ece, 6),
+            "per_class": {name: None if value is None else round(value, 4) for name, value in self.per_class.items()},
+        }
+
+
+def make_metrics(num_classes: int) -> MetricCollection:
+    """Everything that one pass accumulates; torchmetrics adds the processes of a distributed run together."""
+    return MetricCollection(
+        {
+            "top1": MulticlassAccuracy(num_classes, average="micro"),
+            "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
+            "ece": MulticlassCalibrationError(num_classes, n_bins=CALIBRATION_BINS, norm="l1"),
+            "confusion": MulticlassConfusionMatrix(num_classes),
+        },
+        compute_groups=False,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    transform: Callable[[Tensor], Tensor],
+    class_names: list[str],
+    device: torch.device,
+) -> Evaluation:
+    """Run `model` in eval mode (its modes are restored) in float32 over batches of (uint8 [N, C, H, W], int64 [N]).
+
+    In a distributed run every process passes its share and gets the result for all of them.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    metrics, loss = make_metrics(len(class_names)).to(device), MeanMetric().to(device)
+    seconds, images = 0.0, 0
+    for pixels, labels in batches:
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if not images:
+            model(transform(pixels))  # the first pass picks kernels and makes room; it is no measure of speed
+        _wait(device)
+        started = time.perf_counter()
+        logits = model(transform(pixels)).float()
+        _wait(device)
+        seconds += time.perf_counter() - started
+        images += len(labels)
+        metrics.update(logits.softmax(1), labels)
+        loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
+    for module, training in modes.items():
+        module.training = training
+    values = metrics.compute()
+    confusion = values["confusion"].cpu()
+    totals = confusion.sum(1)
+    per_class = {
+        name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(class_names)
+    }
+    return Evaluation(
+        top1=100 * float(values["top1"]),
+        top5=100 * float(values["top5"]),
+        loss=float(loss.compute()),
+        images=int(totals.sum()),
+        images_per_second=images / max(seconds, 1e-9),
+        ece=float(values["ece"]),
+        per_class=per_class,
+        confusion=confusion,
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

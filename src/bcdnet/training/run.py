@@ -1,0 +1,162 @@
+"""A whole run: every phase of a recipe in turn, from the start or from where a killed process left it."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from bcdnet.data import preprocess_of
+from bcdnet.errors import RecipeError
+from bcdnet.models import Network, load_model, save_model
+from bcdnet.nn import set_weight_bits
+from bcdnet.training.build import Teacher, build_model, load_teacher
+from bcdnet.training.callbacks import Snapshot
+from bcdnet.training.checkpoint import newest_readable, write_checkpoint
+from bcdnet.training.curves import draw_curves
+from bcdnet.training.data import RunData
+from bcdnet.training.log import read_rows, rewind
+from bcdnet.training.phase import Outcome, Phase, phases_of, run_phase
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.run_folder import RunFolder, environment, write_text
+
+Results = dict[str, dict[str, Any]]
+
+
+def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = print) -> Results:
+    """Run a recipe into its `run_dir` and return what `metrics.json` holds: per phase, the figures of what it exported.
+
+    `resume` continues the run in the folder. On a CPU the result is bit-identical to that of a run that was never
+    interrupted: data order, augmentation, learning rate and every other random number are functions of the seed and the
+    iteration, and a checkpoint holds the rest. `say` gets the messages for a person.
+
+    Raises RecipeError, DataError or CheckpointError before any training if something that was given is wrong.
+    """
+    if not recipe.run_dir:
+        raise RecipeError("run_dir: say where the run shall go, as in run_dir=runs/first")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return Run(recipe, say).go(resume)
+
+
+class Run:
+    """The state between the phases: which are done, with which results, and the student so far."""
+
+    def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+        self.recipe = recipe
+        self.say = say
+        self.folder = RunFolder(recipe.run_dir)
+        self.first_process = getattr(rank_zero_only, "rank", 0) == 0
+        self.phases = phases_of(recipe)
+        self.results: Results = {}
+
+    def go(self, resume: bool) -> Results:
+        """All phases; see `train`."""
+        data = RunData(self.recipe)
+        self._check_models(data)
+        if self.first_process:
+            self.folder.reopen(self.recipe) if resume else self.folder.start(self.recipe)
+        state = newest_readable(self.folder.checkpoints, self.say) if resume else None
+        begin = int(state["phase"]) if state else 0
+        if state:
+            self.results = state["results"]
+        if self.first_process and resume:
+            finished = {phase.name for phase in self.phases[:begin]}
+            rewind(self.folder.rows, finished, self.phases[begin].name, state["iteration"] if state else 0)
+            self.say(
+                f"resuming {self.folder.path} in {self.phases[begin].name} at iteration {state['iteration']}"
+                if state
+                else f"{self.folder.path} has no checkpoint yet: starting it anew"
+            )
+        for phase in self.phases[begin:]:
+            self._run(phase, data, state if phase.index == begin else None)
+        self._finish()
+        return self.results
+
+    def _check_models(self, data: RunData) -> None:
+        """Build everything once, so that a wrong setting is an error before any training."""
+        for phase in self.phases:
+            self._fresh(phase, data)
+        config = self.recipe.teacher
+        if config is not None and config.train is None:
+            load_teacher(config, None, self.recipe.data, data.class_names)
+
+    def _fresh(self, phase: Phase, data: RunData) -> Network:
+        torch.manual_seed(self.recipe.seed)
+        return build_model(phase.model, len(data.class_names), self.recipe.data.channels, phase.role)
+
+    def _run(self, phase: Phase, data: RunData, state: Snapshot | None) -> None:
+        teacher = self._teacher(phase, data)
+        model = self._student_before(phase, data)
+
+        def save(snapshot: Snapshot) -> None:
+            write_checkpoint(self.folder.checkpoints, phase.index, phase.name, {**snapshot, "results": self.results})
+
+        started = time.perf_counter()
+        outcome = run_phase(phase, model, self.recipe, data, self.folder, teacher=teacher, state=state, save=save)
+        self.say(f"{phase.name}: done in {time.perf_counter() - started:.0f} s")
+        if self.first_process:
+            self._export(phase, model, outcome, data)
+        barrier()
+
+    def _teacher(self, phase: Phase, data: RunData) -> Teacher | None:
+        config = self.recipe.teacher
+        if config is None or phase.role == "teacher":
+            return None
+        trained = self.folder.weights(config.train.name) if config.train is not None else None
+        return load_teacher(config, trained, self.recipe.data, data.class_names)
+
+    def _student_before(self, phase: Phase, data: RunData) -> Network:
+        """The network as the phase finds it: fresh, or with what the step before it exported."""
+        model = self._fresh(phase, data)
+        if phase.index > 0 and self.phases[phase.index - 1].role == phase.role:
+            before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
+            model.load_state_dict(before.state_dict())
+        return model
+
+    def _export(self, phase: Phase, model: Network, outcome: Outcome, data: RunData) -> None:
+        figures = {
+            **outcome.evaluation,
+            "params": sum(parameter.numel() for parameter in model.parameters()),
+            "weight_bits": phase.step.weight_bits,
+            "epochs": outcome.epochs,
+            "iterations": outcome.iterations,
+            "train_seconds": round(outcome.seconds, 1),
+            "train_images_per_second": round(outcome.images / max(outcome.seconds, 1e-9), 1),
+        }
+        self.results = {**self.results, phase.name: figures}
+        set_weight_bits(model, phase.step.weight_bits)
+        paths = [self.folder.weights(phase.name)]
+        if phase is self.phases[-1]:
+            paths.append(self.folder.model)
+        provenance = {
+            "recipe": self.recipe.name,
+            "step": phase.name,
+            "model": phase.model.name,
+            "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
+            **environment(self.recipe.seed),
+        }
+        for path in paths:
+            save_model(
+                path,
+                model,
+                labels=data.class_names,
+                preprocess=preprocess_of(self.recipe.data),
+                provenance=provenance,
+            )
+
+    def _finish(self) -> None:
+        if self.first_process:
+            write_text(self.folder.metrics, json.dumps(self.results, indent=2) + "\n")
+            draw_curves(read_rows(self.folder.rows), self.folder.curves, self.recipe.name)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until the first process has written what the others will read."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,143 @@
+"""What a run leaves behind, file by file, and what it was run with."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcdnet import __version__
+from bcdnet.errors import RecipeError
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import differences, load_recipe, to_yaml
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "kornia", "numpy", "pyarrow", "scikit-learn")
+# A resumed run may use other paths and another machine, but has to learn the same.
+MAY_CHANGE = (
+    "run_dir",
+    "name",
+    "data.path",
+    "data.workers",
+    "data.in_memory",
+    "trainer.accelerator",
+    "trainer.checkpoint_every",
+    "trainer.log_every",
+)
+
+
+class RunFolder:
+    """The paths of a run, and its small files.
+
+    recipe.yaml (resolved), environment.json, metrics.csv, metrics.json, curves.png, tensorboard/, checkpoints/, one
+    .safetensors for each finished step (and a teacher's), and model.safetensors, the last step's.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.environment = self.path / "environment.json"
+        self.rows = self.path / "metrics.csv"
+        self.metrics = self.path / "metrics.json"
+        self.curves = self.path / "curves.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model.safetensors"
+
+    def weights(self, name: str) -> Path:
+        """The model file of a finished step."""
+        return self.path / f"{name}.safetensors"
+
+    def start(self, recipe: Recipe) -> None:
+        """Make the folder of a new run. Raises RecipeError if something is in it already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RecipeError(
+                f"run_dir: {self.path} is not empty; --resume continues the run in it, another run_dir starts a new one"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.environment, json.dumps(environment(recipe.seed), indent=2) + "\n")
+        # Last, so that a folder with a recipe in it is a run that can be resumed.
+        write_text(self.recipe, to_yaml(recipe))
+
+    def reopen(self, recipe: Recipe) -> None:
+        """Check that the run in the folder is of this recipe and note that it goes on. Raises RecipeError otherwise."""
+        if not self.recipe.is_file():
+            raise RecipeError(f"--resume: there is no run in {self.path} (it has no recipe.yaml)")
+        changed = differences(load_recipe(self.recipe), recipe, ignore=MAY_CHANGE)
+        if changed:
+            raise RecipeError(
+                f"--resume: the run in {self.path} was started with another {', '.join(changed)}; "
+                f"resume it with its own recipe, {self.recipe}"
+            )
+        for partial in self.checkpoints.glob("*.partial"):
+            partial.unlink()
+        record = json.loads(self.environment.read_text(encoding="utf-8"))
+        record.setdefault("resumed", []).append(environment(recipe.seed))
+        write_text(self.environment, json.dumps(record, indent=2) + "\n")
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, machine, git state, command and seed, as plain JSON values."""
+    versions = {"bcdnet": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    cuda = torch.cuda.is_available()
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "versions": versions,
+        "git": git_state(),
+        "machine": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cpus": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        },
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the source tree that runs, and whether it has uncommitted changes; None outside one."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor() -> str:
+    """The CPU's model name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename, so that the file is always whole."""
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,63 @@
+"""Batch norm over the batches of all processes, on any device.
+
+torch.nn.SyncBatchNorm refuses CPU tensors, so a run on CPU processes (gloo) would silently have other statistics than
+one process with the same global batch. This one needs nothing but `all_reduce`.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+# torch's own has no types; its backward pass sums the gradients over the processes.
+summed_over_processes: Callable[[Tensor], Tensor] = all_reduce
+
+
+class CrossProcessBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of the global batch; the same as BatchNorm2d otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, C, H, W] -> the same shape. Every process must call it with the same C; N may differ."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            local: Tensor = super().forward(x)
+            return local
+        self._check_input_dim(x)
+        count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
+        wide = x.float()
+        # Two rounds (mean, then squares about it), since sum(x^2) - mean^2 cancels in float32.
+        dist.all_reduce(count)
+        mean = summed_over_processes(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        variance = summed_over_processes(centred.square().sum((0, 2, 3))) / count
+        self._track(mean, variance, count)
+        out = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        if self.affine:
+            out = out * self.weight[:, None, None] + self.bias[:, None, None]
+        return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = variance * count / (count - 1).clamp_min(1)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BatchNorm2d, in place and under the same parameter names, by one that spans the processes.
+
+    On a GPU by torch's fused SyncBatchNorm, elsewhere by `CrossProcessBatchNorm2d`. Returns the model.
+    """
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            # The class alone differs: parameters, buffers, hooks and names stay what they are.
+            module.__class__ = CrossProcessBatchNorm2d
+    return model
