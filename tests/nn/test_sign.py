@@ -83,6 +83,11 @@ def test_unknown_estimator_and_progress_are_named():
         set_progress(Sign("tanh"), 1.5)
 
 
+def test_sign_under_compile_keeps_minus_zero_positive():
+    compiled = torch.compile(sign, backend="inductor", fullgraph=True)
+    assert compiled(torch.tensor([-0.0, 0.0, -1.0])).tolist() == [1, 1, -1]
+
+
 def test_progress_is_no_part_of_the_weights():
     assert list(RSign(4, "tanh").state_dict()) == ["bias"]
 
@@ -117,7 +122,7 @@ def test_estimator_saves_at_most_half_of_what_a_naive_composition_saves():
     assert ours == x.nbytes and composed >= 2 * ours
     assert saved_bytes(lambda x: make_estimator("clipped_identity")(x * 1.5), x) == x.numel()
     # And the naive composition is the same function, so the comparison is fair.
-    assert torch.allclose(gradient(make_estimator("polynomial"), x.detach()), gradient(_Module(naive), x.detach()))
+    torch.testing.assert_close(gradient(make_estimator("polynomial"), x.detach()), gradient(_Module(naive), x.detach()))
 
 
 class _Module(nn.Module):
