@@ -83,6 +83,7 @@ def test_unknown_estimator_and_progress_are_named():
         set_progress(Sign("tanh"), 1.5)
 
 
+@pytest.mark.slow
 def test_sign_under_compile_keeps_minus_zero_positive():
     compiled = torch.compile(sign, backend="inductor", fullgraph=True)
     assert compiled(torch.tensor([-0.0, 0.0, -1.0])).tolist() == [1, 1, -1]
