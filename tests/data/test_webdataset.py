@@ -39,6 +39,7 @@ def test_class_names_beside_the_shards(shards):
     [
         ("train-{000..003}.tar", "test"),
         ("{split}-*.tar", "test"),
+        ("{split}-{000..003}.tar", "test"),
         ("train-{000..003}.tar", "test-0.tar"),
         ("train-{000..003}.tar", "test-{0..0}.tar"),
     ],

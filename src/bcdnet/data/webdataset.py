@@ -79,10 +79,13 @@ class ShardDataset:
 def open_shards(pattern: str, split: str) -> Dataset:
     """One split of the shards that `pattern` (the part after `wds://`) names.
 
-    The pattern holds braces `{000..146}` or a `*`. Which shards are `split`:
-    `split` itself, if it is a pattern (ends in `.tar`; relative to the folder of the path's); the pattern with
-    `{split}` replaced; the pattern as it stands, if it says `train` and `train` is wanted, or with `train` in it
-    replaced by the other split's name and the numbers by whatever is there; else `holdout` divides the shards.
+    The pattern holds braces `{000..146}` or a `*`. In this order, the shards of a split are:
+
+    - `split` itself, if it ends in `.tar`: a pattern, relative to the folder of the path's;
+    - the pattern with its `{split}` replaced, and any numbers in place of its braces;
+    - for `train`, a pattern that says `train`; for another split the same with that word replaced and any numbers;
+    - a fixed part of the shards (`holdout`), if the pattern says neither.
+
     Raises DataError for shards that are not there.
     """
     if "://" in pattern or pattern.startswith("pipe:"):
@@ -92,17 +95,17 @@ def open_shards(pattern: str, split: str) -> Dataset:
     aliases = (split, *(name for name in ALIASES.get(split, ()) if name != split))
     if "{split}" in pattern:
         for name in aliases:
-            if shards := expand(pattern.replace("{split}", name), existing=True):
+            if shards := expand(_any_number(pattern.replace("{split}", name)), existing=True):
                 return ShardDataset(shards)
         raise missing_split(f"wds://{pattern}", split, [])
-    before, word, after = pattern.rpartition("train")
-    if not word:
+    # The word may stand in the file's name or in its folder's; further up it says nothing about the shards.
+    said = re.fullmatch(r"(.*)train([^/]*(?:/[^/]*)?)", pattern)
+    if not said:
         return holdout(ShardDataset(_existing(pattern)), split, f"wds://{pattern}")
     if split in ALIASES["train"]:
         return ShardDataset(_existing(pattern))
-    numbers_open = re.sub(r"\{\d+\.\.\d+\}", "*", after)
     for name in aliases:
-        if shards := expand(f"{before}{name}{numbers_open}", existing=True):
+        if shards := expand(f"{said[1]}{name}{_any_number(said[2])}", existing=True):
             return ShardDataset(shards)
     raise DataError(
         f"wds://{pattern}: no shards for split {split!r} beside those of train; "
@@ -129,6 +132,11 @@ def expand(pattern: str, existing: bool = False) -> list[Path]:
         else:
             paths.append(Path(name))
     return paths if not existing or all(path.is_file() for path in paths) else []
+
+
+def _any_number(pattern: str) -> str:
+    # Splits have different numbers of shards.
+    return re.sub(r"\{\d+\.\.\d+\}", "*", pattern)
 
 
 def _existing(pattern: str) -> list[Path]:

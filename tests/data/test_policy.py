@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
+
+from bcdnet.data.policy import OPERATIONS, apply_policy, color_jitter
+
+COLOURS = {
+    "brightness": (tv.adjust_brightness, 1.6),
+    "color": (tv.adjust_saturation, 0.3),
+    "contrast": (tv.adjust_contrast, 1.7),
+    "sharpness": (tv.adjust_sharpness, 1.9),
+    "posterize": (tv.posterize, 3),
+    "solarize": (lambda image, threshold: tv.solarize(image, threshold), 0.4),
+    "auto_contrast": (lambda image, _: tv.autocontrast(image), 0.0),
+    "equalize": (lambda image, _: tv.equalize(image), 0.0),
+}
+# Translation to the right by 1/4, rotation by 90 degrees, …: (operation, value, torchvision's arguments of affine).
+SIZE = 32
+GEOMETRY = {
+    "translate_x": (0.25, {"translate": [-SIZE // 4, 0]}),
+    "translate_y": (-0.5, {"translate": [0, SIZE // 2]}),
+    "rotate": (30.0, {"angle": -30.0}),
+    "shear_x": (0.3, {"shear": [float(np.degrees(np.arctan(0.3))), 0.0]}),
+    "shear_y": (-0.2, {"shear": [0.0, float(np.degrees(np.arctan(-0.2)))]}),
+}
+
+
+@pytest.fixture(scope="module")
+def images(shared):
+    from bcdnet.data import DataConfig
+    from bcdnet.data.dataset import Subset
+    from bcdnet.data.open import open_dataset
+    from bcdnet.data.resize import to_pixels
+
+    config = DataConfig(str(shared / "data" / "cifar10"), SIZE)
+    some = Subset(open_dataset(config.path, "test"), np.arange(64))
+    return torch.from_numpy(np.stack([to_pixels(some.image(row), config, SIZE) for row in range(64)])).float() / 255
+
+
+def values(value, count):
+    return torch.full((count,), float(value))
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_pixel_operations_are_torchvision_s(images, name):
+    expected, value = COLOURS[name]
+    changed = OPERATIONS[name].apply(images[:8], values(value, 8))
+    # torchvision counts some of these in grey levels of uint8.
+    in_levels = name in ("posterize", "equalize", "auto_contrast")
+    source = (images[:8] * 255).round().to(torch.uint8) if in_levels else images[:8]
+    reference = expected(source, value).float() / (255 if in_levels else 1)
+    assert (changed - reference).abs().max() < (1.5 / 255 if in_levels else 1e-2)
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_geometric_operations_are_torchvision_s(images, name):
+    value, arguments = GEOMETRY[name]
+    changed = OPERATIONS[name].apply(images[:8], values(value, 8))
+    settings = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | arguments
+    reference = tv.affine(images[:8], **settings, interpolation=v2.InterpolationMode.BILINEAR)
+    assert (changed - reference).abs().mean() < 2e-3
+
+
+def test_every_image_gets_its_own_operation(images):
+    same = images[:1].expand(64, -1, -1, -1)
+    changed = apply_policy(same, "trivialaugment", 1, None, np.random.default_rng(0))
+    assert len(changed.flatten(1).unique(dim=0)) > 40
+    assert changed.isfinite().all()
+    assert changed.min() >= 0
+    assert changed.max() <= 1 + 1e-5
+
+
+def test_level_zero_of_randaugment_changes_nothing_but_the_contrast(images):
+    unchanged = apply_policy(images, "randaugment", 1, 0, np.random.default_rng(0))
+    alike = (unchanged - images).abs().amax((1, 2, 3)) < 1e-4
+    # Auto-contrast and equalisation (2 of 14) have no strength; solarising at threshold 1 inverts pure white.
+    assert alike.float().mean() > 0.7
+
+
+def test_strength_grows_with_the_level(images):
+    def distance(level):
+        return (apply_policy(images, "randaugment", 2, level, np.random.default_rng(1)) - images).abs().mean()
+
+    assert distance(3) < distance(9) < distance(20)
+
+
+def test_color_jitter_stays_within_its_strengths(images):
+    generator = np.random.default_rng(0)
+    assert torch.equal(color_jitter(images, (0, 0, 0, 0), generator), images)
+    dimmed = color_jitter(images * 0.5, (0.4, 0, 0), generator)
+    ratio = (dimmed.mean((1, 2, 3)) / (images * 0.5).mean((1, 2, 3))).numpy()
+    assert 0.6 <= ratio.min() < 0.7
+    assert 1.3 < ratio.max() <= 1.4 + 1e-5
+    grey = images.mean(1, keepdim=True)
+    jittered = color_jitter(grey, (0.0, 0.0, 0.4, 0.5), generator)
+    assert torch.equal(jittered, grey)
+    hue = color_jitter(images, (0, 0, 0, 0.5), generator)
+    torch.testing.assert_close(hue.amax(1), images.amax(1), atol=1e-4, rtol=0)  # HSV's value stays

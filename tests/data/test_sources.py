@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcdnet.data import AugmentConfig, Batches, DataConfig, Stream, load_images
+from bcdnet.errors import DataError
+
+GREY = {"channels": 1, "mean": (0.5,), "std": (0.25,)}
+CROPPED = AugmentConfig(crop="random_resized", flip=True)
+
+
+def epoch_of(source, epoch=0, start=0, seed=7):
+    return list(Batches(source, 16, seed=seed)(epoch, start=start))
+
+
+def equal(left, right):
+    return len(left) == len(right) and all(
+        torch.equal(a, b) for pair in zip(left, right, strict=True) for a, b in zip(*pair, strict=True)
+    )
+
+
+@pytest.fixture
+def stream(parquet_folder):
+    config = DataConfig(str(parquet_folder), 8, in_memory=False, workers=0, **GREY)
+    return load_images(config.path, "train", config)
+
+
+def test_a_stream_gives_what_memory_gives(parquet_folder, stream):
+    config = DataConfig(str(parquet_folder), 8, **GREY)
+    memory = load_images(config.path, "train", config)
+    streamed = list(Batches(stream, 16, shuffle=False)(0))
+    assert equal(streamed, list(Batches(memory, 16, shuffle=False)(0)))
+    assert stream.class_names == memory.class_names
+    assert torch.equal(stream.labels, memory.labels)
+
+
+def test_an_epoch_is_every_image_once_in_its_own_order(stream):
+    first, second = epoch_of(stream, 0), epoch_of(stream, 1)
+    assert equal(first, epoch_of(stream, 0))
+    assert not equal(first, second)
+    for batches in (first, second):
+        labels = torch.cat([labels for _, labels in batches])
+        assert torch.equal(labels.sort().values, stream.labels.sort().values)
+    assert equal(epoch_of(stream, 1, start=4), second[4:])
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3))
+def test_a_streamed_order_stays_within_its_window(sizes, window, epoch):
+    class Grouped:
+        groups = np.cumsum([0, *sizes])
+        labels = np.zeros(sum(sizes), dtype=np.int64)
+        class_names = ("class",)
+
+    Grouped.window = window
+    order = Stream(Grouped(), DataConfig("x", 8), AugmentConfig()).order(3, epoch)
+    assert np.array_equal(np.sort(order), np.arange(sum(sizes)))
+    # A window holds whole groups and at most one broken one at either end.
+    for start in range(0, len(order), window):
+        inside = np.bincount(np.searchsorted(Grouped.groups, order[start : start + window], side="right") - 1)
+        broken = [group for group in np.flatnonzero(inside) if inside[group] < sizes[group]]
+        assert len(broken) <= 2
+
+
+def test_random_crops_are_made_by_whoever_decodes(parquet_folder):
+    config = DataConfig(str(parquet_folder), 12, in_memory=False, workers=0)
+    stream = load_images(config.path, "train", config, CROPPED)
+    assert stream.augment == AugmentConfig(crop="none", flip=True)
+    first = epoch_of(stream)
+    assert first[0][0].shape == (16, 3, 12, 12)
+    assert equal(first, epoch_of(stream))
+    # The crop belongs to (seed, epoch, image): another batch size gives the same pixels.
+    alone = torch.cat([images for images, _ in Batches(stream, 1, seed=7)(0)])
+    assert torch.equal(alone, torch.cat([images for images, _ in first]))
+    # Another epoch crops the same image in another way.
+    by_image = [
+        dict(zip(Batches(stream, 100, seed=7).indices(epoch, 0), epoch_images, strict=True))
+        for epoch in (0, 1)
+        for epoch_images, _ in [next(Batches(stream, 100, seed=7)(epoch))]
+    ]
+    assert sum(torch.equal(by_image[0][index], by_image[1][index]) for index in range(100)) < 20
+
+
+def test_worker_processes_change_nothing(parquet_folder, stream):
+    config = DataConfig(str(parquet_folder), 8, in_memory=False, workers=2, **GREY)
+    parallel = load_images(config.path, "train", config)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches = Batches(parallel, 16, seed=7)
+    assert equal(list(batches(0)), epoch_of(stream, 0))
+    next(batches(1))  # an epoch that is left in its middle
+    assert equal(list(batches(1, start=2)), epoch_of(stream, 1, start=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_in_one_line(tmp_path, encoded, write_parquet, workers):
+    rows = list(encoded[:40])
+    rows[33] = (rows[33][0][:40], rows[33][1])
+    write_parquet(tmp_path / "train.parquet", rows)
+    config = DataConfig(str(tmp_path), 8, in_memory=False, workers=workers)
+    batches = Batches(load_images(config.path, "train", config), 16, shuffle=False)(0)
+    with pytest.raises(DataError, match=r"^\S+train\.parquet, row 33: cannot decode: [^\n]*$"):
+        list(batches)
+
+
+def test_shards_stream_in_a_seeded_order(tmp_path, encoded, write_tar):
+    for number in range(3):
+        write_tar(tmp_path / f"train-{number}.tar", encoded[number * 40 : number * 40 + 40], first=number * 40)
+    config = DataConfig(f"wds://{tmp_path}/train-{{0..2}}.tar", 8, workers=0, **GREY)
+    stream = load_images(config.path, "train", config)
+    whole = epoch_of(stream, 2)
+    assert sum(len(labels) for _, labels in whole) == len(stream) == 120
+    assert equal(epoch_of(stream, 2, start=3), whole[3:])
