@@ -19,6 +19,7 @@ const std::vector<KernelTable>& KernelTables() {
     table.target = NAME;                          \
     NAMESPACE::AddBinary(table);                  \
     NAMESPACE::AddEpilogue(table);                \
+    NAMESPACE::AddReal(table);                    \
   }
     BCDNET_TARGETS(BCDNET_COLLECT)
 #undef BCDNET_COLLECT

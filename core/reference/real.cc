@@ -69,9 +69,9 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
 
 void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin, int channel_end, float* out) {
   for (int c = channel_begin; c < channel_end; ++c) {
-    float sum = 0.0f;
-    for (int p = 0; p < pixels; ++p) sum = sum + input[static_cast<size_t>(p) * stride + c];
-    out[c] = sum / static_cast<float>(pixels);
+    double sum = 0.0;
+    for (int p = 0; p < pixels; ++p) sum = sum + static_cast<double>(input[static_cast<size_t>(p) * stride + c]);
+    out[c] = static_cast<float>(sum / pixels);
   }
 }
 
@@ -84,9 +84,11 @@ void LinearPackWeights(int inputs, int outputs, const float* weight, float* pack
 
 void Linear(const float* input, int inputs, const float* packed, const float* bias, int begin, int end, float* out) {
   for (int o = begin; o < end; ++o) {
-    float acc = 0.0f;
-    for (int i = 0; i < inputs; ++i) acc = std::fma(packed[static_cast<size_t>(o) * inputs + i], input[i], acc);
-    out[o] = bias != nullptr ? acc + bias[o] : acc;
+    double acc = 0.0;
+    for (int i = 0; i < inputs; ++i) {
+      acc = acc + static_cast<double>(packed[static_cast<size_t>(o) * inputs + i]) * static_cast<double>(input[i]);
+    }
+    out[o] = static_cast<float>(bias != nullptr ? acc + static_cast<double>(bias[o]) : acc);
   }
 }
 

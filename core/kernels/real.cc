@@ -1,0 +1,247 @@
+// Real-valued convolution, pooling and the linear layer: lanes are output channels, sums run in the order of
+// docs/format.md, one fused multiply-add per term, so every target gives the same bits.
+#include "kernels/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/real.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.
+#include "hwy/highway.h"
+#include "kernels/fma-inl.h"
+#include "kernels/tables.h"
+
+#include <algorithm>
+
+HWY_BEFORE_NAMESPACE();
+namespace bcdnet {
+namespace HWY_NAMESPACE {
+#if BCDNET_VECTORS
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+inline constexpr int kFloats = HWY_LANES(float);
+inline constexpr int kPanel = 32;  // output channels whose weights lie together: [panel][ky][kx][input channel][32]
+inline constexpr int kPanelVectors = kPanel / kFloats;
+
+enum class ConvKind { kPanels, kDepthwise, kPlain };
+
+ConvKind KindOf(const ConvShape& s, int groups) {
+  if (groups == 1 || s.out_c / groups % kPanel == 0) return ConvKind::kPanels;
+  // A vector that spans groups with several inputs each would have to gather; plain loops do it.
+  return groups == s.in_c && groups == s.out_c ? ConvKind::kDepthwise : ConvKind::kPlain;
+}
+
+size_t Conv2dWeightFloats(const ConvShape& s, int groups) {
+  if (KindOf(s, groups) == ConvKind::kPlain) return reference::Conv2dWeightFloats(s, groups);
+  return static_cast<size_t>(PadChannels(s.out_c)) * s.k_h * s.k_w * (s.in_c / groups);
+}
+
+void Conv2dPackWeights(const ConvShape& s, int groups, const float* weight, float* packed) {
+  if (KindOf(s, groups) == ConvKind::kPlain) return reference::Conv2dPackWeights(s, groups, weight, packed);
+  const size_t terms = static_cast<size_t>(s.k_h) * s.k_w * (s.in_c / groups);
+  for (int panel = 0; panel < PadChannels(s.out_c); panel += kPanel) {
+    for (size_t t = 0; t < terms; ++t) {
+      for (int o = panel; o < panel + kPanel; ++o) *packed++ = o < s.out_c ? weight[o * terms + t] : 0.0f;
+    }
+  }
+}
+
+/// One panel for P pixels. `taps[p]` bounds each pixel's taps: ky0, ky1, kx0, kx1; equal for all P.
+template <int P>
+HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t const* origin, const int* taps, float* values,
+                          int value_stride) {
+  const DF d;
+  const ConvShape& s = a.shape;
+  const int depth = s.in_c / a.groups;
+  // Half a panel at a time where the whole would not fit the registers.
+  constexpr int kVectors = kPanelVectors <= 4 ? kPanelVectors : 4;
+  for (int half = 0; half < kPanelVectors; half += kVectors) {
+    VF acc[P][kVectors];
+    for (int p = 0; p < P; ++p) {
+      for (int v = 0; v < kVectors; ++v) acc[p][v] = hn::Zero(d);
+    }
+    for (int ky = taps[0]; ky < taps[1]; ++ky) {
+      for (int kx = taps[2]; kx < taps[3]; ++kx) {
+        const float* w = weight + static_cast<size_t>(ky * s.k_w + kx) * depth * kPanel + half * kFloats;
+        const float* x = a.input + ky * a.in_row + kx * a.in_column;
+        for (int i = 0; i < depth; ++i, w += kPanel, x += a.in_channel) {
+          VF wv[kVectors];
+          for (int v = 0; v < kVectors; ++v) wv[v] = hn::Load(d, w + v * kFloats);
+          for (int p = 0; p < P; ++p) {
+            const VF xv = hn::Set(d, x[origin[p]]);
+            for (int v = 0; v < kVectors; ++v) acc[p][v] = Fma(d, wv[v], xv, acc[p][v]);
+          }
+        }
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      for (int v = 0; v < kVectors; ++v) hn::Store(acc[p][v], d, values + static_cast<size_t>(p) * value_stride + (half + v) * kFloats);
+    }
+  }
+}
+
+/// The taps of an output pixel inside the map, and where its window starts in the input.
+struct Window {
+  int taps[4];
+  int64_t origin;
+  Window(const Conv2dArgs& a, int pixel) {
+    const ConvShape& s = a.shape;
+    const int y = pixel / s.out_w * s.stride_h - s.pad_h, x = pixel % s.out_w * s.stride_w - s.pad_w;
+    taps[0] = std::max(0, -y);
+    taps[1] = std::min(s.k_h, s.in_h - y);
+    taps[2] = std::max(0, -x);
+    taps[3] = std::min(s.k_w, s.in_w - x);
+    origin = y * a.in_row + x * a.in_column;
+  }
+};
+
+void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
+                int value_stride) {
+  constexpr int kTile = 3;
+  const ConvShape& s = a.shape;
+  const int depth = s.in_c / a.groups, out_group = s.out_c / a.groups;
+  const size_t panel_floats = static_cast<size_t>(kPanel) * s.k_h * s.k_w * depth;
+  for (int pixel = pixel_begin; pixel < pixel_end;) {
+    const Window window(a, pixel);
+    int64_t origin[kTile] = {window.origin};
+    int n = 1;
+    for (; n < kTile && pixel + n < pixel_end; ++n) {
+      const Window other(a, pixel + n);
+      if (!std::equal(window.taps, window.taps + 4, other.taps)) break;
+      origin[n] = other.origin;
+    }
+    for (int c = channel_begin; c < channel_end; c += kPanel) {
+      const int64_t first = a.groups == 1 ? 0 : static_cast<int64_t>(c / out_group) * depth * a.in_channel;
+      int64_t at[kTile];
+      for (int p = 0; p < n; ++p) at[p] = origin[p] + first;
+      const float* weight = a.weight + c / kPanel * panel_floats;
+      float* out = values + static_cast<size_t>(pixel - pixel_begin) * value_stride + c - channel_begin;
+      if (n == kTile) {
+        PanelTile<kTile>(a, weight, at, window.taps, out, value_stride);
+      } else {
+        for (int p = 0; p < n; ++p) PanelTile<1>(a, weight, at + p, window.taps, out + static_cast<size_t>(p) * value_stride, value_stride);
+      }
+    }
+    pixel += n;
+  }
+}
+
+/// Groups of one channel: the lanes of the input are those of the output, so `in_channel` must be 1.
+void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
+                   int value_stride) {
+  const DF d;
+  const ConvShape& s = a.shape;
+  for (int pixel = pixel_begin; pixel < pixel_end; ++pixel) {
+    const Window window(a, pixel);
+    float* out = values + static_cast<size_t>(pixel - pixel_begin) * value_stride;
+    for (int c = channel_begin; c < channel_end; c += kFloats) {
+      const float* weight = a.weight + static_cast<size_t>(c / kPanel) * kPanel * s.k_h * s.k_w + c % kPanel;
+      VF acc = hn::Zero(d);
+      for (int ky = window.taps[0]; ky < window.taps[1]; ++ky) {
+        for (int kx = window.taps[2]; kx < window.taps[3]; ++kx) {
+          const VF x = hn::LoadU(d, a.input + window.origin + ky * a.in_row + kx * a.in_column + c);
+          acc = Fma(d, hn::Load(d, weight + (ky * s.k_w + kx) * kPanel), x, acc);
+        }
+      }
+      hn::Store(acc, d, out + c - channel_begin);
+    }
+  }
+}
+
+void Conv2d(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
+            int value_stride) {
+  const auto run = [&](auto conv) { conv(a, channel_begin, channel_end, pixel_begin, pixel_end, values, value_stride); };
+  switch (KindOf(a.shape, a.groups)) {
+    case ConvKind::kPanels: return run(ConvPanels);
+    case ConvKind::kDepthwise: return run(ConvDepthwise);
+    case ConvKind::kPlain: return run(reference::Conv2d);
+  }
+}
+
+void Pool(const PoolArgs& a, int row_begin, int row_end) {
+  const DF d;
+  for (int oy = row_begin; oy < row_end; ++oy) {
+    for (int ox = 0; ox < a.out_w; ++ox) {
+      const int top = oy * a.stride_h - a.pad_h, left = ox * a.stride_w - a.pad_w;
+      const int y0 = std::max(top, 0), y1 = std::min(top + a.k_h, a.in_h);
+      const int x0 = std::max(left, 0), x1 = std::min(left + a.k_w, a.in_w);
+      const int clipped = (std::min(top + a.k_h, a.in_h + a.pad_h) - top) * (std::min(left + a.k_w, a.in_w + a.pad_w) - left);
+      const VF divisor = hn::Set(d, static_cast<float>(a.count_include_pad ? clipped : (y1 - y0) * (x1 - x0)));
+      const auto at = [&](int y, int x) { return a.input + (static_cast<size_t>(y) * a.in_w + x) * a.stride; };
+      float* out = a.output + (static_cast<size_t>(oy) * a.out_w + ox) * a.stride;
+      for (int c = 0; c < a.stride; c += kFloats) {
+        VF value = a.maximum ? hn::Load(d, at(y0, x0) + c) : hn::Zero(d);
+        for (int y = y0; y < y1; ++y) {
+          for (int x = x0; x < x1; ++x) {
+            const VF v = hn::Load(d, at(y, x) + c);
+            value = a.maximum ? hn::IfThenElse(hn::Gt(v, value), v, value) : hn::Add(value, v);
+          }
+        }
+        hn::Store(a.maximum ? value : hn::Div(value, divisor), d, out + c);
+      }
+    }
+  }
+}
+
+/// Sums and divides in float64 and rounds once at the end.
+void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin, int channel_end, float* out) {
+  const hn::Repartition<double, DF> dd;
+  const hn::Half<DF> half;
+  constexpr int kDoubles = kFloats / 2, kVectors = 8;
+  for (int c = channel_begin; c < channel_end; c += kDoubles * kVectors) {
+    hn::Vec<decltype(dd)> sum[kVectors];
+    for (auto& v : sum) v = hn::Zero(dd);
+    for (int p = 0; p < pixels; ++p) {
+      const float* pixel = input + static_cast<size_t>(p) * stride + c;
+      for (int v = 0; v < kVectors; ++v) sum[v] = hn::Add(sum[v], hn::PromoteTo(dd, hn::Load(half, pixel + v * kDoubles)));
+    }
+    const auto count = hn::Set(dd, static_cast<double>(pixels));
+    for (int v = 0; v < kVectors; ++v) hn::Store(hn::DemoteTo(half, hn::Div(sum[v], count)), half, out + c + v * kDoubles);
+  }
+}
+
+/// [panel][input][32 outputs]
+void LinearPackWeights(int inputs, int outputs, const float* weight, float* packed) {
+  for (int panel = 0; panel < PadChannels(outputs); panel += kPanel) {
+    for (int i = 0; i < inputs; ++i) {
+      for (int o = panel; o < panel + kPanel; ++o) *packed++ = o < outputs ? weight[static_cast<size_t>(o) * inputs + i] : 0.0f;
+    }
+  }
+}
+
+/// Sums in float64, where a product of two float32 is exact: fused or not is the same.
+void Linear(const float* input, int inputs, const float* packed, const float* bias, int begin, int end, float* out) {
+  const hn::Repartition<double, DF> dd;
+  const hn::Half<DF> half;
+  constexpr int kDoubles = kFloats / 2, kVectors = kPanel / kDoubles;
+  for (int o = begin; o < end; o += kPanel) {
+    const float* w = packed + static_cast<size_t>(o) * inputs;
+    hn::Vec<decltype(dd)> acc[kVectors];
+    for (auto& v : acc) v = hn::Zero(dd);
+    for (int i = 0; i < inputs; ++i, w += kPanel) {
+      const auto x = hn::Set(dd, static_cast<double>(input[i]));
+      for (int v = 0; v < kVectors; ++v) acc[v] = hn::MulAdd(hn::PromoteTo(dd, hn::Load(half, w + v * kDoubles)), x, acc[v]);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      if (bias != nullptr) acc[v] = hn::Add(acc[v], hn::PromoteTo(dd, hn::Load(half, bias + o + v * kDoubles)));
+      hn::Store(hn::DemoteTo(half, acc[v]), half, out + o + v * kDoubles);
+    }
+  }
+}
+
+void AddReal(KernelTable& table) {
+  table.conv2d_weight_floats = Conv2dWeightFloats;
+  table.conv2d_pack_weights = Conv2dPackWeights;
+  table.conv2d = Conv2d;
+  table.pool = Pool;
+  table.global_avg_pool = GlobalAvgPool;
+  table.linear_weight_floats = reference::LinearWeightFloats;
+  table.linear_pack_weights = LinearPackWeights;
+  table.linear = Linear;
+}
+
+#endif  // BCDNET_VECTORS
+}  // namespace HWY_NAMESPACE
+}  // namespace bcdnet
+HWY_AFTER_NAMESPACE();
