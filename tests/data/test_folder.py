@@ -39,7 +39,8 @@ def test_a_tree_without_splits_is_divided_always_alike(tmp_path, encoded, write_
     assert len(set(files)) == 120
     again = open_dataset(str(tmp_path), "test")
     assert [again.where(index) for index in range(12)] == files[108:]
-    with pytest.raises(DataError, match="no split 'extra'"):
+    assert len(open_dataset(str(tmp_path), "all")) == 120
+    with pytest.raises(DataError, match=r"no split 'extra' \(found: train, test, all\)"):
         open_dataset(str(tmp_path), "extra")
 
 
@@ -67,3 +68,25 @@ def test_a_file_that_vanished_is_named(tmp_path, encoded, write_tree):
     (tmp_path / file).unlink()
     with pytest.raises(DataError, match=rf"{file}: cannot read: No such file"):
         train.image(3)
+
+
+def test_tiny_imagenet_as_its_archive_has_it(tmp_path, encoded):
+    for number, (image, label) in enumerate(encoded[:20]):
+        file = tmp_path / "train" / f"n0{label}" / "images" / f"n0{label}_{number}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image)
+    images = tmp_path / "val" / "images"
+    images.mkdir(parents=True)
+    lines = []
+    for number, (image, label) in enumerate(encoded[20:60]):
+        (images / f"val_{number}.JPEG").write_bytes(image)
+        lines.append(f"val_{number}.JPEG\tn0{label}\t0\t0\t7\t7\n")
+    annotations = tmp_path / "val" / "val_annotations.txt"
+    annotations.write_text("".join(lines))
+    train, val = open_dataset(str(tmp_path), "train"), open_dataset(str(tmp_path), "val")
+    assert train.class_names == val.class_names == [f"n0{label}" for label in range(10)]
+    assert val.labels.tolist() == [label for _, label in encoded[20:60]]
+    assert val.where(7) == str(images / "val_7.JPEG")
+    annotations.write_text("val_0.JPEG\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt: line 1 has no class"):
+        open_dataset(str(tmp_path), "val")

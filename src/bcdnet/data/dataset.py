@@ -105,14 +105,18 @@ def missing_split(place: str, requested: str, available: Sequence[str]) -> DataE
 
 
 def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
-    """`train` (90 %) or `test` (10 %, stratified, always the same) of a dataset that has no splits of its own.
+    """`train` (90 %), `test` (10 %, stratified, always the same) or `all` of a dataset without splits of its own.
 
     Raises DataError for any other split.
     """
+    if split == "all":
+        return dataset
     name = find_split(split, ("train", "test"))
     if name is None:
-        raise missing_split(place, split, ("train", "test"))
-    _log.warning("%s has no splits; %s is a fixed, stratified part of it (test is 10 %%)", place, name)
+        raise missing_split(place, split, ("train", "test", "all"))
+    _log.warning(
+        "%s has no splits: its %r is a fixed, stratified part (10 %% are test); split 'all' is the whole", place, name
+    )
     train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT), seed=0)
     return Subset(dataset, train if name == "train" else test)
 

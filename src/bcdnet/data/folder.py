@@ -18,33 +18,23 @@ from bcdnet.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
 
-class FolderDataset:
-    """Images under `root/<class>/`, at any depth below the class; files that begin with a dot are passed over.
+# Tiny-ImageNet's own archive keeps the images of `val` in one folder, and says here which class each has.
+ANNOTATIONS = "val_annotations.txt"
 
-    Raises DataError: images beside the class folders, or class folders without images, each named.
+
+class FolderDataset:
+    """Images under `root/<class>/`, at any depth below the class, or listed in Tiny-ImageNet's `val_annotations.txt`.
+
+    Files that begin with a dot are passed over. Raises DataError: images beside the class folders, or class folders
+    without images, each named.
     """
 
     def __init__(self, root: Path) -> None:
-        self.class_names = class_folders(root)
-        stray = [entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name)]
-        if stray:
-            raise DataError(f"{root}: {len(stray)} images outside of class folders, such as {sorted(stray)[0]}")
+        if (root / ANNOTATIONS).is_file():
+            self.class_names, names, labels = _annotated(root)
+        else:
+            self.class_names, names, labels = _by_class(root)
         self._root = str(root)
-        names: list[str] = []
-        labels: list[int] = []
-        empty: list[str] = []
-        for label, class_name in enumerate(self.class_names):
-            found = sorted(
-                os.path.relpath(os.path.join(folder, file), root)
-                for folder, _, files in os.walk(root / class_name, followlinks=True)
-                for file in files
-                if is_image(file)
-            )
-            if not found:
-                empty.append(f"{root / class_name}: no images in this class folder")
-            names += found
-            labels += [label] * len(found)
-        raise_for(empty)
         # An array of fixed-width strings is one block of memory that workers copy quickly; a list of a million is not.
         self._names = np.array(names, dtype=np.str_)
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
@@ -77,6 +67,38 @@ def open_folder(path: Path, split: str) -> Dataset:
     if name is None:
         raise missing_split(str(path), split, splits)
     return FolderDataset(path / name)
+
+
+def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
+    # Class names, files relative to `root`, and the label of each file.
+    stray = [entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name)]
+    if stray:
+        raise DataError(f"{root}: {len(stray)} images outside of class folders, such as {sorted(stray)[0]}")
+    class_names = class_folders(root)
+    names: list[str] = []
+    labels: list[int] = []
+    empty: list[str] = []
+    for label, class_name in enumerate(class_names):
+        found = sorted(
+            os.path.relpath(os.path.join(folder, file), root)
+            for folder, _, files in os.walk(root / class_name, followlinks=True)
+            for file in files
+            if is_image(file)
+        )
+        if not found:
+            empty.append(f"{root / class_name}: no images in this class folder")
+        names += found
+        labels += [label] * len(found)
+    raise_for(empty)
+    return class_names, names, labels
+
+
+def _annotated(root: Path) -> tuple[list[str], list[str], list[int]]:
+    rows = [line.split("\t") for line in (root / ANNOTATIONS).read_text(encoding="utf-8").splitlines() if line]
+    raise_for([f"{root / ANNOTATIONS}: line {n} has no class" for n, row in enumerate(rows, start=1) if len(row) < 2])
+    class_names = sorted({row[1] for row in rows})
+    number = {name: label for label, name in enumerate(class_names)}
+    return class_names, [os.path.join("images", row[0]) for row in rows], [number[row[1]] for row in rows]
 
 
 def split_folders(path: Path) -> list[str]:

@@ -56,7 +56,7 @@ class Images:
         for indices in batches:
             rows = torch.from_numpy(indices).to(here, non_blocking=True)
             images, labels = self.images[rows], self.labels[rows]
-            if here != device:
+            if here != device and device.type == "cuda":
                 images, labels = images.pin_memory(), labels.pin_memory()
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 

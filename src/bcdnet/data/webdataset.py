@@ -90,6 +90,7 @@ def open_shards(pattern: str, split: str) -> Dataset:
     """
     if "://" in pattern or pattern.startswith("pipe:"):
         raise DataError(f"wds://{pattern}: only local shards are read; mount or download them first")
+    pattern = os.path.expanduser(pattern)
     if split.endswith(".tar"):
         return ShardDataset(_existing(os.path.join(os.path.dirname(pattern), split)))
     aliases = (split, *(name for name in ALIASES.get(split, ()) if name != split))
