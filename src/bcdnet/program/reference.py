@@ -109,10 +109,10 @@ class _Executor:
             case GlobalAvgPool():
                 source = values[op.input]
                 height, width = source.shape[1:3]
-                total = np.zeros((source.shape[0], source.shape[3]), np.float32)
+                sums = np.zeros((source.shape[0], source.shape[3]), np.float64)
                 for y, x in product(range(height), range(width)):
-                    total = total + source[:, y, x]
-                values[op.output] = total / np.float32(height * width)
+                    sums = sums + source[:, y, x]
+                values[op.output] = (sums / (height * width)).astype(np.float32)
             case Linear():
                 values[op.output] = self.linear(op)
             case Concat():
@@ -150,10 +150,11 @@ class _Executor:
 
     def linear(self, op: Linear) -> Array:
         source, weight = self.values[op.input], self.tensor(op.weight)
-        total = np.zeros((source.shape[0], weight.shape[0]), np.float32)
+        wide = source.astype(np.float64), weight.astype(np.float64)
+        total = np.zeros((source.shape[0], weight.shape[0]), np.float64)
         for i in range(weight.shape[1]):
-            total = fma(weight[:, i], source[:, i, None], total)
-        return total if op.bias is None else total + self.tensor(op.bias)
+            total = total + wide[0][:, i, None] * wide[1][:, i]
+        return (total if op.bias is None else total + self.tensor(op.bias)).astype(np.float32)
 
     def transpose(self, op: Transpose) -> None:
         source = self.values[op.input]
