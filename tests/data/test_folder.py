@@ -83,7 +83,9 @@ def test_tiny_imagenet_as_its_archive_has_it(tmp_path, encoded):
         lines.append(f"val_{number}.JPEG\tn0{label}\t0\t0\t7\t7\n")
     annotations = tmp_path / "val" / "val_annotations.txt"
     annotations.write_text("".join(lines))
-    train, val = open_dataset(str(tmp_path), "train"), open_dataset(str(tmp_path), "val")
+    (tmp_path / "test" / "images").mkdir(parents=True)
+    (tmp_path / "test" / "images" / "test_0.JPEG").write_bytes(encoded[0][0])  # whose labels nobody has
+    train, val = open_dataset(str(tmp_path), "train"), open_dataset(str(tmp_path), "test")
     assert train.class_names == val.class_names == [f"n0{label}" for label in range(10)]
     assert val.labels.tolist() == [label for _, label in encoded[20:60]]
     assert val.where(7) == str(images / "val_7.JPEG")

@@ -84,6 +84,12 @@ def test_every_truncated_shard_is_named(shards):
     assert "train-003" not in message
 
 
+def test_an_archive_of_nothing_is_an_empty_split(tmp_path, write_tar):
+    write_tar(tmp_path / "shard-0.tar", [])
+    for split in ("train", "test", "all"):
+        assert len(open_dataset(f"wds://{tmp_path}/shard-*.tar", split)) == 0
+
+
 def test_samples_without_a_label_are_named(tmp_path, encoded, write_tar):
     write_tar(tmp_path / "train-0.tar", encoded[:3], label_suffix="txt")
     with pytest.raises(DataError, match=r"000000: no label \(\.cls or \.json\); .*000001: no label"):

@@ -42,7 +42,7 @@ class Batches:
         self.device = _with_index(torch.device(device))
         self.source = source.to(self.device)
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = seed % (1 << 64)  # numpy takes no negative ones
         self.drop_last = drop_last
         self.shuffle = shuffle
         self.rank = rank

@@ -79,12 +79,14 @@ def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray
 
     Stratified: each class gives its share of `count`, rounded by largest remainder. A pure function of its arguments.
     """
+    if not count:
+        return np.arange(len(labels)), np.arange(0)
     generator = np.random.default_rng([seed, 0x5EED])
     order = generator.permutation(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * (count / len(labels))
     quotas = np.floor(shares).astype(np.int64)
-    # Ties among remainders go to the larger index after a stable sort of the negatives: any rule does, if it is fixed.
+    # The largest remainders first; of equal ones the smaller label.
     short = count - int(quotas.sum())
     quotas[np.argsort(quotas - shares, kind="stable")[:short]] += 1
     chosen = [order[labels[order] == label][:quota] for label, quota in zip(classes, quotas, strict=True)]

@@ -17,7 +17,6 @@ from bcdnet.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 
-
 # Tiny-ImageNet's own archive keeps the images of `val` in one folder, and says here which class each has.
 ANNOTATIONS = "val_annotations.txt"
 
@@ -102,10 +101,17 @@ def _annotated(root: Path) -> tuple[list[str], list[str], list[int]]:
 
 
 def split_folders(path: Path) -> list[str]:
-    """The split folders of a tree: all its folders, if one that is called like a split has folders in it; else none."""
+    """The split folders of a tree: all with labels, if one that is called like a split has folders in it; else none."""
     folders = class_folders(path)
     called_so = {name for names in ALIASES.values() for name in names}
-    return folders if any(name in called_so and class_folders(path / name) for name in folders) else []
+    if not any(name in called_so and class_folders(path / name) for name in folders):
+        return []
+    return [name for name in folders if not _without_labels(path / name)]
+
+
+def _without_labels(folder: Path) -> bool:
+    # As Tiny-ImageNet's `test`: one folder of images, and no table of their classes.
+    return class_folders(folder) == ["images"] and not (folder / ANNOTATIONS).is_file()
 
 
 def class_folders(root: Path) -> list[str]:

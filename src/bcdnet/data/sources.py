@@ -65,7 +65,8 @@ class Stream:
     """A set that stays on disk: the same interface as `Images`, without `images`.
 
     `config.workers` processes decode and resize whole batches ahead. If `augment.crop` is `random_resized` they crop
-    too, from the full resolution; `self.augment`, what is left to do on the batch, says so.
+    too, from the full resolution; `self.augment`, what is left to do on the batch, says so. The workers live as long
+    as the set and serve one epoch at a time.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, augment: AugmentConfig) -> None:

@@ -32,8 +32,9 @@ WINDOW = 65536
 
 
 class ShardDataset:
-    """The samples of `shards`, in their order. Raises DataError that names each missing or truncated shard and each
-    sample without an image or a label.
+    """The samples of `shards`, in their order.
+
+    Raises DataError that names each truncated shard and each sample without an image or a label.
     """
 
     def __init__(self, shards: list[Path]) -> None:
