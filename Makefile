@@ -8,18 +8,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.bcdnet-installed
 
-# All extras, editable. Quick when nothing changed; installs again when pyproject.toml is newer than the stamp.
+# What the installation is made from: when one of these is newer than the stamp, setup installs again.
+CORE := $(shell find core bindings -name '*.h' -o -name '*.cc')
+
+# All extras and the native core, editable.
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml CMakeLists.txt $(CORE)
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || {
 	    echo "error: no '$(PYTHON)' here; install Python 3.11 or newer, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
 	    echo "error: bcdnet needs Python >= 3.11, '$(PYTHON)' is $$version; say make PYTHON=/path/to/python" >&2; exit 1; }
 	missing=()
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing+=("python$$version-venv")
-	# g++ and Python's headers: torch.compile generates C++ on the CPU.
+	# The native core and, on the CPU, torch.compile need a compiler and Python's headers; the core needs Highway.
 	command -v g++ >/dev/null || missing+=(g++)
+	echo '#include <hwy/highway.h>' | g++ -x c++ -E - >/dev/null 2>&1 || missing+=(libhwy-dev)
 	headers=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 	[ -e "$$headers/Python.h" ] || missing+=("python$$version-dev")
 	if [ $${#missing[@]} -gt 0 ]; then
