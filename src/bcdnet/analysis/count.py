@@ -157,7 +157,7 @@ class _Store:
 def _layer(model: nn.Module, calls: list[Call], store: _Store) -> Layer:
     first = calls[0]
     cost = first.cost
-    fresh = store.new(model.get_submodule(first.path), cost.params)
+    fresh = cost.packed_bytes > 0 and store.new(model.get_submodule(first.path), cost.params)
     elementwise: Counter[str] = Counter()
     for call in calls:
         elementwise.update(call.cost.elementwise)
@@ -184,9 +184,10 @@ def _unused(model: nn.Module, called: set[str], store: _Store) -> Iterator[Layer
             covered.append(f"{path}." if path else "")
         elif not any(path.startswith(prefix) for prefix in covered):
             params = tuple(module.parameters(recurse=False))
-            if params and store.new(module, params):
-                cost = Cost(params=params, packed_bytes=float_bytes(params))
-                yield _layer(model, [Call(path, type(module).__name__, cost, (), 32)], _Store())
+            cost = Cost(params=params, packed_bytes=float_bytes(params))
+            row = _layer(model, [Call(path, type(module).__name__, cost, (), activation_bits=32)], store)
+            if row.params:
+                yield row
 
 
 def _stage(model: nn.Module, path: str) -> str:

@@ -13,9 +13,9 @@ from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, Duplicate, PointwiseB
 MLP_CONVS = {"convs.none": "binary_conv", "convs.short": "binary_conv1", "convs.long": "binary_conv2"}
 
 
-def matches(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the names are of this family."""
-    return any(re.match(r"feature\.\d+\.", key) for key in tensors)
+def matches(tensors: Mapping[str, Tensor]) -> int:
+    """How many of the names only this family has."""
+    return sum(bool(re.match(r"feature\.\d+\.", key)) for key in tensors)
 
 
 def configuration(tensors: Mapping[str, Tensor]) -> MobileNetConfig:

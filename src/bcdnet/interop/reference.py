@@ -37,8 +37,8 @@ def from_reference(state_dict: Mapping[str, Any], *, weight_bits: int | None = N
     flat = [name for name in tensors if name.endswith(".weights")]
     if flat and weight_bits == 32:
         raise InteropError(f"{flat[0]} is flat, as only binary weights are: weight_bits is 1")
-    family = next((family for family in FAMILIES if family.matches(tensors)), None)
-    if family is None:
+    family = max(FAMILIES, key=lambda family: int(family.matches(tensors)))
+    if not family.matches(tensors):
         raise InteropError(
             "not a state dict of BCDNet-A, ReActNet-A or ReActNet-R18: no feature.<i>... or layer<i>.<j>.binary_conv "
             f"among {listed(sorted(tensors))}"

@@ -11,9 +11,9 @@ from bcdnet.models import Network, ResNetConfig
 from bcdnet.nn import ContextualConvBlock
 
 
-def matches(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the names are of this family."""
-    return any(re.match(r"layer\d+\.\d+\.(binary_conv|move\d)\.", key) for key in tensors)
+def matches(tensors: Mapping[str, Tensor]) -> int:
+    """How many of the names only this family has."""
+    return sum(bool(re.match(r"layer\d+\.\d+\.(binary_conv|move\d)\.", key)) for key in tensors)
 
 
 def configuration(tensors: Mapping[str, Tensor]) -> ResNetConfig:
