@@ -1,6 +1,5 @@
 """`bcdnet import`: published checkpoints in the file formats they come in."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +95,7 @@ def test_mistakes_are_one_line(
         "missing: fc_dist.bias": tmp_path / "partial.pth",
     }
     (tmp_path / "text.pth").write_text("hello")
-    (tmp_path / "harmful.pth").write_bytes(pickle.dumps({"state_dict": Harmful()}))
+    torch.save({"state_dict": Harmful()}, tmp_path / "harmful.pth")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     save_file(state, tmp_path / "cut.safetensors")
     with open(tmp_path / "cut.safetensors", "r+b") as file:
