@@ -21,7 +21,7 @@ from bcdnet.compiler.lower_views import (
     view,
     view_as,
 )
-from bcdnet.compiler.lowering import Handler, Lowering
+from bcdnet.compiler.lowering import Handler, Lowering, array
 from bcdnet.errors import CompileError
 from bcdnet.program.schema import Pair
 
@@ -162,7 +162,7 @@ def concat(low: Lowering, name: str, tensors: Any, dim: int = 0) -> Value:
     return Value(low.graph.concat(nodes, name), (channels, *tensors[0].torch_shape[1:]), signed)
 
 
-def mean(low: Lowering, name: str, x: Any, dim: Any = None, keepdim: bool = False) -> Value:
+def mean(low: Lowering, name: str, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     """Over both positions: the global average pool."""
     low.expect(x, name, 3)
     dims = sorted(d % 4 for d in dim) if isinstance(dim, (tuple, list)) else dim
@@ -216,6 +216,25 @@ def max_pool2d(
     return Value(node, (node.shape[2], *node.shape[:2]), x.signed)
 
 
+def linear(low: Lowering, name: str, x: Any, weight: Any, bias: Any = None) -> Value:
+    """F.linear with parameters, of a vector or of A pixels of B channels."""
+    low.expect(x, name, 1, 2)
+    if not isinstance(weight, torch.Tensor) or not (bias is None or isinstance(bias, torch.Tensor)):
+        raise CompileError(f"{name}: only a linear layer with constant weights can be packed")
+    matrix, offset = array(weight), None if bias is None else array(bias)
+    source = low.real(x, name)
+    if len(x.torch_shape) == 1:
+        wide = None if offset is None else offset.astype(np.float64)
+        return Value(low.graph.linear(source, name, matrix.astype(np.float64), wide), matrix.shape[:1])
+    node = low.graph.conv2d(source, name, matrix[:, None, None, :], offset, (1, 1), (0, 0))
+    return Value(node, (x.torch_shape[0], matrix.shape[0]))
+
+
+def change_type(low: Lowering, name: str, x: Any) -> Any:
+    """`.float()`, `.double()`: a program holds float32 and knows where to sum in float64."""
+    return x
+
+
 FUNCTIONS: dict[Any, Handler] = {
     operator.add: add,
     operator.iadd: add,
@@ -237,6 +256,7 @@ FUNCTIONS: dict[Any, Handler] = {
     torch.reshape: view,
     torch.relu: relu,
     F.relu: relu,
+    F.linear: linear,
     F.prelu: prelu,
     torch.prelu: prelu,
     F.dropout: dropout,
@@ -260,6 +280,8 @@ METHODS: dict[str, Handler] = {
     "transpose": transpose,
     "size": size,
     "contiguous": contiguous,
+    "float": change_type,
+    "double": change_type,
     "relu": relu,
     "relu_": relu,
 }

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bcdnet.compiler.ir import Node, Value
-from bcdnet.compiler.lower_functions import adaptive_avg_pool2d, avg_pool2d, concat, max_pool2d, pair, prelu
+from bcdnet.compiler.lower_functions import adaptive_avg_pool2d, avg_pool2d, concat, linear, max_pool2d, pair, prelu
 from bcdnet.compiler.lower_views import flatten
 from bcdnet.compiler.lowering import Handler, Lowering, array
 from bcdnet.errors import CompileError
@@ -111,14 +111,7 @@ def _adaptive_avg_pool2d(low: Lowering, name: str, layer: nn.AdaptiveAvgPool2d, 
 
 
 def _linear(low: Lowering, name: str, layer: nn.Linear, x: Any) -> Value:
-    low.expect(x, name, 1, 2)
-    weight, bias = array(layer.weight), None if layer.bias is None else array(layer.bias)
-    source = low.real(x, name)
-    if len(x.torch_shape) == 1:
-        wide = None if bias is None else bias.astype(np.float64)
-        return Value(low.graph.linear(source, name, weight.astype(np.float64), wide), weight.shape[:1])
-    node = low.graph.conv2d(source, name, weight[:, None, None, :], bias, (1, 1), (0, 0))
-    return Value(node, (x.torch_shape[0], weight.shape[0]))
+    return linear(low, name, x, layer.weight, layer.bias)
 
 
 def _flatten(low: Lowering, name: str, layer: nn.Flatten, x: Any) -> Value:

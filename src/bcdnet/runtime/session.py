@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bcdnet.errors import BcdnetError, DataError, ProgramError
 from bcdnet.program.decode import to_json
 from bcdnet.program.file import read_program
-from bcdnet.program.schema import Preprocess
+from bcdnet.program.schema import Preprocess, Program
 from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import available_threads, core
 from bcdnet.runtime.preprocess import ImageLike, to_input
@@ -76,7 +76,7 @@ class InferenceSession:
             )  # fmt: skip
         except ValueError as error:
             raise ProgramError(f"{path}: {error}") from error
-        self._costs = [cost(program, op) for op in program.ops]
+        self.costs: list[Cost] = [cost(program, op) for op in program.ops]
         # The core holds its own copy of the weights, laid out for its kernels.
         self._program = replace(program, tensors={})
 
@@ -89,6 +89,11 @@ class InferenceSession:
     def threads(self) -> int:
         """The number of threads of one run."""
         return int(self._session.threads)
+
+    @property
+    def program(self) -> Program:
+        """The operations and buffers, without the weights, which the core holds."""
+        return self._program
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -157,7 +162,7 @@ class InferenceSession:
         seconds = self._session.profile(self._input(feed))
         return [
             OpProfile(op.name, op.type, spent, price)
-            for op, price, spent in zip(self._program.ops, self._costs, seconds, strict=True)
+            for op, price, spent in zip(self._program.ops, self.costs, seconds, strict=True)
         ]
 
     def debug(self, feed: Mapping[str, npt.NDArray[Any]], buffers: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
