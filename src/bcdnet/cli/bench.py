@@ -1,0 +1,208 @@
+"""`bcdnet bench`: how fast a packed file runs here, against what the machine could do."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+if TYPE_CHECKING:
+    from bcdnet.runtime import InferenceSession, OpProfile
+
+WARMUP_SECONDS = 0.3
+
+
+def run(
+    packed: Annotated[Path, typer.Argument(help="A packed file.")],
+    threads: Annotated[
+        list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="May be given several times; by default 1.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each measurement.")] = 2.0,
+    target: Annotated[
+        str | None, typer.Option(help="Instruction set; by default the best.", show_default=False)
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="A table by operation.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing, Perfetto).", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Latency (median and 95th percentile), multiply-accumulates per second and share of the machine's measured roof.
+
+    The roof is the time that the network's work would take at the rates of three loops measured here on one thread:
+    byte look-ups, population counts (the better of the two for one-bit work) and float32 multiply-adds.
+    """
+    from bcdnet.runtime import InferenceSession
+    from bcdnet.runtime.native import available_threads
+
+    counts = threads or sorted({1, available_threads()})
+    results = []
+    for count in counts:
+        session = InferenceSession(packed, threads=count, target=target)
+        roof = _roof(session)
+        results += [_measure(session, size, seconds, roof) for size in batch or [1]]
+    session = InferenceSession(packed, threads=counts[0], target=target)
+    rows = _profile(session, (batch or [1])[0]) if profile or trace else []
+    if trace is not None:
+        trace.write_text(json.dumps(_chrome_trace(rows)))
+    if as_json:
+        document = {
+            "file": str(packed),
+            "bytes": packed.stat().st_size,
+            "machine": platform.processor() or platform.machine(),
+            "target": session.target,
+            "roof": asdict(_roof(session)),
+            "results": [asdict(result) for result in results],
+            "profile": [asdict(row) for row in rows] if profile else None,
+        }
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _print(packed, session, results)
+        if profile:
+            _print_profile(rows, _roof(session))
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Multiply-accumulates per second of one thread in loops bound by one thing."""
+
+    shuffle: float
+    popcount: float
+    fp32: float
+
+    def seconds(self, binary_macs: int, float_macs: int) -> float:
+        """Least time for so much work on one thread."""
+        return binary_macs / max(self.shuffle, self.popcount) + float_macs / self.fp32
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement; times in milliseconds for the whole batch, rates of one-bit and float32 work together.
+
+    `roof_share` is None where the run was faster than the measured roof, which then is none.
+    """
+
+    threads: int
+    batch: int
+    median_ms: float
+    p95_ms: float
+    images_per_second: float
+    gmacs_per_second: float
+    roof_share: float | None
+    runs: int
+
+
+def _roof(session: InferenceSession) -> Roof:
+    from bcdnet.runtime.native import core
+
+    kinds = ("shuffle", "popcount", "fp32")
+    # The best of several: another process can only make a loop slower.
+    return Roof(*(max(core().peak(kind, session.target) for _ in range(5)) for kind in kinds))
+
+
+def _share(ideal: float, actual: float) -> float | None:
+    """Part of the roof that was reached; None if more than all of it, when the roof was measured too low."""
+    return ideal / actual if ideal <= actual else None
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{100 * share:.0f} %"
+
+
+def _feed(session: InferenceSession, batch: int) -> dict[str, Any]:
+    port = session.get_inputs()[0]
+    shape = (batch, *(int(size) for size in port.shape[1:]))
+    return {port.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+
+
+def _measure(session: InferenceSession, batch: int, seconds: float, roof: Roof) -> Result:
+    from time import perf_counter
+
+    feed = _feed(session, batch)
+    begin = perf_counter()
+    while perf_counter() - begin < WARMUP_SECONDS:
+        session.run(None, feed)
+    times: list[float] = []
+    begin = perf_counter()
+    while perf_counter() - begin < seconds or len(times) < 5:
+        start = perf_counter()
+        session.run(None, feed)
+        times.append(perf_counter() - start)
+    median = float(np.median(times))
+    binary = sum(price.binary_macs for price in session.costs) * batch
+    floats = sum(price.float_macs for price in session.costs) * batch
+    return Result(
+        threads=session.threads,
+        batch=batch,
+        median_ms=1e3 * median,
+        p95_ms=1e3 * float(np.percentile(times, 95)),
+        images_per_second=batch / median,
+        gmacs_per_second=(binary + floats) / median / 1e9,
+        roof_share=_share(roof.seconds(binary, floats) / session.threads, median),
+        runs=len(times),
+    )
+
+
+def _profile(session: InferenceSession, batch: int, repeats: int = 15) -> list[OpProfile]:
+    """The median of each op's time over several runs."""
+    from dataclasses import replace
+
+    feed = _feed(session, batch)
+    runs = [session.profile(feed) for _ in range(repeats)]
+    medians = np.median([[row.seconds for row in rows] for rows in runs], axis=0)
+    return [replace(row, seconds=float(median)) for row, median in zip(runs[0], medians, strict=True)]
+
+
+def _chrome_trace(rows: list[OpProfile]) -> dict[str, Any]:
+    events, start = [], 0.0
+    for row in rows:
+        duration = 1e6 * row.seconds
+        event = {"name": row.name, "cat": row.type, "ph": "X", "pid": 0, "tid": 0, "ts": start, "dur": duration}
+        events.append(event | {"args": asdict(row.cost)})
+        start += duration
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _print(packed: Path, session: InferenceSession, results: list[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shape = "x".join(str(size) for size in session.get_inputs()[0].shape[1:])
+    table = Table(title=f"{packed.name}, {packed.stat().st_size / 1e6:.2f} MB, input {shape}, {session.target}")
+    for column in ("threads", "batch", "median", "p95", "images/s", "GMAC/s", "of roof"):
+        table.add_column(column, justify="right")
+    for row in results:
+        table.add_row(
+            str(row.threads), str(row.batch), f"{row.median_ms:.2f} ms", f"{row.p95_ms:.2f} ms",
+            f"{row.images_per_second:,.0f}", f"{row.gmacs_per_second:.0f}", _percent(row.roof_share),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    if any(row.roof_share is None for row in results):
+        console.print("? faster than the roof that was measured, so that the share of it says nothing")
+
+
+def _print_profile(rows: list[OpProfile], roof: Roof) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(row.seconds for row in rows)
+    table = Table(title=f"{1e3 * total:.2f} ms by operation", show_footer=False)
+    for column in ("operation", "type", "time", "share", "MMAC", "kB", "GMAC/s", "of roof"):
+        table.add_column(column, justify="left" if column in ("operation", "type") else "right", no_wrap=True)
+    for row in rows:
+        macs = row.cost.binary_macs + row.cost.float_macs
+        ideal = roof.seconds(row.cost.binary_macs, row.cost.float_macs)
+        busy = row.seconds > 0 and macs > 0
+        table.add_row(
+            row.name, row.type, f"{1e6 * row.seconds:.0f} us", f"{100 * row.seconds / total:.1f} %",
+            f"{macs / 1e6:.1f}", f"{row.cost.bytes / 1e3:.0f}", f"{macs / row.seconds / 1e9:.0f}" if busy else "",
+            _percent(_share(ideal, row.seconds)) if busy else "",
+        )  # fmt: skip
+    Console(width=140).print(table)
