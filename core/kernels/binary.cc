@@ -14,6 +14,7 @@ namespace bcdnet {
 namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 
+/// The first that can. Long sums are left to plain loops.
 const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& shape) {
   for (const BinaryAlgorithm& algorithm : table.algorithms) {
     if (algorithm.supports(shape)) return algorithm;
@@ -22,7 +23,11 @@ const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& s
 }
 
 void AddBinary(KernelTable& table) {
-  table.algorithms = {BytesAlgorithm<Lookup>::Make("lookup"), BytesAlgorithm<Octets>::Make("octets"), reference::WordsAlgorithm()};
+  // Where bytes have a population count, it beats the look-up (docs/kernels.md).
+  constexpr bool kBytePopulationCount = HWY_TARGET == HWY_NEON || HWY_TARGET <= HWY_AVX3_DL;
+  const BinaryAlgorithm lookup = BytesAlgorithm<Lookup>::Make("lookup"), octets = BytesAlgorithm<Octets>::Make("octets");
+  table.algorithms = kBytePopulationCount ? std::vector{octets, lookup, reference::WordsAlgorithm()}
+                                          : std::vector{lookup, octets, reference::WordsAlgorithm()};
   table.choose = ChooseBinary;
 }
 

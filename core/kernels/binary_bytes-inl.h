@@ -201,8 +201,8 @@ struct BytesAlgorithm {
         switch (nv) {
           case 1: run(Chunk<8, 1>); break;
           case 2: run(Chunk<kManyRegisters ? 8 : 4, 2>); break;
-          case 3: run(Chunk<kManyRegisters ? 6 : 4, 3>); break;
-          default: run(Chunk<kManyRegisters ? 6 : 3, 4>); break;
+          case 3: run(Chunk<kManyRegisters ? 6 : 3, 3>); break;
+          default: run(Chunk<kManyRegisters ? 6 : 2, 4>); break;
         }
         weights += static_cast<size_t>(steps) * nv * kBytes;
       }
