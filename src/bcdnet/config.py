@@ -140,8 +140,9 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         return None
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
-        return int(value)
+    if hint is int and not isinstance(value, bool):
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            return int(value)
     if hint is float and not isinstance(value, bool):
         number = _float(value)
         if number is not None:

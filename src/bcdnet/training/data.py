@@ -33,6 +33,7 @@ class RunData:
         self.splits = load_splits(self.config, self.augment, self.seed)
         self.class_names = self.splits.train.class_names
         self.evaluated = self._evaluated(recipe.validation.split)
+        self._shares: dict[torch.device, Batches] = {}
 
     def train(self, augment: AugmentConfig) -> Source:
         """The training set for a step with `augment`; read again only where that changes what has to be kept."""
@@ -47,6 +48,12 @@ class RunData:
         else:
             self.splits = load_splits(self.config, augment, self.seed)
         return self.splits.train
+
+    def evaluation(self, batch_size: int, device: torch.device, rank: int, world_size: int) -> Batches:
+        """The share that this process evaluates while training; moved to a GPU once."""
+        if device not in self._shares:
+            self._shares[device] = evaluation_batches(self.evaluated, batch_size, device, rank, world_size)
+        return self._shares[device]
 
     def _evaluated(self, name: str | None) -> Source:
         held_out, test = self.splits.validation, self.splits.test

@@ -137,6 +137,8 @@ class StepModule(pl.LightningModule):
         """Bring along what Lightning does not move."""
         if self.teacher is not None:
             self.teacher.to(self.device)
+            if self.config.channels_last:
+                self.teacher.to(memory_format=torch.channels_last)
         if self.average is not None:
             self.average.to(self.device)
         for running in (self.interval, self.epoch):

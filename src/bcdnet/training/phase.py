@@ -17,7 +17,7 @@ from bcdnet.models import Network
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import Teacher
 from bcdnet.training.callbacks import Checkpointer, Recorder, Snapshot, callbacks_of
-from bcdnet.training.data import RunData, TrainLoader, augmentation, evaluation_batches, iterations_per_epoch
+from bcdnet.training.data import RunData, TrainLoader, augmentation, iterations_per_epoch
 from bcdnet.training.ema import copy_into
 from bcdnet.training.evaluate import Evaluation, evaluate
 from bcdnet.training.log import CsvRows
@@ -103,7 +103,7 @@ def run_phase(
     def assess() -> Evaluation:
         config = recipe.validation
         world = recipe.trainer.world_size
-        shares = evaluation_batches(data.evaluated, config.batch_size, module.device, module.global_rank, world)
+        shares = data.evaluation(config.batch_size, module.device, module.global_rank, world)
         with module.average.applied_to(model) if module.average else nullcontext():
             transform = partial(evaluate_transform, config=recipe.data)
             return evaluate(model, shares(0), transform, data.class_names, module.device)

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,12 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     """
     if not recipe.run_dir:
         raise RecipeError("run_dir: say where the run shall go, as in run_dir=runs/first")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return Run(recipe, say).go(resume)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning's own use of a function that newer versions of torch want to be called otherwise.
+        warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+        return Run(recipe, say).go(resume)
 
 
 class Run:
@@ -47,18 +52,20 @@ class Run:
 
     def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
         self.recipe = recipe
-        self.say = say
         self.folder = RunFolder(recipe.run_dir)
         self.first_process = getattr(rank_zero_only, "rank", 0) == 0
+        self.say = say if self.first_process else _say_nothing
         self.phases = phases_of(recipe)
         self.results: Results = {}
 
     def go(self, resume: bool) -> Results:
         """All phases; see `train`."""
+        if self.first_process:
+            self.folder.check(self.recipe, resume)
         data = RunData(self.recipe)
         self._check_models(data)
         if self.first_process:
-            self.folder.reopen(self.recipe) if resume else self.folder.start(self.recipe)
+            self.folder.open(self.recipe, resume)
         state = newest_readable(self.folder.checkpoints, self.say) if resume else None
         begin = int(state["phase"]) if state else 0
         if state:
@@ -154,6 +161,10 @@ class Run:
             draw_curves(read_rows(self.folder.rows), self.folder.curves, self.recipe.name)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _say_nothing(message: str) -> None:
+    """What processes other than the first say."""
 
 
 def barrier() -> None:

@@ -53,19 +53,16 @@ class RunFolder:
         """The model file of a finished step."""
         return self.path / f"{name}.safetensors"
 
-    def start(self, recipe: Recipe) -> None:
-        """Make the folder of a new run. Raises RecipeError if something is in it already."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """Raise RecipeError unless a run can start here (the folder is empty) or resume (it holds one of this recipe)."""
+        if resume:
+            self._check_same(recipe)
+        elif self.path.is_file() or (self.path.is_dir() and any(not _partial(entry) for entry in self.path.iterdir())):
             raise RecipeError(
                 f"run_dir: {self.path} is not empty; --resume continues the run in it, another run_dir starts a new one"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.environment, json.dumps(environment(recipe.seed), indent=2) + "\n")
-        # Last, so that a folder with a recipe in it is a run that can be resumed.
-        write_text(self.recipe, to_yaml(recipe))
 
-    def reopen(self, recipe: Recipe) -> None:
-        """Check that the run in the folder is of this recipe and note that it goes on. Raises RecipeError otherwise."""
+    def _check_same(self, recipe: Recipe) -> None:
         if not self.recipe.is_file():
             raise RecipeError(f"--resume: there is no run in {self.path} (it has no recipe.yaml)")
         changed = differences(load_recipe(self.recipe), recipe, ignore=MAY_CHANGE)
@@ -74,11 +71,23 @@ class RunFolder:
                 f"--resume: the run in {self.path} was started with another {', '.join(changed)}; "
                 f"resume it with its own recipe, {self.recipe}"
             )
-        for partial in self.checkpoints.glob("*.partial"):
+
+    def open(self, recipe: Recipe, resume: bool) -> None:
+        """Write what tells where the run came from; of one that is resumed, how it goes on."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
+        for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob("*.partial")):
             partial.unlink()
-        record = json.loads(self.environment.read_text(encoding="utf-8"))
-        record.setdefault("resumed", []).append(environment(recipe.seed))
+        record = environment(recipe.seed)
+        if self.environment.is_file():
+            record = json.loads(self.environment.read_text(encoding="utf-8"))
+            record.setdefault("resumed", []).append(environment(recipe.seed))
         write_text(self.environment, json.dumps(record, indent=2) + "\n")
+
+
+def _partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def environment(seed: int) -> dict[str, Any]:

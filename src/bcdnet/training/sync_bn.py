@@ -4,15 +4,29 @@ torch.nn.SyncBatchNorm refuses CPU tensors, so a run on CPU processes (gloo) wou
 one process with the same global batch. This one needs nothing but `all_reduce`.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
-# torch's own has no types; its backward pass sums the gradients over the processes.
-summed_over_processes: Callable[[Tensor], Tensor] = all_reduce
+
+class _SumOverProcesses(torch.autograd.Function):
+    """x -> the sum of the processes' x, and the same of the gradients: what one process does reaches all losses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _summed(grad)
+
+
+def _summed(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
 
 
 class CrossProcessBatchNorm2d(nn.BatchNorm2d):
@@ -27,15 +41,16 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
         wide = x.float()
         # Two rounds (mean, then squares about it), since sum(x^2) - mean^2 cancels in float32.
-        dist.all_reduce(count)
-        mean = summed_over_processes(wide.sum((0, 2, 3))) / count
+        count = _summed(count)
+        mean = _SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        variance = summed_over_processes(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         self._track(mean, variance, count)
         out = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             out = out * self.weight[:, None, None] + self.bias[:, None, None]
-        return out.to(x.dtype)
+        result: Tensor = out.to(x.dtype)
+        return result
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
