@@ -21,10 +21,10 @@ from bcdnet.nn import (
     BinaryLinear,
     BinaryMLPBlock,
     ContextualConvBlock,
-    ContextualEmbedding,
     RPReLU,
     RSign,
     Sign,
+    SpatialMean,
     TokenMixingBlock,
 )
 
@@ -162,13 +162,9 @@ def _window_pool(module: nn.AvgPool2d | nn.MaxPool2d, x: Tensor, y: Tensor) -> C
 @cost.register(nn.AdaptiveAvgPool1d)
 @cost.register(nn.AdaptiveAvgPool2d)
 @cost.register(nn.AdaptiveMaxPool2d)
+@cost.register(SpatialMean)
 def _global_pool(module: nn.Module, x: Tensor, y: Tensor) -> Cost:
     return Cost(elementwise={"pooling": x.numel()})
-
-
-@arithmetic.register
-def _embedding(module: ContextualEmbedding, x: Tensor, y: object) -> Mapping[str, int]:
-    return {"pooling": x.numel()}
 
 
 @arithmetic.register(ContextualConvBlock)

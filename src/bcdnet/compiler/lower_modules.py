@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 from bcdnet.compiler.ir import Node, Value
-from bcdnet.compiler.lower_functions import adaptive_avg_pool2d, avg_pool2d, concat, linear, max_pool2d, pair, prelu
+from bcdnet.compiler.lower_functions import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    concat,
+    linear,
+    max_pool2d,
+    mean,
+    pair,
+    prelu,
+)
 from bcdnet.compiler.lower_views import flatten
 from bcdnet.compiler.lowering import Handler, Lowering, array
 from bcdnet.errors import CompileError
@@ -18,12 +27,14 @@ from bcdnet.nn import (
     BinaryConv2d,
     BinaryLayer,
     BinaryLinear,
+    ContextLinear,
     Duplicate,
     LongRangeShift,
     RPReLU,
     RSign,
     ShortRangeShift,
     Sign,
+    SpatialMean,
     binarize_weight,
 )
 
@@ -114,6 +125,10 @@ def _linear(low: Lowering, name: str, layer: nn.Linear, x: Any) -> Value:
     return linear(low, name, x, layer.weight, layer.bias)
 
 
+def _spatial_mean(low: Lowering, name: str, layer: SpatialMean, x: Any) -> Value:
+    return mean(low, name, x, (2, 3))
+
+
 def _flatten(low: Lowering, name: str, layer: nn.Flatten, x: Any) -> Value:
     return flatten(low, name, x, layer.start_dim, layer.end_dim)
 
@@ -200,6 +215,8 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.MaxPool2d: _max_pool2d,
     nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
     nn.Linear: _linear,
+    ContextLinear: _linear,
+    SpatialMean: _spatial_mean,
     nn.Flatten: _flatten,
     Sign: _sign,
     RSign: _rsign,

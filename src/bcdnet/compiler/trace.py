@@ -8,9 +8,19 @@ import torch
 from torch import fx, nn
 
 from bcdnet.errors import CompileError
-from bcdnet.nn import BinaryLayer, Duplicate, LongRangeShift, RPReLU, RSign, ShortRangeShift, Sign
+from bcdnet.nn import (
+    BinaryLayer,
+    ContextLinear,
+    Duplicate,
+    LongRangeShift,
+    RPReLU,
+    RSign,
+    ShortRangeShift,
+    Sign,
+    SpatialMean,
+)
 
-LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate)
+LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate, SpatialMean, ContextLinear)
 
 
 class _Tracer(fx.Tracer):

@@ -3,7 +3,7 @@
 from bcdnet.nn.activation import RPReLU, RSign, Sign
 from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits
 from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
-from bcdnet.nn.embedding import ContextualEmbedding
+from bcdnet.nn.embedding import ContextLinear, ContextualEmbedding, SpatialMean
 from bcdnet.nn.mixer import TokenMixingBlock
 from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
@@ -15,6 +15,7 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "BinaryMLPBlock",
+    "ContextLinear",
     "ContextualConvBlock",
     "ContextualEmbedding",
     "Duplicate",
@@ -24,6 +25,7 @@ __all__ = [
     "RSign",
     "ShortRangeShift",
     "Sign",
+    "SpatialMean",
     "TokenMixingBlock",
     "binarize_weight",
     "make_shortcut",

@@ -1,6 +1,38 @@
 """The contextual dynamic embedding (BCDNet-B).  N images, I/O channels in/out, r reduction."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def _sums_in_float64(module: nn.Module, x: Tensor) -> bool:
+    """Whether sums are taken in float64: in eval mode on a CPU.
+
+    A threshold that differs in its last bit flips activations. Summed in float64 and rounded once, it hardly depends on
+    the order of the sum any more, so that every implementation finds the same one. Training does not need that.
+    """
+    return not module.training and x.device.type == "cpu"
+
+
+class SpatialMean(nn.Module):
+    """Global average pooling: [N, C, H, W] -> [N, C], the same whoever sums (see `_sums_in_float64`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _sums_in_float64(self, x):
+            return x.mean(dim=(2, 3), dtype=torch.float64).to(x.dtype)
+        return x.mean(dim=(2, 3))
+
+
+class ContextLinear(nn.Linear):
+    """A linear map without bias: [N, I] -> [N, O], the same whoever sums (see `_sums_in_float64`)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _sums_in_float64(self, x):
+            return F.linear(x.double(), self.weight.double()).to(x.dtype)
+        return F.linear(x, self.weight)
 
 
 class ContextualEmbedding(nn.Module):
@@ -17,16 +49,17 @@ class ContextualEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         hidden = max(1, in_channels // reduction)
-        self.reduce = nn.Linear(in_channels, hidden, bias=False)
-        self.to_alpha = nn.Linear(hidden, in_channels, bias=False) if alpha else None
-        self.to_beta = nn.Linear(hidden, out_channels, bias=False) if beta else None
+        self.pool = SpatialMean()
+        self.reduce = ContextLinear(in_channels, hidden)
+        self.to_alpha = ContextLinear(hidden, in_channels) if alpha else None
+        self.to_beta = ContextLinear(hidden, out_channels) if beta else None
         for head in (self.to_alpha, self.to_beta):
             if head is not None:
                 nn.init.zeros_(head.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """x: [N, I, H, W] -> alpha [N, I, 1, 1] and beta [N, O, 1, 1]; None for a half that was dropped."""
-        context = self.reduce(x.mean(dim=(2, 3)))
+        context = self.reduce(self.pool(x))
         alpha = None if self.to_alpha is None else self.to_alpha(context)[:, :, None, None]
         beta = None if self.to_beta is None else self.to_beta(context)[:, :, None, None]
         return alpha, beta
