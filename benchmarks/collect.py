@@ -1,0 +1,151 @@
+"""Gather finished runs into one result folder: their small files, a table, a figure.
+
+    python benchmarks/collect.py OUT RUN [RUN ...] --title "Fashion-MNIST, width 0.25"
+
+Each RUN is a run folder of `bcdnet train` that `bcdnet eval RUN --data ...` has evaluated. OUT gets a folder for each
+run (recipe.yaml, environment.json, metrics.csv, metrics.json, eval.json, curves.png, confusion.png), `results.json`,
+`README.md` with the table, and `comparison.png`. Nothing is typed in by hand, so that it can be made again. The folders
+in which data and runs lay on that machine are written as `data` and `runs`.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import yaml
+
+from bcdnet.analysis import count
+from bcdnet.models import load_model
+
+KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json", "curves.png", "confusion.png")
+COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
+
+
+def portable(text: str, run: Path) -> str:
+    """`text` without the places of the data and of the run on the machine that made it."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    for path, name in ((recipe["data"]["path"], "data"), (recipe["run_dir"], "runs")):
+        if Path(path).is_absolute():
+            text = text.replace(f"{Path(path).parent}/", f"{name}/")
+    return text
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """One row of the table, read off a run folder."""
+    loaded = load_model(run)
+    counts = count(loaded.model, tuple(loaded.preprocess["input_size"]))
+    evaluated = json.loads((run / "eval.json").read_text())
+    steps = json.loads((run / "metrics.json").read_text())
+    environment = json.loads(portable((run / "environment.json").read_text(), run))
+    return {
+        "run": run.name,
+        "model": loaded.provenance["model"],
+        "command": environment["command"],
+        "seed": environment["seed"],
+        "commit": (environment["git"] or {}).get("commit", ""),
+        "machine": environment["machine"]["processor"],
+        "versions": environment["versions"],
+        "top1": evaluated["top1"],
+        "top1_by_step": {name: step["top1"] for name, step in steps.items()},
+        "ece": evaluated["ece"],
+        "images": evaluated["images"],
+        "epochs": sum(step["epochs"] for step in steps.values()),
+        "train_seconds": sum(step["train_seconds"] for step in steps.values()),
+        "params": counts.params,
+        "packed_bytes": counts.packed_bytes,
+        "bops": counts.bops,
+        "flops": counts.flops,
+        "ops": counts.ops,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| run | model | top-1 (%) | by step (%) | ECE (%) | BOPs (1e6) | FLOPs (1e6) | OPs (1e6) | packed (kB) "
+        "| epochs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        steps = " → ".join(f"{top1:.2f}" for top1 in row["top1_by_step"].values())
+        lines.append(
+            f"| `{row['run']}` | {row['model']} | **{row['top1']:.2f}** | {steps} | {100 * row['ece']:.2f} "
+            f"| {row['bops'] / 1e6:.2f} | {row['flops'] / 1e6:.2f} | {row['ops'] / 1e6:.2f} "
+            f"| {row['packed_bytes'] / 1e3:.0f} | {row['epochs']} |"
+        )
+    return "\n".join(lines)
+
+
+def page(title: str, rows: list[dict[str, Any]]) -> str:
+    """The result folder's README."""
+    first = rows[0]
+    commands = "\n".join(f"{row['command']}    # {row['train_seconds'] / 60:.0f} min of training" for row in rows)
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    return (
+        f"# {title}\n\n{table(rows)}\n\n![comparison](comparison.png)\n\n"
+        f"Evaluated on {first['images']:,} test images. FLOPs and OPs count convolutions and linear layers only "
+        "(docs/counting.md).\n\n"
+        f"```bash\n{commands}\n```\n\n"
+        f"Seed {', '.join(sorted({str(row['seed']) for row in rows}))}; "
+        f"commit {', '.join(sorted({row['commit'][:12] for row in rows}))}; {first['machine']}; {versions}.\n"
+    )
+
+
+def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Top-1 over the epochs of every run, with the final figure at the end of each line."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for run, row, colour in zip(runs, rows, COLOURS * len(runs), strict=False):
+        points, start, step, end = [], 0.0, "", 0.0
+        with (run / "metrics.csv").open(newline="") as file:
+            for line in csv.DictReader(file):
+                if line["step"] != step:
+                    start, step = end, line["step"]
+                end = start + float(line["epoch"])
+                if line["event"] == "epoch" and line["val_top1"]:
+                    points.append((end, float(line["val_top1"])))
+        axes.plot(
+            *zip(*points, strict=True), color=colour, marker="o", ms=3, label=f"{row['model']}: {row['top1']:.2f} %"
+        )
+    axes.set(xlabel="epochs (step 1, then step 2)", ylabel="top-1 on the test split (%)", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--title", required=True)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        if missing := [name for name in KEPT if not (run / name).is_file()]:
+            parser.error(
+                f"{run} lacks {', '.join(missing)}: is the run finished, and evaluated by `bcdnet eval {run}`?"
+            )
+    rows = [describe(run) for run in arguments.runs]
+    for run in arguments.runs:
+        folder = arguments.out / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if name in ("recipe.yaml", "environment.json"):
+                (folder / name).write_text(portable((run / name).read_text(), run))
+            else:
+                shutil.copyfile(run / name, folder / name)
+    (arguments.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (arguments.out / "README.md").write_text(page(arguments.title, rows))
+    draw(arguments.runs, rows, arguments.title, arguments.out / "comparison.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
