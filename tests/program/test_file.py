@@ -1,0 +1,248 @@
+"""Round trips, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bcdnet.errors import ProgramError
+from bcdnet.program import execute, read_program, to_json, write_program
+from bcdnet.program.decode import from_json
+from bcdnet.program.validate import validate
+
+shared_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@shared_fixtures
+@given(width=st.sampled_from([4, 8, 32, 36, 64]), seed=st.integers(0, 2**32 - 1))
+def test_round_trip(width, seed, build_document, tmp_path) -> None:
+    document, tensors = build_document(width, seed)
+    first = write_program(validate(from_json(document, tensors)), tmp_path / "a.bcdn")
+    program = read_program(first)
+    assert to_json(program) == document
+    assert all(np.array_equal(program.tensors[name], array) for name, array in tensors.items())
+    second = write_program(program, tmp_path / "b.bcdn")
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bcdn", "b.bcdn"]
+
+
+def test_executes_every_op(document) -> None:
+    program = validate(from_json(*document))
+    images = np.random.default_rng(0).normal(size=(3, 3, 5, 6)).astype(np.float32)
+    logits, flat = execute(program, images)
+    assert logits.shape == (3, 4) and flat.shape == (3, 96)
+    # Images are independent of each other, to the last bit.
+    alone = [execute(program, image[None])[0][0] for image in images]
+    assert np.array_equal(logits, np.stack(alone))
+
+
+def _set(path: str, value: Any):
+    def change(document: dict[str, Any]) -> None:
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        target: Any = document
+        for part in parents:
+            target = target[part]
+        target[last] = value
+
+    return change
+
+
+BROKEN = {
+    "newer": ("format", 2, "newer"),
+    "format_bool": ("format", True, "format"),
+    "unknown_key": ("ops.0.colour", 1, "op 0 'op0': unknown key 'colour'"),
+    "unknown_type": ("ops.1.type", "conv3d", "op 1: unknown op type 'conv3d'"),
+    "type_is_list": ("ops.1.type", [], "op 1"),
+    "op_is_number": ("ops.1", 3, "op 1"),
+    "float_id": ("ops.1.input", 1.0, "op 1 'op1'.input: expected an integer"),
+    "bool_id": ("ops.1.input", True, "op 1 'op1'.input: expected an integer"),
+    "negative_id": ("ops.1.input", -1, "op 1 'op1'"),
+    "id_beyond": ("ops.1.input", 99, "op 1 'op1'"),
+    "read_before_write": ("ops.1.input", 3, "op 1 'op1': input: buffer 3 is read before"),
+    "written_twice": ("ops.4.output", 3, "op 4 'op4': output: buffer 3 is written twice"),
+    "wrong_kind": ("ops.1.input", 2, "op 1 'op1': input: buffer 2 is of kind bits"),
+    "same_name": ("ops.1.name", "op0", "op 1 'op0': another op"),
+    "control_character": ("ops.1.name", "a\nb", "op 1: name"),
+    "surrogate": ("ops.1.name", "\ud800", "op 1: name"),
+    "no_tensor": ("ops.0.weight", "none", "op 0 'op0': weight: there is no tensor 'none'"),
+    "wrong_tensor": ("ops.0.weight", "head", "op 0 'op0': weight"),
+    "float_as_bits": ("ops.2.branches.0.weight", "stem", "op 2 'op2': weight"),
+    "no_branches": ("ops.2.branches", [], "op 2 'op2': branches"),
+    "unknown_shift": ("ops.2.branches.1.shift", "far", "op 2 'op2'"),
+    "shift_with_stride": ("ops.2.stride", [2, 1], "op 2 'op2'"),
+    "static_alpha": ("ops.0.epilogue.bits.0.alpha", 5, "op 0 'op0': epilogue.bits[0].alpha"),
+    "no_result": ("ops.3.epilogue.bits", [], "op 3 'op3': epilogue: no result"),
+    "own_shortcut": ("ops.2.epilogue.shortcut.buffer", 3, "op 2 'op2': epilogue.shortcut"),
+    "pooled_shortcut": ("ops.2.epilogue.shortcut.avg_pool", True, "op 2 'op2': epilogue.shortcut"),
+    "zero_stride": ("ops.0.stride", [0, 1], "op 0 'op0': stride"),
+    "wide_padding": ("ops.0.padding", [3, 1], "op 0 'op0': padding"),
+    "huge_stride": ("ops.0.stride", [2**40, 1], "op 0 'op0': stride"),
+    "zero_groups": ("ops.0.groups", 0, "op 0 'op0': groups"),
+    "pool_padding": ("ops.6.padding", [2, 0], "op 6 'op6': padding"),
+    "one_input": ("ops.8.inputs", [7], "op 8 'op8': inputs"),
+    "huge_buffer": ("buffers.1.shape", [65536, 65536, 8], "buffers"),
+    "zero_buffer": ("buffers.1.shape", [0, 6, 8], "buffer 1"),
+    "big_number": ("buffers.1.shape", [10**400, 6, 8], "buffer 1"),
+    "rank": ("buffers.1.shape", [8], "buffer 1"),
+    "second_image": ("buffers.1.kind", "image", "inputs[0].buffer"),
+    "no_output": ("outputs", [], "outputs"),
+    "map_output": ("outputs.0.buffer", 1, "outputs[0].buffer"),
+    "output_twice": ("outputs.1.buffer", 12, "outputs: two have the same buffer"),
+    "labels": ("labels", ["a"], "labels"),
+    "mean": ("preprocess.mean", [0.5], "preprocess.mean"),
+    "std": ("preprocess.std", [0.5, 0.0, 0.5], "preprocess.std"),
+    "crop": ("preprocess.crop_pct", 0, "preprocess.crop_pct"),
+    "size": ("preprocess.input_size", [3, 6, 5], "preprocess.input_size"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_names_what_is_wrong(case, document, save, tmp_path) -> None:
+    path, value, message = BROKEN[case]
+    _set(path, value)(document[0])
+    file = save(tmp_path / "x.bcdn", *document)
+    with pytest.raises(ProgramError) as caught:
+        read_program(file)
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"])
+def test_no_key_is_optional(key, document, save, tmp_path) -> None:
+    del document[0][key]
+    with pytest.raises(ProgramError, match=key):
+        read_program(save(tmp_path / "x.bcdn", *document))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"format": NaN}', '{"format": 1, "format": 1}', "[" * 100_000, "1" * 5000]
+)
+def test_json_that_is_none(text, document, save, tmp_path) -> None:
+    with pytest.raises(ProgramError):
+        read_program(save(tmp_path / "x.bcdn", text, document[1]))
+
+
+def test_infinity_by_exponent(document, save, tmp_path) -> None:
+    text = json.dumps(document[0]).replace('"crop_pct": 0.9', '"crop_pct": 1e999')
+    with pytest.raises(ProgramError, match="finite"):
+        read_program(save(tmp_path / "x.bcdn", text, document[1]))
+
+
+def test_deep_provenance(document, save, tmp_path) -> None:
+    deep: Any = 0
+    for _ in range(9):
+        deep = [deep]
+    document[0]["provenance"] = {"x": deep}
+    with pytest.raises(ProgramError, match="provenance"):
+        read_program(save(tmp_path / "x.bcdn", *document))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_tensors_must_be_finite(bad, document, save, tmp_path) -> None:
+    document[1]["vector"][3] = bad
+    with pytest.raises(ProgramError, match="vector"):
+        read_program(save(tmp_path / "x.bcdn", *document))
+
+
+def test_padding_bits(document, save, tmp_path) -> None:
+    document[1]["packed"][0, 0, 0, 0] |= np.uint32(1 << 8)
+    with pytest.raises(ProgramError, match="padding bits"):
+        read_program(save(tmp_path / "x.bcdn", *document))
+
+
+def test_unused_and_foreign_tensors(document, save, tmp_path) -> None:
+    with pytest.raises(ProgramError, match="spare"):
+        read_program(save(tmp_path / "x.bcdn", document[0], document[1] | {"spare": np.zeros(1, np.float32)}))
+    with pytest.raises(ProgramError, match="F64"):
+        read_program(save(tmp_path / "x.bcdn", document[0], document[1] | {"head": np.zeros((4, 8))}))
+
+
+def test_work_is_bounded(document) -> None:
+    """A small file cannot ask for endless computation: 255 x 255 windows over a large map, again and again."""
+    size = 1024
+    buffers = [{"kind": "image", "shape": [3, size, size]}]
+    buffers += [{"kind": "map", "shape": [size, size, 3]} for _ in range(20)] + [{"kind": "vector", "shape": [3]}]
+    window = {"kernel": [255, 255], "stride": [1, 1], "padding": [127, 127], "ceil": False}
+    ops: list[dict[str, Any]] = [{"type": "transpose", "name": "t", "input": 0, "output": 1}]
+    ops += [{"type": "max_pool", "name": f"p{i}", "input": i, "output": i + 1, **window} for i in range(1, 20)]
+    ops += [{"type": "global_avg_pool", "name": "g", "input": 20, "output": 21}]
+    changed = document[0] | {
+        "buffers": buffers, "ops": ops, "outputs": [{"name": "y", "buffer": 21}], "labels": [], "preprocess": None,
+    }  # fmt: skip
+    with pytest.raises(ProgramError, match="multiply-accumulates"):
+        validate(from_json(changed, {}))
+
+
+def test_missing_and_truncated(document, save, tmp_path) -> None:
+    with pytest.raises(ProgramError, match="no such file"):
+        read_program(tmp_path / "none.bcdn")
+    whole = save(tmp_path / "x.bcdn", *document).read_bytes()
+    for length in (0, 7, 8, 100, len(whole) - 1):
+        (tmp_path / "x.bcdn").write_bytes(whole[:length])
+        with pytest.raises(ProgramError, match=r"x\.bcdn"):
+            read_program(tmp_path / "x.bcdn")
+    (tmp_path / "x.bcdn").write_bytes(whole + b"\0")
+    with pytest.raises(ProgramError):
+        read_program(tmp_path / "x.bcdn")
+
+
+def test_a_failed_write_leaves_the_old_file(document, tmp_path) -> None:
+    program = from_json(*document)
+    path = write_program(program, tmp_path / "x.bcdn")
+    before = path.read_bytes()
+    broken = copy.deepcopy(document)
+    broken[0]["labels"] = ["a"]
+    with pytest.raises(ProgramError):
+        write_program(from_json(*broken), path)
+    assert path.read_bytes() == before
+    with pytest.raises(ProgramError, match="cannot be written"):
+        write_program(program, tmp_path / "none" / "x.bcdn")
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 70000), st.sampled_from([2**31, 2**63, 10**30]), st.floats(),
+    st.text(max_size=4), st.lists(st.integers(-1, 9), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
+)  # fmt: skip
+
+
+@shared_fixtures
+@given(data=st.data())
+def test_mutated_documents(data, build_document, save, tmp_path) -> None:
+    """Whatever stands in place of any part of the JSON: a ProgramError, or a program that is valid and runs."""
+    document, tensors = build_document()
+    for _ in range(data.draw(st.integers(1, 3))):
+        target: Any = document
+        while isinstance(target, (dict, list)) and target:
+            keys = list(target) if isinstance(target, dict) else range(len(target))
+            key = data.draw(st.sampled_from(list(keys)))
+            if not isinstance(target[key], (dict, list)) or not target[key] or data.draw(st.integers(0, 5)) == 0:
+                target[key] = data.draw(VALUES)
+                break
+            target = target[key]
+    file = save(tmp_path / "x.bcdn", document, tensors)
+    try:
+        program = read_program(file)
+    except ProgramError:
+        return
+    execute(program, np.zeros((1, *program.buffers[program.inputs[0].buffer].shape), np.float32))
+
+
+@shared_fixtures
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
+def test_mutated_bytes(changes, document, save, tmp_path) -> None:
+    file = save(tmp_path / "x.bcdn", *document)
+    content = bytearray(file.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    file.write_bytes(content)
+    try:
+        read_program(file)
+    except ProgramError as error:
+        assert str(file) in str(error)  # noqa: PT017 (the other outcome, a valid program, is as good)
