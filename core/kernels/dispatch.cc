@@ -20,6 +20,7 @@ const std::vector<KernelTable>& KernelTables() {
     NAMESPACE::AddBinary(table);                  \
     NAMESPACE::AddEpilogue(table);                \
     NAMESPACE::AddReal(table);                    \
+    NAMESPACE::AddPeak(table);                    \
   }
     BCDNET_TARGETS(BCDNET_COLLECT)
 #undef BCDNET_COLLECT
