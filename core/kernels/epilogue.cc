@@ -61,83 +61,118 @@ Pixels FindPixels(const EpilogueArgs& a, int begin, int end) {
   return pixels;
 }
 
-/// One vector of a map's pixel from `channel` of the value on, which a duplicated map reads modulo its channels.
-HWY_INLINE VF LoadShortcut(const EpilogueArgs& a, const float* pixel, int channel) {
-  const DF d;
-  if (!a.shortcut_duplicate) return hn::Load(d, pixel + channel);
-  const int first = channel % a.shortcut_channels;
-  if (first + kFloats <= a.shortcut_channels) return hn::LoadU(d, pixel + first);
-  HWY_ALIGN float lanes[kFloats];
-  for (int i = 0; i < kFloats; ++i) lanes[i] = pixel[(channel + i) % a.shortcut_channels];
-  return hn::Load(d, lanes);
-}
+/// Where a vector of the value's channels lies in the shortcut's map, which may be read modulo its channels.
+struct Column {
+  int channels = 0;
+  int first = 0;
+  bool together = true;  // else the vector runs over the end of the map's channels
 
-/// Bit i of `mask`'s lanes to bits [channel, channel + kFloats) of a pixel, those of padding channels as 0.
-template <class M>
-HWY_INLINE void StoreBits(M mask, int channel, int channels, uint32_t* pixel) {
-  uint8_t raw[8] = {};
-  hn::StoreMaskBits(DF(), mask, raw);
-  uint32_t bits;
-  std::memcpy(&bits, raw, sizeof(bits));
-  if (channels - channel < kFloats) bits &= channels > channel ? (1u << (channels - channel)) - 1 : 0;
-  uint8_t* bytes = reinterpret_cast<uint8_t*>(pixel) + channel / 8;
-  if constexpr (kFloats == 4) {
-    *bytes = static_cast<uint8_t>(channel % 8 == 0 ? bits : *bytes | bits << 4);
-  } else {
-    std::memcpy(bytes, &bits, kFloats / 8);
+  Column(const EpilogueArgs& a, int channel) : channels(a.shortcut_channels), first(channel) {
+    if (!a.shortcut_duplicate) return;
+    first = channel % channels;
+    together = first + kFloats <= channels;
   }
-}
+
+  HWY_INLINE VF Load(const float* pixel) const {
+    const DF d;
+    if (HWY_LIKELY(together)) return hn::LoadU(d, pixel + first);
+    HWY_ALIGN float lanes[kFloats];
+    for (int i = 0; i < kFloats; ++i) lanes[i] = pixel[(first + i) % channels];
+    return hn::Load(d, lanes);
+  }
+};
 
 HWY_INLINE VF Parameter(const float* parameter, int channel, float neutral) {
   const DF d;
   return parameter != nullptr ? hn::Load(d, parameter + channel) : hn::Set(d, neutral);
 }
 
+/// One bits output for one vector of channels.
+struct BitsColumn {
+  VF bias, alpha;
+  uint8_t* bytes;  // of the first pixel of the map
+  size_t stride;   // bytes per pixel
+  uint32_t valid;  // lanes that are real channels
+  bool high;       // four lanes: the high half of the byte
+
+  BitsColumn(const EpilogueArgs& a, int output, int channel)
+      : bias(Parameter(a.bits[output].bias, channel, -0.0f)),
+        alpha(Parameter(a.bits[output].alpha, channel, 0.0f)),
+        bytes(reinterpret_cast<uint8_t*>(a.bits[output].words) + channel / 8),
+        stride(static_cast<size_t>(a.word_stride) * 4),
+        valid(a.out_c - channel >= kFloats ? ~0u : a.out_c > channel ? (1u << (a.out_c - channel)) - 1 : 0),
+        high(channel % 8 != 0) {}
+
+  HWY_INLINE void Store(VF v, size_t pixel) const {
+    const DF d;
+    uint8_t raw[8] = {};
+    hn::StoreMaskBits(d, hn::Ge(hn::Sub(hn::Add(v, bias), alpha), hn::Zero(d)), raw);
+    uint32_t bits;
+    std::memcpy(&bits, raw, sizeof(bits));
+    bits &= valid;
+    uint8_t* to = bytes + pixel * stride;
+    if constexpr (kFloats == 4) {
+      *to = static_cast<uint8_t>(high ? *to | bits << 4 : bits);
+    } else {
+      std::memcpy(to, &bits, kFloats / 8);
+    }
+  }
+};
+
 template <Source kSource, From kFrom>
 void Rows(const EpilogueArgs& a, const Pixels& pixels, int pixel_begin) {
   const DF d;
   const DI di;
   const VF zero = hn::Zero(d);
-  const int word_channels = BitWords(a.out_c) * 32;
+  // Copies: the compiler must take it that the stores below change `a`.
+  const int count = pixels.count, branches = a.branches, map_stride = a.map_stride;
+  const int bits_end = BitWords(a.out_c) * 32;
+  const size_t value_stride = a.value_stride;
   for (int c = a.channel_begin; c < a.channel_end; c += kFloats) {
     const VF conv_bias = Parameter(a.conv_bias, c, -0.0f), beta = Parameter(a.beta, c, -0.0f);
     const VF mul = Parameter(a.mul, c, 1.0f), add = Parameter(a.add, c, -0.0f);
     const VF bias_in = Parameter(a.prelu_bias_in, c, -0.0f), slope = Parameter(a.prelu_slope, c, 1.0f);
     const VF bias_out = Parameter(a.prelu_bias_out, c, -0.0f);
     const VF scale = kSource == Source::kValues ? zero : hn::Load(d, a.scale[0] + c);
-    size_t at = static_cast<size_t>(pixel_begin - a.pixel_begin) * a.value_stride + c - a.channel_begin;
-    for (int i = 0; i < pixels.count; ++i, at += a.value_stride) {
+    const Column column(a, c);
+    const int bits_count = c < bits_end ? a.bits_count : 0;
+    const BitsColumn bits(a, 0, c);  // not used where there is none
+    float* map = a.map == nullptr ? nullptr : a.map + static_cast<size_t>(pixel_begin) * map_stride + c;
+    const size_t first = static_cast<size_t>(pixel_begin - a.pixel_begin) * value_stride + c - a.channel_begin;
+    const float* values = kSource == Source::kValues ? a.values + first : nullptr;
+    const int32_t* counts[kMaxBranches];
+    const int32_t* bases[kMaxBranches];
+    for (int b = 0; kSource != Source::kValues && b < branches; ++b) {
+      counts[b] = a.counts[b] + first;
+      bases[b] = a.base[b] + c;
+    }
+    for (int i = 0; i < count; ++i) {
       VF v;
       if constexpr (kSource == Source::kValues) {
-        v = hn::Add(hn::Load(d, a.values + at), conv_bias);
+        v = hn::Add(hn::Load(d, values + i * value_stride), conv_bias);
       } else {
         const auto term = [&](int b) HWY_ATTR {
-          const auto count = hn::Load(di, a.counts[b] + at);
-          const auto base = hn::Load(di, a.base[b] + pixels.base[i] + c);
-          return hn::ConvertTo(d, hn::Sub(base, hn::Add(count, count)));
+          const auto n = hn::Load(di, counts[b] + i * value_stride);
+          return hn::ConvertTo(d, hn::Sub(hn::Load(di, bases[b] + pixels.base[i]), hn::Add(n, n)));
         };
         v = hn::Mul(term(0), scale);
         if constexpr (kSource == Source::kBranches) {
-          for (int b = 1; b < a.branches; ++b) v = hn::Add(v, hn::Mul(term(b), hn::Load(d, a.scale[b] + c)));
+          for (int b = 1; b < branches; ++b) v = hn::Add(v, hn::Mul(term(b), hn::Load(d, a.scale[b] + c)));
         }
       }
       v = Fma(d, hn::Add(v, beta), mul, add);
-      if constexpr (kFrom == From::kSame) v = hn::Add(v, LoadShortcut(a, pixels.shortcut[i][0], c));
+      if constexpr (kFrom == From::kSame) v = hn::Add(v, column.Load(pixels.shortcut[i][0]));
       if constexpr (kFrom == From::kPool) {
         VF sum = zero;
         const int n = pixels.averaged[i];  // 1, 2 or 4: the division is exact as a product
-        for (int k = 0; k < n; ++k) sum = hn::Add(sum, LoadShortcut(a, pixels.shortcut[i][k], c));
+        for (int k = 0; k < n; ++k) sum = hn::Add(sum, column.Load(pixels.shortcut[i][k]));
         v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
       }
       v = hn::Add(v, bias_in);
       v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, slope)), bias_out);
-      const size_t pixel = static_cast<size_t>(pixel_begin + i);
-      if (a.map != nullptr) hn::Store(v, d, a.map + pixel * a.map_stride + c);
-      if (c >= word_channels) continue;
-      for (int b = 0; b < a.bits_count; ++b) {
-        const VF t = hn::Sub(hn::Add(v, Parameter(a.bits[b].bias, c, -0.0f)), Parameter(a.bits[b].alpha, c, 0.0f));
-        StoreBits(hn::Ge(t, zero), c, a.out_c, a.bits[b].words + pixel * a.word_stride);
-      }
+      if (map != nullptr) hn::Store(v, d, map + static_cast<size_t>(i) * map_stride);
+      if (bits_count > 0) bits.Store(v, static_cast<size_t>(pixel_begin) + i);
+      for (int b = 1; b < bits_count; ++b) BitsColumn(a, b, c).Store(v, static_cast<size_t>(pixel_begin) + i);
     }
   }
 }
