@@ -42,8 +42,14 @@ def test_moving_binary_values_about_keeps_them_binary(between: nn.Module) -> Non
 
 @pytest.mark.parametrize(
     "between",
-    [RPReLU(4), nn.AvgPool2d(1), Apply(lambda x: x + x), Apply(lambda x: torch.cat((x[:, :2], x[:, 2:] * 2), 1))],
-    ids=["rprelu", "pool", "sum", "half"],
+    [
+        RPReLU(4),
+        nn.AvgPool2d(1),
+        Apply(lambda x: x + x),
+        Apply(lambda x: x.add_(1)),
+        Apply(lambda x: torch.cat((x[:, :2], x[:, 2:] * 2), 1)),
+    ],
+    ids=["rprelu", "pool", "sum", "in place", "half"],
 )
 def test_computing_on_binary_values_makes_them_real(between: nn.Module) -> None:
     counts = count(nn.Sequential(Sign(), between, BinaryConv2d(4, 4, 1)), (4, 3, 3))
@@ -108,3 +114,8 @@ def test_unknown_layers_with_weights_are_refused() -> None:
 
 def test_layers_called_by_keyword() -> None:
     assert count(Apply(lambda x, conv: conv(input=x), nn.Conv2d(2, 3, 1, bias=False)), (2, 4, 4)).flops == 16 * 6
+
+
+def test_models_of_half_precision() -> None:
+    model = nn.Sequential(RSign(4), BinaryConv2d(4, 4, 1)).to(torch.bfloat16)
+    assert count(model, (4, 2, 2)).bops == 64

@@ -23,10 +23,13 @@ LAYOUT = frozenset(
     {
         "cat",
         "chunk",
+        "clone",
         "concat",
         "contiguous",
+        "detach",
         "expand",
         "flatten",
+        "float",
         "movedim",
         "permute",
         "reshape",
@@ -37,6 +40,7 @@ LAYOUT = frozenset(
         "stack",
         "swapaxes",
         "t",
+        "to",
         "transpose",
         "unflatten",
         "unsqueeze",
@@ -125,7 +129,8 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
     twin = _meta_copy(model)
     recorder = _Recorder(twin)
     with torch.no_grad(), recorder.hooked(twin):
-        twin(torch.empty((1, *input_size), device="meta"))
+        dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
+        twin(torch.empty((1, *input_size), device="meta", dtype=dtype))
     return Trace(twin, recorder.calls)
 
 
@@ -193,6 +198,8 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i"):  # in place: `add_`, `__iadd__`
+            self._binary.pop(id(output), None)
         if name in LAYOUT:
             self._pass_on_bits(args, output)
         elif self._opaque is None and self._stack and isinstance(output, Tensor):
