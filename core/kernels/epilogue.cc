@@ -43,8 +43,8 @@ Pixels FindPixels(const EpilogueArgs& a, int begin, int end) {
   Pixels pixels;
   pixels.count = end - begin;
   const size_t padded = PadChannels(a.out_c);
-  for (int i = 0; i < pixels.count; ++i) {
-    const int y = (begin + i) / a.out_w, x = (begin + i) % a.out_w;
+  int y = begin / a.out_w, x = begin % a.out_w;
+  for (int i = 0; i < pixels.count; ++i, x = x + 1 == a.out_w ? ++y, 0 : x + 1) {
     if (a.values == nullptr) pixels.base[i] = (a.row_class[y] + a.column_class[x]) * padded;
     if (a.shortcut == nullptr) continue;
     const auto at = [&](int sy, int sx) { return a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride; };

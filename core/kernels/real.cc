@@ -85,9 +85,9 @@ HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t cons
 struct Window {
   int taps[4];
   int64_t origin;
-  Window(const Conv2dArgs& a, int pixel) {
+  Window(const Conv2dArgs& a, int out_y, int out_x) {
     const ConvShape& s = a.shape;
-    const int y = pixel / s.out_w * s.stride_h - s.pad_h, x = pixel % s.out_w * s.stride_w - s.pad_w;
+    const int y = out_y * s.stride_h - s.pad_h, x = out_x * s.stride_w - s.pad_w;
     taps[0] = std::max(0, -y);
     taps[1] = std::min(s.k_h, s.in_h - y);
     taps[2] = std::max(0, -x);
@@ -102,12 +102,13 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups, out_group = s.out_c / a.groups;
   const size_t panel_floats = static_cast<size_t>(kPanel) * s.k_h * s.k_w * depth;
+  int y = pixel_begin / s.out_w, x = pixel_begin % s.out_w;
   for (int pixel = pixel_begin; pixel < pixel_end;) {
-    const Window window(a, pixel);
+    const Window window(a, y, x);
     int64_t origin[kTile] = {window.origin};
     int n = 1;
-    for (; n < kTile && pixel + n < pixel_end; ++n) {
-      const Window other(a, pixel + n);
+    for (; n < kTile && pixel + n < pixel_end && x + n < s.out_w; ++n) {
+      const Window other(a, y, x + n);
       if (!std::equal(window.taps, window.taps + 4, other.taps)) break;
       origin[n] = other.origin;
     }
@@ -124,6 +125,11 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
       }
     }
     pixel += n;
+    x += n;
+    if (x == s.out_w) {
+      x = 0;
+      ++y;
+    }
   }
 }
 
@@ -133,7 +139,7 @@ void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int 
   const DF d;
   const ConvShape& s = a.shape;
   for (int pixel = pixel_begin; pixel < pixel_end; ++pixel) {
-    const Window window(a, pixel);
+    const Window window(a, pixel / s.out_w, pixel % s.out_w);
     float* out = values + static_cast<size_t>(pixel - pixel_begin) * value_stride;
     for (int c = channel_begin; c < channel_end; c += kFloats) {
       const float* weight = a.weight + static_cast<size_t>(c / kPanel) * kPanel * s.k_h * s.k_w + c % kPanel;
