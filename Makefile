@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a newcomer needs. Each target first sets up what it uses in .venv.
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo test test-slow lint bench
 .ONESHELL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -57,3 +57,13 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The engines that peers.py measures against have environments of their own, so that they ask nothing of ours.
+bench: setup .venv-bench/.installed .venv-lce/.installed
+	@$(BIN)/python benchmarks/peers.py
+
+.venv-%/.installed: benchmarks/requirements-%.txt
+	@echo "Installing $< in .venv-$*; it takes a minute or two."
+	[ -x .venv-$*/bin/python ] || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	touch $@
