@@ -50,8 +50,9 @@ std::vector<float*> OutputPointers(const Session& session, size_t count, std::ve
     if (!given) outputs.push_back(nb::cast(NewArray<float>({count, channels})));
     Output array;
     if (!nb::try_cast(outputs[i], array, false) || array.shape(0) != count || array.shape(1) != channels) {
-      throw std::invalid_argument("output " + std::to_string(i) + " must be a writable C-contiguous float32 array of shape [" +
-                                  std::to_string(count) + ", " + std::to_string(channels) + "]");
+      throw std::invalid_argument("output " + std::to_string(i) +
+                                  " must be a writable C-contiguous float32 array of shape [" + std::to_string(count) +
+                                  ", " + std::to_string(channels) + "]");
     }
     pointers.push_back(array.data());
   }
@@ -82,7 +83,8 @@ nb::dict Debug(const Session& session, const Images& x, const std::vector<int>& 
   nb::dict result;
   std::vector<void*> captures;
   for (int id : ids) {
-    if (id < 0 || id >= static_cast<int>(program.buffers.size())) throw std::invalid_argument("no buffer " + std::to_string(id));
+    if (id < 0 || id >= static_cast<int>(program.buffers.size()))
+      throw std::invalid_argument("no buffer " + std::to_string(id));
     const Buffer& b = program.buffers[id];
     const size_t h = b.height, w = b.width, c = b.channels;
     if (b.kind == Kind::kBits) {
@@ -106,8 +108,9 @@ NB_MODULE(_core, m) {
   nb::class_<Session>(m, "Session")
       .def(
           "__init__",
-          [](Session* self, const nb::list& buffers, const nb::list& ops, const nb::dict& tensors, const nb::list& inputs,
-             const nb::list& outputs, int threads, std::optional<std::string> target, std::optional<std::string> algorithm) {
+          [](Session* self, const nb::list& buffers, const nb::list& ops, const nb::dict& tensors,
+             const nb::list& inputs, const nb::list& outputs, int threads, std::optional<std::string> target,
+             std::optional<std::string> algorithm) {
             const ParsedProgram parsed = ParseProgram(buffers, ops, tensors, inputs, outputs);
             const Options options{threads, std::move(target), std::move(algorithm)};
             nb::gil_scoped_release release;

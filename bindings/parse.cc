@@ -64,7 +64,8 @@ class Fields {
     if (!tensors_.contains(name.c_str())) Fail("names the tensor '" + name + "', which is not there");
     const nb::object array = tensors_[name.c_str()];
     nb::ndarray<const T, nb::c_contig, nb::device::cpu> view;
-    if (!nb::try_cast(array, view, false)) Fail("names the tensor '" + name + "', which is not a C-contiguous array of its dtype");
+    if (!nb::try_cast(array, view, false))
+      Fail("names the tensor '" + name + "', which is not a C-contiguous array of its dtype");
     keep_.push_back(array);
     Tensor<T> tensor{view.data(), {}};
     for (size_t i = 0; i < view.ndim(); ++i) tensor.shape.push_back(static_cast<int64_t>(view.shape(i)));
@@ -99,7 +100,8 @@ Epilogue ParseEpilogue(const Fields& f) {
     e.prelu = Prelu{p.GetFloats("bias_in"), p.GetFloats("slope"), p.GetFloats("bias_out")};
   }
   e.map = f.OptionalId("map");
-  for (const Fields& b : f.Children("bits")) e.bits.push_back({b.Get<int>("buffer"), b.GetFloats("bias"), b.OptionalId("alpha")});
+  for (const Fields& b : f.Children("bits"))
+    e.bits.push_back({b.Get<int>("buffer"), b.GetFloats("bias"), b.OptionalId("alpha")});
   return e;
 }
 
@@ -107,24 +109,38 @@ Branch ParseBranch(const Fields& f) {
   const auto shift = f.Get<std::string>("shift");
   if (shift != "none" && shift != "short" && shift != "long") f.Fail("has an unknown 'shift'");
   return {f.GetWords("weight"), f.GetFloats("scale"),
-          shift == "none" ? Shift::kNone : shift == "short" ? Shift::kShort : Shift::kLong};
+          shift == "none"    ? Shift::kNone
+          : shift == "short" ? Shift::kShort
+                             : Shift::kLong};
 }
 
 decltype(Op::body) ParseBody(const std::string& type, const Fields& f) {
   if (type == "conv2d") {
-    return Conv2dOp{f.Get<int>("input"),  f.GetFloats("weight"), f.GetFloats("bias"), f.GetPair("stride"), f.GetPair("padding"),
-                    f.Get<int>("groups"), ParseEpilogue(f.Child("epilogue"))};
+    return Conv2dOp{f.Get<int>("input"),
+                    f.GetFloats("weight"),
+                    f.GetFloats("bias"),
+                    f.GetPair("stride"),
+                    f.GetPair("padding"),
+                    f.Get<int>("groups"),
+                    ParseEpilogue(f.Child("epilogue"))};
   }
   if (type == "binary_conv2d") {
-    BinaryConv2dOp op{f.Get<int>("input"), {}, f.GetPair("stride"), f.GetPair("padding"), ParseEpilogue(f.Child("epilogue"))};
+    BinaryConv2dOp op{
+        f.Get<int>("input"), {}, f.GetPair("stride"), f.GetPair("padding"), ParseEpilogue(f.Child("epilogue"))};
     for (const Fields& branch : f.Children("branches")) op.branches.push_back(ParseBranch(branch));
     return op;
   }
   if (type == "elementwise") return ElementwiseOp{f.Get<int>("input"), ParseEpilogue(f.Child("epilogue"))};
   if (type == "avg_pool" || type == "max_pool") {
     const bool maximum = type == "max_pool";
-    return PoolOp{f.Get<int>("input"),  f.Get<int>("output"), f.GetPair("kernel"), f.GetPair("stride"), f.GetPair("padding"),
-                  f.Get<bool>("ceil"), maximum,              !maximum && f.Get<bool>("count_include_pad")};
+    return PoolOp{f.Get<int>("input"),
+                  f.Get<int>("output"),
+                  f.GetPair("kernel"),
+                  f.GetPair("stride"),
+                  f.GetPair("padding"),
+                  f.Get<bool>("ceil"),
+                  maximum,
+                  !maximum && f.Get<bool>("count_include_pad")};
   }
   if (type == "linear") {
     return LinearOp{f.Get<int>("input"), f.Get<int>("output"), f.GetFloats("weight"), f.GetFloats("bias")};
@@ -151,12 +167,13 @@ Buffer ParseBuffer(const Fields& f) {
 
 }  // namespace
 
-ParsedProgram ParseProgram(const nb::list& buffers, const nb::list& ops, const nb::dict& tensors, const nb::list& inputs,
-                           const nb::list& outputs) {
+ParsedProgram ParseProgram(const nb::list& buffers, const nb::list& ops, const nb::dict& tensors,
+                           const nb::list& inputs, const nb::list& outputs) {
   ParsedProgram parsed;
   Program& program = parsed.program;
   for (nb::handle item : buffers) {
-    program.buffers.push_back(ParseBuffer({item, "buffer " + std::to_string(program.buffers.size()), tensors, parsed.keep}));
+    program.buffers.push_back(
+        ParseBuffer({item, "buffer " + std::to_string(program.buffers.size()), tensors, parsed.keep}));
   }
   for (nb::handle item : ops) {
     const Fields unnamed(item, "op " + std::to_string(program.ops.size()), tensors, parsed.keep);
@@ -166,7 +183,8 @@ ParsedProgram ParseProgram(const nb::list& buffers, const nb::list& ops, const n
   }
   if (inputs.size() != 1) throw std::invalid_argument("a program has exactly one input");
   program.input = Fields(inputs[0], "input", tensors, parsed.keep).Get<int>("buffer");
-  for (nb::handle item : outputs) program.outputs.push_back(Fields(item, "output", tensors, parsed.keep).Get<int>("buffer"));
+  for (nb::handle item : outputs)
+    program.outputs.push_back(Fields(item, "output", tensors, parsed.keep).Get<int>("buffer"));
   return parsed;
 }
 

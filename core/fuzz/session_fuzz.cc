@@ -1,6 +1,6 @@
-// Programs with fields changed at random: a Session is built or std::invalid_argument is thrown, and what is built runs.
-// A mutation harness of its own, since a program is a structure, not bytes. Arguments: number of programs, first seed.
-// Build with -DBCDNET_SANITIZE=address,undefined.
+// Programs with fields changed at random: a Session is built or std::invalid_argument is thrown, and what is built
+// runs. A mutation harness of its own, since a program is a structure, not bytes. Arguments: number of programs, first
+// seed. Build with -DBCDNET_SANITIZE=address,undefined.
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -24,10 +24,17 @@ class Mutator {
         Change(*fields[net_.Number(0, 2)]);
         break;
       }
-      case 1: p.buffers[Index(p.buffers)].kind = static_cast<bcdnet::Kind>(net_.Number(0, 3)); break;
-      case 2: std::swap(p.ops[Index(p.ops)], p.ops[Index(p.ops)]); break;
-      case 3: Change(net_.Number(0, 1) ? p.input : p.outputs[0]); break;
-      default: std::visit([this](auto& body) { Body(body); }, p.ops[Index(p.ops)].body);
+      case 1:
+        p.buffers[Index(p.buffers)].kind = static_cast<bcdnet::Kind>(net_.Number(0, 3));
+        break;
+      case 2:
+        std::swap(p.ops[Index(p.ops)], p.ops[Index(p.ops)]);
+        break;
+      case 3:
+        Change(net_.Number(0, 1) ? p.input : p.outputs[0]);
+        break;
+      default:
+        std::visit([this](auto& body) { Body(body); }, p.ops[Index(p.ops)].body);
     }
   }
 
@@ -76,9 +83,12 @@ class Mutator {
 
   void Change(bcdnet::Epilogue& e) {
     switch (net_.Number(0, 7)) {
-      case 0: return Change(e.beta);
-      case 1: return Change(e.mul);
-      case 2: return Change(e.map);
+      case 0:
+        return Change(e.beta);
+      case 1:
+        return Change(e.mul);
+      case 2:
+        return Change(e.map);
       case 3:
         if (!e.shortcut) e.shortcut = bcdnet::Shortcut{net_.Number(0, 7), false, false};
         return Change(e.shortcut->buffer);
@@ -89,7 +99,9 @@ class Mutator {
       case 5:
         if (e.prelu) Change(net_.Number(0, 1) ? e.prelu->slope : e.prelu->bias_in);
         return;
-      case 6: e.bits.push_back({net_.Number(-1, 8), {}, std::nullopt}); return;
+      case 6:
+        e.bits.push_back({net_.Number(-1, 8), {}, std::nullopt});
+        return;
       default:
         if (!e.bits.empty()) {
           bcdnet::BitsOutput& bits = e.bits[Index(e.bits)];

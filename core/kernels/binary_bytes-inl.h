@@ -59,8 +59,9 @@ struct Octets {
   static uint8_t WeightStep(uint32_t word, int step) { return static_cast<uint8_t>(word >> (8 * step)); }
 };
 
-/// Adds 8-bit counts to 16-bit ones, and at the last chunk writes 32-bit ones. Even and odd bytes part: byte 2i is output
-/// channel i of the vector and byte 2i+1 channel i + kBytes/2 (see LaneChannel), so both halves come out in order.
+/// Adds 8-bit counts to 16-bit ones, and at the last chunk writes 32-bit ones. Even and odd bytes part: byte 2i is
+/// output channel i of the vector and byte 2i+1 channel i + kBytes/2 (see LaneChannel), so both halves come out in
+/// order.
 HWY_INLINE void Widen(V8 counts, bool first, bool last, uint16_t* partial, int32_t* sums) {
   const hn::Repartition<uint16_t, D8> d16;
   const hn::Repartition<int32_t, D8> d32;
@@ -89,8 +90,8 @@ constexpr int LaneChannel(int lane) { return lane / 2 + lane % 2 * (kBytes / 2);
 
 /// One chunk for P pixels and NV vectors.
 template <class Policy, int P, int NV>
-HWY_INLINE void BytesTile(const uint8_t* const* a, const uint8_t* weights, int steps, bool first, bool last, uint16_t* partial,
-                          int32_t* sums, int sums_stride) {
+HWY_INLINE void BytesTile(const uint8_t* const* a, const uint8_t* weights, int steps, bool first, bool last,
+                          uint16_t* partial, int32_t* sums, int sums_stride) {
   const D8 d;
   V8 acc[P][NV];
   for (int p = 0; p < P; ++p) {
@@ -107,7 +108,8 @@ HWY_INLINE void BytesTile(const uint8_t* const* a, const uint8_t* weights, int s
   }
   for (int p = 0; p < P; ++p) {
     for (int v = 0; v < NV; ++v) {
-      Widen(acc[p][v], first, last, partial + (p * NV + v) * kBytes, sums + static_cast<size_t>(p) * sums_stride + v * kBytes);
+      Widen(acc[p][v], first, last, partial + (p * NV + v) * kBytes,
+            sums + static_cast<size_t>(p) * sums_stride + v * kBytes);
     }
   }
 }
@@ -158,8 +160,8 @@ struct BytesAlgorithm {
   }
 
   template <int P, int NV>
-  static void Chunk(const ConvShape& s, const uint8_t* weights, int steps, const uint8_t* index, int pixel_begin, int pixel_end,
-                    bool first, bool last, uint16_t* partial, int32_t* sums, int sums_stride) {
+  static void Chunk(const ConvShape& s, const uint8_t* weights, int steps, const uint8_t* index, int pixel_begin,
+                    int pixel_end, bool first, bool last, uint16_t* partial, int32_t* sums, int sums_stride) {
     const size_t pixel_bytes = StepsPerPixel(s);
     PixelWalk walk(s, pixel_begin);
     int pixel = pixel_begin;
@@ -181,8 +183,8 @@ struct BytesAlgorithm {
     }
   }
 
-  static void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* index, int block, int pixel_begin,
-                         int pixel_end, std::byte* scratch, int32_t* sums, int sums_stride) {
+  static void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* index, int block,
+                         int pixel_begin, int pixel_end, std::byte* scratch, int32_t* sums, int sums_stride) {
     const int row_steps = s.k_w * StepsPerPixel(s);  // contiguous in the index, since taps of a row are neighbours
     const int nv = std::min(kBlockVectors, Vectors(s) - block * kBlockVectors);
     const uint8_t* weights = reinterpret_cast<const uint8_t*>(packed) +
@@ -191,18 +193,28 @@ struct BytesAlgorithm {
     for (int ky = 0; ky < s.k_h; ++ky) {
       for (int c = 0; c < chunks.count; ++c) {
         const int begin = chunks.begin(c), steps = chunks.begin(c + 1) - begin;
-        const uint8_t* a = reinterpret_cast<const uint8_t*>(index) +
-                           static_cast<size_t>(ky) * s.padded_w() * StepsPerPixel(s) + begin;
+        const uint8_t* a =
+            reinterpret_cast<const uint8_t*>(index) + static_cast<size_t>(ky) * s.padded_w() * StepsPerPixel(s) + begin;
         const bool first = ky == 0 && c == 0, last = ky == s.k_h - 1 && c == chunks.count - 1;
         uint16_t* partial = reinterpret_cast<uint16_t*>(scratch);
-        const auto run = [&](auto chunk) { chunk(s, weights, steps, a, pixel_begin, pixel_end, first, last, partial, sums, sums_stride); };
+        const auto run = [&](auto chunk) {
+          chunk(s, weights, steps, a, pixel_begin, pixel_end, first, last, partial, sums, sums_stride);
+        };
         // Pixels per tile: as many as the registers hold beside the weights and a table.
         constexpr bool kManyRegisters = HWY_TARGET <= HWY_AVX3 || HWY_ARCH_ARM_A64;
         switch (nv) {
-          case 1: run(Chunk<8, 1>); break;
-          case 2: run(Chunk<kManyRegisters ? 8 : 4, 2>); break;
-          case 3: run(Chunk<kManyRegisters ? 6 : 3, 3>); break;
-          default: run(Chunk<kManyRegisters ? 6 : 2, 4>); break;
+          case 1:
+            run(Chunk<8, 1>);
+            break;
+          case 2:
+            run(Chunk < kManyRegisters ? 8 : 4, 2 >);
+            break;
+          case 3:
+            run(Chunk < kManyRegisters ? 6 : 3, 3 >);
+            break;
+          default:
+            run(Chunk < kManyRegisters ? 6 : 2, 4 >);
+            break;
         }
         weights += static_cast<size_t>(steps) * nv * kBytes;
       }
@@ -210,8 +222,7 @@ struct BytesAlgorithm {
   }
 
   static BinaryAlgorithm Make(const char* name) {
-    return {name,       Supports, BlockChannels, WeightBytes, PackWeights,
-            IndexBytes, Expand,   ScratchBytes,  Accumulate};
+    return {name, Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, ScratchBytes, Accumulate};
   }
 };
 

@@ -12,15 +12,15 @@ const std::vector<KernelTable>& KernelTables() {
   static const std::vector<KernelTable> tables = [] {
     std::vector<KernelTable> found;
     const int64_t supported = hwy::SupportedTargets();
-#define BCDNET_COLLECT(NAMESPACE, BIT, NAME)      \
-  if ((supported & (BIT)) != 0) {                 \
-    KernelTable& table = found.emplace_back();    \
-    table = reference::Table();                   \
-    table.target = NAME;                          \
-    NAMESPACE::AddBinary(table);                  \
-    NAMESPACE::AddEpilogue(table);                \
-    NAMESPACE::AddReal(table);                    \
-    NAMESPACE::AddPeak(table);                    \
+#define BCDNET_COLLECT(NAMESPACE, BIT, NAME)   \
+  if ((supported & (BIT)) != 0) {              \
+    KernelTable& table = found.emplace_back(); \
+    table = reference::Table();                \
+    table.target = NAME;                       \
+    NAMESPACE::AddBinary(table);               \
+    NAMESPACE::AddEpilogue(table);             \
+    NAMESPACE::AddReal(table);                 \
+    NAMESPACE::AddPeak(table);                 \
   }
     BCDNET_TARGETS(BCDNET_COLLECT)
 #undef BCDNET_COLLECT

@@ -1,8 +1,8 @@
 // The epilogue: lanes are channels; a vector's parameters stay in registers for all pixels of the call.
 //
-// Absent steps are done with parameters that change nothing, exactly: x + (-0) = x and x - (+0) = x for every x (also for
-// both zeros), x * 1 = x, and fma(x, m, -0) = x * m, fma(x, 1, a) = x + a. So one loop serves every combination; only the
-// source and the kind of shortcut are compiled apart.
+// Absent steps are done with parameters that change nothing, exactly: x + (-0) = x and x - (+0) = x for every x (also
+// for both zeros), x * 1 = x, and fma(x, m, -0) = x * m, fma(x, 1, a) = x + a. So one loop serves every combination;
+// only the source and the kind of shortcut are compiled apart.
 #include "kernels/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -34,7 +34,7 @@ enum class From { kNone, kSame, kPool };
 /// What depends on the pixel only.
 struct Pixels {
   int count;
-  size_t base[kMaxPixels];             // row of the border table
+  size_t base[kMaxPixels];               // row of the border table
   const float* shortcut[kMaxPixels][4];  // pixels to average
   int averaged[kMaxPixels];
 };
@@ -47,7 +47,9 @@ Pixels FindPixels(const EpilogueArgs& a, int begin, int end) {
   for (int i = 0; i < pixels.count; ++i, x = x + 1 == a.out_w ? ++y, 0 : x + 1) {
     if (a.values == nullptr) pixels.base[i] = (a.row_class[y] + a.column_class[x]) * padded;
     if (a.shortcut == nullptr) continue;
-    const auto at = [&](int sy, int sx) { return a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride; };
+    const auto at = [&](int sy, int sx) {
+      return a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride;
+    };
     if (!a.shortcut_avg_pool) {
       pixels.shortcut[i][0] = at(y, x);
       continue;
@@ -100,7 +102,9 @@ struct BitsColumn {
         alpha(Parameter(a.bits[output].alpha, channel, 0.0f)),
         bytes(reinterpret_cast<uint8_t*>(a.bits[output].words) + channel / 8),
         stride(static_cast<size_t>(a.word_stride) * 4),
-        valid(a.out_c - channel >= kFloats ? ~0u : a.out_c > channel ? (1u << (a.out_c - channel)) - 1 : 0),
+        valid(a.out_c - channel >= kFloats ? ~0u
+              : a.out_c > channel          ? (1u << (a.out_c - channel)) - 1
+                                           : 0),
         high(channel % 8 != 0) {}
 
   HWY_INLINE void Store(VF v, size_t pixel) const {

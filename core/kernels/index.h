@@ -52,7 +52,10 @@ void ExpandRows(const ConvShape& s, T* index, size_t pixel, int row_begin, int r
 class PixelWalk {
  public:
   PixelWalk(const ConvShape& s, int pixel)
-      : out_w_(s.out_w), step_(s.stride_w), line_(static_cast<size_t>(s.stride_h) * s.padded_w()), x_(pixel % s.out_w),
+      : out_w_(s.out_w),
+        step_(s.stride_w),
+        line_(static_cast<size_t>(s.stride_h) * s.padded_w()),
+        x_(pixel % s.out_w),
         start_(pixel / s.out_w * line_) {}
 
   size_t Next() {

@@ -1,8 +1,8 @@
 // What every instruction set provides: one table of functions. core/reference has each of them as plain loops.
 //
-// Storage. Channels of maps and vectors are padded to a multiple of kChannelPad floats (`padded`), so that no kernel has
-// a tail; what the padding lanes hold is never read into a real lane. Parameters [O] are padded with zeros likewise.
-// Bits are packed 32 channels to a word and their padding bits are always 0.
+// Storage. Channels of maps and vectors are padded to a multiple of kChannelPad floats (`padded`), so that no kernel
+// has a tail; what the padding lanes hold is never read into a real lane. Parameters [O] are padded with zeros
+// likewise. Bits are packed 32 channels to a word and their padding bits are always 0.
 #pragma once
 
 #include <cstddef>
@@ -72,10 +72,10 @@ struct EpilogueArgs {
   const float* values;
   int branches;
   const int32_t* counts[kMaxBranches];
-  const float* scale[kMaxBranches];           // [padded O]
-  const int32_t* base[kMaxBranches];          // [classes][padded O]
-  const uint32_t* row_class;                  // [out_h]; class of a pixel = row_class[y] + column_class[x]
-  const uint32_t* column_class;               // [out_w]
+  const float* scale[kMaxBranches];   // [padded O]
+  const int32_t* base[kMaxBranches];  // [classes][padded O]
+  const uint32_t* row_class;          // [out_h]; class of a pixel = row_class[y] + column_class[x]
+  const uint32_t* column_class;       // [out_w]
   int value_stride;
 
   const float* conv_bias;  // [padded O]
@@ -138,7 +138,8 @@ struct KernelTable {
   size_t (*linear_weight_floats)(int inputs, int outputs);
   void (*linear_pack_weights)(int inputs, int outputs, const float* weight, float* packed);
   /// Outputs [begin, end), multiples of 32; bias [padded outputs] or null.
-  void (*linear)(const float* input, int inputs, const float* packed, const float* bias, int begin, int end, float* out);
+  void (*linear)(const float* input, int inputs, const float* packed, const float* bias, int begin, int end,
+                 float* out);
 
   double (*peak)(const std::string& kind);  // operations per second; 0 for an unknown kind
 };

@@ -26,13 +26,17 @@ inline constexpr int kRounds = 50;  // the quickest counts: another process may 
 struct Shuffle {
   using D = hn::ScalableTag<uint8_t>;
   static constexpr double kOperations = 4.0 * HWY_LANES(uint8_t);
-  static HWY_INLINE hn::Vec<D> Step(hn::Vec<D> sum, hn::Vec<D> operand) { return hn::Add(hn::TableLookupBytes(sum, operand), operand); }
+  static HWY_INLINE hn::Vec<D> Step(hn::Vec<D> sum, hn::Vec<D> operand) {
+    return hn::Add(hn::TableLookupBytes(sum, operand), operand);
+  }
 };
 
 struct Popcount {
   using D = hn::ScalableTag<uint8_t>;
   static constexpr double kOperations = 8.0 * HWY_LANES(uint8_t);
-  static HWY_INLINE hn::Vec<D> Step(hn::Vec<D> sum, hn::Vec<D> operand) { return hn::Add(sum, hn::PopulationCount(hn::Xor(sum, operand))); }
+  static HWY_INLINE hn::Vec<D> Step(hn::Vec<D> sum, hn::Vec<D> operand) {
+    return hn::Add(sum, hn::PopulationCount(hn::Xor(sum, operand)));
+  }
 };
 
 struct Fp32 {
@@ -47,8 +51,10 @@ HWY_NOINLINE int Burst(int seed) {
   using T = hn::TFromD<typename Kind::D>;
   const auto operand = hn::Set(d, static_cast<T>(seed));
   // Not an array: compilers keep one in memory.
-  auto s0 = hn::Iota(d, T{0}), s1 = hn::Iota(d, T{1}), s2 = hn::Iota(d, T{2}), s3 = hn::Iota(d, T{3}), s4 = hn::Iota(d, T{4});
-  auto s5 = hn::Iota(d, T{5}), s6 = hn::Iota(d, T{6}), s7 = hn::Iota(d, T{7}), s8 = hn::Iota(d, T{8}), s9 = hn::Iota(d, T{9});
+  auto s0 = hn::Iota(d, T{0}), s1 = hn::Iota(d, T{1}), s2 = hn::Iota(d, T{2}), s3 = hn::Iota(d, T{3}),
+       s4 = hn::Iota(d, T{4});
+  auto s5 = hn::Iota(d, T{5}), s6 = hn::Iota(d, T{6}), s7 = hn::Iota(d, T{7}), s8 = hn::Iota(d, T{8}),
+       s9 = hn::Iota(d, T{9});
   for (int i = 0; i < kSteps; ++i) {
     s0 = Kind::Step(s0, operand);
     s1 = Kind::Step(s1, operand);
@@ -61,7 +67,8 @@ HWY_NOINLINE int Burst(int seed) {
     s8 = Kind::Step(s8, operand);
     s9 = Kind::Step(s9, operand);
   }
-  const auto low = hn::Add(hn::Add(s0, s1), hn::Add(hn::Add(s2, s3), s4)), high = hn::Add(hn::Add(s5, s6), hn::Add(hn::Add(s7, s8), s9));
+  const auto low = hn::Add(hn::Add(s0, s1), hn::Add(hn::Add(s2, s3), s4)),
+             high = hn::Add(hn::Add(s5, s6), hn::Add(hn::Add(s7, s8), s9));
   return static_cast<int>(hn::GetLane(hn::Add(low, high)));
 }
 

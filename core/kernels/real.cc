@@ -49,8 +49,8 @@ void Conv2dPackWeights(const ConvShape& s, int groups, const float* weight, floa
 
 /// One panel for P pixels. `taps[p]` bounds each pixel's taps: ky0, ky1, kx0, kx1; equal for all P.
 template <int P>
-HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t const* origin, const int* taps, float* values,
-                          int value_stride) {
+HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t const* origin, const int* taps,
+                          float* values, int value_stride) {
   const DF d;
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups;
@@ -76,7 +76,8 @@ HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t cons
       }
     }
     for (int p = 0; p < P; ++p) {
-      for (int v = 0; v < kVectors; ++v) hn::Store(acc[p][v], d, values + static_cast<size_t>(p) * value_stride + (half + v) * kFloats);
+      for (int v = 0; v < kVectors; ++v)
+        hn::Store(acc[p][v], d, values + static_cast<size_t>(p) * value_stride + (half + v) * kFloats);
     }
   }
 }
@@ -121,7 +122,8 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
       if (n == kTile) {
         PanelTile<kTile>(a, weight, at, window.taps, out, value_stride);
       } else {
-        for (int p = 0; p < n; ++p) PanelTile<1>(a, weight, at + p, window.taps, out + static_cast<size_t>(p) * value_stride, value_stride);
+        for (int p = 0; p < n; ++p)
+          PanelTile<1>(a, weight, at + p, window.taps, out + static_cast<size_t>(p) * value_stride, value_stride);
       }
     }
     pixel += n;
@@ -134,8 +136,8 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
 }
 
 /// Groups of one channel: the lanes of the input are those of the output, so `in_channel` must be 1.
-void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
-                   int value_stride) {
+void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end,
+                   float* values, int value_stride) {
   const DF d;
   const ConvShape& s = a.shape;
   for (int pixel = pixel_begin; pixel < pixel_end; ++pixel) {
@@ -157,11 +159,16 @@ void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int 
 
 void Conv2d(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
             int value_stride) {
-  const auto run = [&](auto conv) { conv(a, channel_begin, channel_end, pixel_begin, pixel_end, values, value_stride); };
+  const auto run = [&](auto conv) {
+    conv(a, channel_begin, channel_end, pixel_begin, pixel_end, values, value_stride);
+  };
   switch (KindOf(a.shape, a.groups)) {
-    case ConvKind::kPanels: return run(ConvPanels);
-    case ConvKind::kDepthwise: return run(ConvDepthwise);
-    case ConvKind::kPlain: return run(reference::Conv2d);
+    case ConvKind::kPanels:
+      return run(ConvPanels);
+    case ConvKind::kDepthwise:
+      return run(ConvDepthwise);
+    case ConvKind::kPlain:
+      return run(reference::Conv2d);
   }
 }
 
@@ -172,7 +179,8 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
       const int top = oy * a.stride_h - a.pad_h, left = ox * a.stride_w - a.pad_w;
       const int y0 = std::max(top, 0), y1 = std::min(top + a.k_h, a.in_h);
       const int x0 = std::max(left, 0), x1 = std::min(left + a.k_w, a.in_w);
-      const int clipped = (std::min(top + a.k_h, a.in_h + a.pad_h) - top) * (std::min(left + a.k_w, a.in_w + a.pad_w) - left);
+      const int clipped =
+          (std::min(top + a.k_h, a.in_h + a.pad_h) - top) * (std::min(left + a.k_w, a.in_w + a.pad_w) - left);
       const VF divisor = hn::Set(d, static_cast<float>(a.count_include_pad ? clipped : (y1 - y0) * (x1 - x0)));
       const auto at = [&](int y, int x) { return a.input + (static_cast<size_t>(y) * a.in_w + x) * a.stride; };
       float* out = a.output + (static_cast<size_t>(oy) * a.out_w + ox) * a.stride;
@@ -200,10 +208,12 @@ void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin
     for (auto& v : sum) v = hn::Zero(dd);
     for (int p = 0; p < pixels; ++p) {
       const float* pixel = input + static_cast<size_t>(p) * stride + c;
-      for (int v = 0; v < kVectors; ++v) sum[v] = hn::Add(sum[v], hn::PromoteTo(dd, hn::Load(half, pixel + v * kDoubles)));
+      for (int v = 0; v < kVectors; ++v)
+        sum[v] = hn::Add(sum[v], hn::PromoteTo(dd, hn::Load(half, pixel + v * kDoubles)));
     }
     const auto count = hn::Set(dd, static_cast<double>(pixels));
-    for (int v = 0; v < kVectors; ++v) hn::Store(hn::DemoteTo(half, hn::Div(sum[v], count)), half, out + c + v * kDoubles);
+    for (int v = 0; v < kVectors; ++v)
+      hn::Store(hn::DemoteTo(half, hn::Div(sum[v], count)), half, out + c + v * kDoubles);
   }
 }
 
@@ -211,7 +221,8 @@ void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin
 void LinearPackWeights(int inputs, int outputs, const float* weight, float* packed) {
   for (int panel = 0; panel < PadChannels(outputs); panel += kPanel) {
     for (int i = 0; i < inputs; ++i) {
-      for (int o = panel; o < panel + kPanel; ++o) *packed++ = o < outputs ? weight[static_cast<size_t>(o) * inputs + i] : 0.0f;
+      for (int o = panel; o < panel + kPanel; ++o)
+        *packed++ = o < outputs ? weight[static_cast<size_t>(o) * inputs + i] : 0.0f;
     }
   }
 }
@@ -227,7 +238,8 @@ void Linear(const float* input, int inputs, const float* packed, const float* bi
     for (auto& v : acc) v = hn::Zero(dd);
     for (int i = 0; i < inputs; ++i, w += kPanel) {
       const auto x = hn::Set(dd, static_cast<double>(input[i]));
-      for (int v = 0; v < kVectors; ++v) acc[v] = hn::MulAdd(hn::PromoteTo(dd, hn::Load(half, w + v * kDoubles)), x, acc[v]);
+      for (int v = 0; v < kVectors; ++v)
+        acc[v] = hn::MulAdd(hn::PromoteTo(dd, hn::Load(half, w + v * kDoubles)), x, acc[v]);
     }
     for (int v = 0; v < kVectors; ++v) {
       if (bias != nullptr) acc[v] = hn::Add(acc[v], hn::PromoteTo(dd, hn::Load(half, bias + o + v * kDoubles)));

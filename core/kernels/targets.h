@@ -1,7 +1,8 @@
 // Include first in every file that compiles once per instruction set.
 //
-// Left out: SVE and RVV, whose vectors have no compile-time size, so that register tiles cannot be arrays of them (these
-// CPUs run NEON or SCALAR); SSE2, which has no byte shuffle; and EMU128, since SCALAR is the reference's plain loops.
+// Left out: SVE and RVV, whose vectors have no compile-time size, so that register tiles cannot be arrays of them
+// (these CPUs run NEON or SCALAR); SSE2, which has no byte shuffle; and EMU128, since SCALAR is the reference's plain
+// loops.
 #pragma once
 
 #define HWY_WANT_AVX3_DL

@@ -66,8 +66,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
 }  // namespace
 
 BinaryAlgorithm WordsAlgorithm() {
-  return {"plain",     Supports, BlockChannels, WeightBytes, PackWeights,
-          IndexBytes, Expand,   ScratchBytes,  Accumulate};
+  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, ScratchBytes, Accumulate};
 }
 
 }  // namespace bcdnet::reference

@@ -1,4 +1,5 @@
-// Real-valued convolution, pooling and the linear layer. Every sum starts at +0 and runs in the order of docs/format.md.
+// Real-valued convolution, pooling and the linear layer. Every sum starts at +0 and runs in the order of
+// docs/format.md.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -46,8 +47,8 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
       const int top = oy * a.stride_h - a.pad_h, left = ox * a.stride_w - a.pad_w;
       const int y0 = std::max(top, 0), y1 = std::min(top + a.k_h, a.in_h);
       const int x0 = std::max(left, 0), x1 = std::min(left + a.k_w, a.in_w);
-      const int clipped = (std::min(top + a.k_h, a.in_h + a.pad_h) - top) *
-                          (std::min(left + a.k_w, a.in_w + a.pad_w) - left);
+      const int clipped =
+          (std::min(top + a.k_h, a.in_h + a.pad_h) - top) * (std::min(left + a.k_w, a.in_w + a.pad_w) - left);
       const float divisor = static_cast<float>(a.count_include_pad ? clipped : (y1 - y0) * (x1 - x0));
       for (int c = 0; c < a.stride; ++c) {
         float value = a.maximum ? a.input[(static_cast<size_t>(y0) * a.in_w + x0) * a.stride + c] : 0.0f;

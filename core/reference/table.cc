@@ -17,7 +17,8 @@ double Peak(const std::string& kind) {
   uint32_t x = seed, sum = 0;
   float acc = 0.0f;
   unsigned char table[16];
-  for (int i = 0; i < 16; ++i) table[i] = static_cast<unsigned char>(std::popcount(static_cast<unsigned>(i) ^ (x & 15)));
+  for (int i = 0; i < 16; ++i)
+    table[i] = static_cast<unsigned char>(std::popcount(static_cast<unsigned>(i) ^ (x & 15)));
   const Clock::time_point begin = Clock::now();
   double operations = 0;
   if (kind == "shuffle") {
@@ -39,8 +40,19 @@ double Peak(const std::string& kind) {
 }  // namespace
 
 KernelTable Table() {
-  return {"SCALAR",      {WordsAlgorithm()}, Choose,        Epilogue,           Conv2dWeightFloats, Conv2dPackWeights, Conv2d, Pool,
-          GlobalAvgPool, LinearWeightFloats, LinearPackWeights, Linear, Peak};
+  return {"SCALAR",
+          {WordsAlgorithm()},
+          Choose,
+          Epilogue,
+          Conv2dWeightFloats,
+          Conv2dPackWeights,
+          Conv2d,
+          Pool,
+          GlobalAvgPool,
+          LinearWeightFloats,
+          LinearPackWeights,
+          Linear,
+          Peak};
 }
 
 }  // namespace bcdnet::reference

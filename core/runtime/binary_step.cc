@@ -46,14 +46,16 @@ AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, 
   for (int o = 0; o < s.out_c; ++o) {
     for (int tap = 0; tap < taps; ++tap) {
       ones[tap] = 0;
-      for (int w = 0; w < words; ++w) ones[tap] += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
+      for (int w = 0; w < words; ++w)
+        ones[tap] += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
     }
     for (size_t r = 0; r < rows.size(); ++r) {
       for (size_t c = 0; c < columns.size(); ++c) {
         int32_t base = 0;
         for (int ky = 0; ky < s.k_h; ++ky) {
           for (int kx = 0; kx < s.k_w; ++kx) {
-            const bool good = ky >= rows[r].first && ky < rows[r].second && kx >= columns[c].first && kx < columns[c].second;
+            const bool good =
+                ky >= rows[r].first && ky < rows[r].second && kx >= columns[c].first && kx < columns[c].second;
             base += good ? s.in_c : 2 * ones[ky * s.k_w + kx];
           }
         }
@@ -111,7 +113,8 @@ class BinaryStep final : public Step {
         block_(algorithm_.block_channels(shape)),
         blocks_((PadChannels(shape.out_c) + block_ - 1) / block_),
         epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {
-    const std::vector<Taps> rows = AxisClasses(shape.in_h, shape.out_h, shape.k_h, shape.stride_h, shape.pad_h, row_class_);
+    const std::vector<Taps> rows =
+        AxisClasses(shape.in_h, shape.out_h, shape.k_h, shape.stride_h, shape.pad_h, row_class_);
     const std::vector<Taps> columns =
         AxisClasses(shape.in_w, shape.out_w, shape.k_w, shape.stride_w, shape.pad_w, column_class_);
     for (uint32_t& c : row_class_) c *= static_cast<uint32_t>(columns.size());
@@ -130,7 +133,9 @@ class BinaryStep final : public Step {
   }
 
   size_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
-  size_t thread_scratch_bytes() const override { return kernel_bytes_ + RoundUp(branches_.size() * counts_ * sizeof(int32_t)); }
+  size_t thread_scratch_bytes() const override {
+    return kernel_bytes_ + RoundUp(branches_.size() * counts_ * sizeof(int32_t));
+  }
   std::string algorithm() const override { return algorithm_.name; }
 
   void Run(const Frame& frame) const override {
@@ -212,8 +217,18 @@ class BinaryStep final : public Step {
 std::unique_ptr<Step> MakeStep(const BinaryConv2dOp& op, const StepContext& context) {
   const Buffer& in = context.places[op.input].buffer;
   const std::vector<int64_t>& w = op.branches[0].weight.shape;
-  ConvShape s{in.height, in.width, in.channels, 0,          0,          static_cast<int>(w[0]), static_cast<int>(w[1]), static_cast<int>(w[2]),
-              op.stride.y, op.stride.x, op.padding.y, op.padding.x};
+  ConvShape s{in.height,
+              in.width,
+              in.channels,
+              0,
+              0,
+              static_cast<int>(w[0]),
+              static_cast<int>(w[1]),
+              static_cast<int>(w[2]),
+              op.stride.y,
+              op.stride.x,
+              op.padding.y,
+              op.padding.x};
   s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
   s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
   return std::make_unique<BinaryStep>(op, s, context);

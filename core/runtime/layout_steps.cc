@@ -57,7 +57,8 @@ std::unique_ptr<Step> MakeStep(const ConcatOp& op, const StepContext& context) {
 }
 
 std::unique_ptr<Step> MakeStep(const TransposeOp& op, const StepContext& context) {
-  // Output pixel p, channel c is element (c, p) of the input as a matrix; an image is a C x (H W) matrix without padding.
+  // Output pixel p, channel c is element (c, p) of the input as a matrix; an image is a C x (H W) matrix without
+  // padding.
   return MakeCopyStep([in = context.places[op.input], out = context.places[op.output]](const Frame& frame) {
     const bool image = in.buffer.kind == Kind::kImage;
     const float* from = image ? frame.image : frame.floats(in);

@@ -73,8 +73,9 @@ Plan MakePlan(const Program& program) {
     }
     plan.places[life.id].offset = offset;
     plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes);
-    const auto at = std::upper_bound(placed.begin(), placed.end(), offset,
-                                     [&](size_t value, const Life& other) { return value < plan.places[other.id].offset; });
+    const auto at = std::upper_bound(placed.begin(), placed.end(), offset, [&](size_t value, const Life& other) {
+      return value < plan.places[other.id].offset;
+    });
     placed.insert(at, life);
   }
   return plan;

@@ -42,7 +42,8 @@ class Conv2dStep final : public Step {
       args.channel_begin = block * kItemChannels;
       args.channel_end = std::min(args.channel_begin + kItemChannels, PadChannels(shape_.out_c));
       float* values = reinterpret_cast<float*>(frame.scratch_of(thread));
-      kernels_.conv2d(conv, args.channel_begin, args.channel_end, args.pixel_begin, args.pixel_end, values, kItemChannels);
+      kernels_.conv2d(conv, args.channel_begin, args.channel_end, args.pixel_begin, args.pixel_end, values,
+                      kItemChannels);
       args.values = values;
       kernels_.epilogue(args);
     });
@@ -95,9 +96,21 @@ class PoolStep final : public Step {
 
   void Run(const Frame& frame) const override {
     const Buffer &in = input_.buffer, &out = output_.buffer;
-    const PoolArgs args{frame.floats(input_), frame.floats(output_), in.height,    in.width,     out.height,
-                        out.width,            input_.stride,         op_.kernel.y, op_.kernel.x, op_.stride.y,
-                        op_.stride.x,         op_.padding.y,         op_.padding.x, op_.maximum, op_.count_include_pad};
+    const PoolArgs args{frame.floats(input_),
+                        frame.floats(output_),
+                        in.height,
+                        in.width,
+                        out.height,
+                        out.width,
+                        input_.stride,
+                        op_.kernel.y,
+                        op_.kernel.x,
+                        op_.stride.y,
+                        op_.stride.x,
+                        op_.padding.y,
+                        op_.padding.x,
+                        op_.maximum,
+                        op_.count_include_pad};
     ForEach(frame.team, (out.height + kItemRows - 1) / kItemRows, [&](int item, int) {
       kernels_.pool(args, item * kItemRows, std::min((item + 1) * kItemRows, out.height));
     });
@@ -141,8 +154,9 @@ class LinearStep final : public Step {
   void Run(const Frame& frame) const override {
     const int outputs = PadChannels(output_.buffer.channels);
     ForEach(frame.team, (outputs + kItemChannels - 1) / kItemChannels, [&](int item, int) {
-      kernels_.linear(frame.floats(input_), input_.buffer.channels, weight_.data(), bias_.empty() ? nullptr : bias_.data(),
-                      item * kItemChannels, std::min((item + 1) * kItemChannels, outputs), frame.floats(output_));
+      kernels_.linear(frame.floats(input_), input_.buffer.channels, weight_.data(),
+                      bias_.empty() ? nullptr : bias_.data(), item * kItemChannels,
+                      std::min((item + 1) * kItemChannels, outputs), frame.floats(output_));
     });
   }
 
@@ -157,8 +171,18 @@ class LinearStep final : public Step {
 std::unique_ptr<Step> MakeStep(const Conv2dOp& op, const StepContext& context) {
   const Buffer& in = context.places[op.input].buffer;
   const std::vector<int64_t>& w = op.weight.shape;
-  ConvShape s{in.height,   in.width,    in.channels,   0, 0, static_cast<int>(w[0]), static_cast<int>(w[1]), static_cast<int>(w[2]),
-              op.stride.y, op.stride.x, op.padding.y, op.padding.x};
+  ConvShape s{in.height,
+              in.width,
+              in.channels,
+              0,
+              0,
+              static_cast<int>(w[0]),
+              static_cast<int>(w[1]),
+              static_cast<int>(w[2]),
+              op.stride.y,
+              op.stride.x,
+              op.padding.y,
+              op.padding.x};
   s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
   s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
   return std::make_unique<Conv2dStep>(op, s, context);

@@ -88,8 +88,12 @@ struct Session::Impl {
     std::unique_lock team_lock(team.mutex, std::defer_lock);
     const bool parallel = team.threads() > 1 && team_lock.try_lock();
     std::byte* base = memory_of_run.data();
-    Frame frame{images,       base, base + RoundUp(plan.arena_bytes), base + RoundUp(plan.arena_bytes) + scratch_bytes,
-                thread_bytes, parallel ? &team : nullptr};
+    Frame frame{images,
+                base,
+                base + RoundUp(plan.arena_bytes),
+                base + RoundUp(plan.arena_bytes) + scratch_bytes,
+                thread_bytes,
+                parallel ? &team : nullptr};
     const Buffer& in = program.buffers[program.input];
     const size_t image_floats = static_cast<size_t>(in.channels) * in.height * in.width;
     for (int64_t n = 0; n < count; ++n) {
@@ -111,7 +115,8 @@ struct Session::Impl {
     const int width = place.buffer.kind == Kind::kBits ? place.stride : place.buffer.channels;
     for (int p = 0; p < place.pixels(); ++p) {
       std::memcpy(static_cast<std::byte*>(to) + static_cast<size_t>(p) * width * 4,
-                  frame.arena + place.offset + static_cast<size_t>(p) * place.stride * 4, static_cast<size_t>(width) * 4);
+                  frame.arena + place.offset + static_cast<size_t>(p) * place.stride * 4,
+                  static_cast<size_t>(width) * 4);
     }
   }
 
@@ -144,7 +149,8 @@ std::vector<double> Session::Profile(const float* images, int64_t count, const s
   return seconds;
 }
 
-void Session::Debug(const float* images, int64_t count, const std::vector<int>& ids, const std::vector<void*>& captures) const {
+void Session::Debug(const float* images, int64_t count, const std::vector<int>& ids,
+                    const std::vector<void*>& captures) const {
   const Program& program = impl_->program;
   // Captured after every op from the one that writes it on would be wasteful; after the one that writes it is enough.
   std::vector<std::vector<size_t>> written(program.ops.size());

@@ -24,7 +24,8 @@ class Team {
   /// Only one caller at a time: see `mutex`.
   template <class F>
   void For(int count, const F& f) {
-    Start(count, &f, [](const void* context, int item, int thread) { (*static_cast<const F*>(context))(item, thread); });
+    Start(count, &f,
+          [](const void* context, int item, int thread) { (*static_cast<const F*>(context))(item, thread); });
   }
 
   std::mutex mutex;

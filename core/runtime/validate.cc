@@ -51,7 +51,8 @@ class Validator {
     for (int64_t i = 0; i < Count(program_.buffers); ++i) {
       const Buffer& b = program_.buffers[i];
       const std::string name = "buffer " + std::to_string(i);
-      for (int64_t n : {b.height, b.width, b.channels}) Require(n >= 1 && n <= kMaxDimension, name + ": dimension out of range");
+      for (int64_t n : {b.height, b.width, b.channels})
+        Require(n >= 1 && n <= kMaxDimension, name + ": dimension out of range");
       Require(b.kind != Kind::kVector || (b.height == 1 && b.width == 1), name + ": a vector has no height and width");
       Require(b.kind != Kind::kImage || i == program_.input, name + ": only the input is an image");
       const int64_t pixels = static_cast<int64_t>(b.height) * b.width;
@@ -88,7 +89,8 @@ class Validator {
 
   void Write(int id, const Buffer& expected, const char* role) {
     const Buffer& b = Write(id, role);
-    Require(b.kind == expected.kind && b.height == expected.height && b.width == expected.width && b.channels == expected.channels,
+    Require(b.kind == expected.kind && b.height == expected.height && b.width == expected.width &&
+                b.channels == expected.channels,
             std::string(role) + " is a buffer of the wrong kind or size");
   }
 
@@ -110,7 +112,8 @@ class Validator {
     return p.y >= low && p.x >= low && p.y <= high && p.x <= high;
   }
 
-  Buffer ConvOutput(const Buffer& in, const std::vector<int64_t>& weight, const Pair& stride, const Pair& padding, int64_t inputs) {
+  Buffer ConvOutput(const Buffer& in, const std::vector<int64_t>& weight, const Pair& stride, const Pair& padding,
+                    int64_t inputs) {
     const int64_t k_h = weight[1], k_w = weight[2];
     Require(weight[0] >= 1 && weight[0] <= kMaxDimension, "output channels out of range");
     Require(k_h >= 1 && k_w >= 1 && k_h <= kMaxWindow && k_w <= kMaxWindow, "kernel out of range");
@@ -140,7 +143,8 @@ class Validator {
     if (e.shortcut) {
       const Buffer& s = Read(e.shortcut->buffer, Kind::kMap, "epilogue.shortcut");
       const bool pool = e.shortcut->avg_pool;
-      Require(value.height == (pool ? (s.height + 1) / 2 : s.height) && value.width == (pool ? (s.width + 1) / 2 : s.width) &&
+      Require(value.height == (pool ? (s.height + 1) / 2 : s.height) &&
+                  value.width == (pool ? (s.width + 1) / 2 : s.width) &&
                   c == (e.shortcut->duplicate ? 2 * s.channels : s.channels),
               "epilogue.shortcut has the wrong size");
     }
@@ -157,7 +161,8 @@ class Validator {
       if (bits.alpha) Channels(Read(*bits.alpha, Kind::kVector, "epilogue.bits.alpha"), c, "epilogue.bits.alpha");
     }
     if (e.map) Write(*e.map, {Kind::kMap, value.height, value.width, c}, "epilogue.map");
-    for (const BitsOutput& bits : e.bits) Write(bits.buffer, {Kind::kBits, value.height, value.width, c}, "epilogue.bits");
+    for (const BitsOutput& bits : e.bits)
+      Write(bits.buffer, {Kind::kBits, value.height, value.width, c}, "epilogue.bits");
   }
 
   void Check(const Conv2dOp& op) {
@@ -165,7 +170,8 @@ class Validator {
     Require(in.kind == Kind::kImage || in.kind == Kind::kMap, "input is a buffer of the wrong kind");
     Require(op.weight && op.weight.shape.size() == 4, "weight is not [O][kh][kw][I/groups]");
     const int64_t out_c = op.weight.shape[0];
-    Require(op.groups >= 1 && in.channels % op.groups == 0 && out_c % op.groups == 0, "channels are not divisible by groups");
+    Require(op.groups >= 1 && in.channels % op.groups == 0 && out_c % op.groups == 0,
+            "channels are not divisible by groups");
     Require(op.weight.shape[3] == in.channels / op.groups, "weight has the wrong number of input channels");
     const Buffer value = ConvOutput(in, op.weight.shape, op.stride, op.padding, op.weight.shape[3]);
     OptionalVector(op.bias, value.channels, "bias");
@@ -186,8 +192,9 @@ class Validator {
       CheckPadding(branch.weight, in.channels);
       Shape(branch.scale, {value.channels}, "scale");
       if (branch.shift == Shift::kNone) continue;
-      Require(first.shape[1] == 1 && first.shape[2] == 1 && op.stride.y == 1 && op.stride.x == 1 && in.channels % 4 == 0,
-              "a shift needs a 1x1 kernel, stride 1 and channels divisible by 4");
+      Require(
+          first.shape[1] == 1 && first.shape[2] == 1 && op.stride.y == 1 && op.stride.x == 1 && in.channels % 4 == 0,
+          "a shift needs a 1x1 kernel, stride 1 and channels divisible by 4");
     }
     CheckEpilogue(op.epilogue, value, false);
   }
@@ -226,7 +233,8 @@ class Validator {
     const Buffer out{Kind::kMap, PoolSize(in.height, op.kernel.y, op.stride.y, op.padding.y, op.ceil),
                      PoolSize(in.width, op.kernel.x, op.stride.x, op.padding.x, op.ceil), in.channels};
     Require(out.height > 0 && out.width > 0, "kernel larger than the padded input");
-    AddWork(static_cast<int64_t>(out.height) * out.width * out.channels, static_cast<int64_t>(op.kernel.y) * op.kernel.x);
+    AddWork(static_cast<int64_t>(out.height) * out.width * out.channels,
+            static_cast<int64_t>(op.kernel.y) * op.kernel.x);
     Write(op.output, out, "output");
   }
 
@@ -237,8 +245,8 @@ class Validator {
 
   void Check(const LinearOp& op) {
     const Buffer& in = Read(op.input, Kind::kVector, "input");
-    Require(op.weight && op.weight.shape.size() == 2 && op.weight.shape[0] >= 1 && op.weight.shape[0] <= kMaxDimension &&
-                op.weight.shape[1] == in.channels,
+    Require(op.weight && op.weight.shape.size() == 2 && op.weight.shape[0] >= 1 &&
+                op.weight.shape[0] <= kMaxDimension && op.weight.shape[1] == in.channels,
             "weight is not [O][I]");
     const int out = static_cast<int>(op.weight.shape[0]);
     OptionalVector(op.bias, out, "bias");
@@ -262,16 +270,19 @@ class Validator {
     const Buffer& in = Read(op.input, "input");
     Require(in.kind == Kind::kMap || in.kind == Kind::kImage, "input is a buffer of the wrong kind");
     const Buffer& out = Write(op.output, "output");
-    const int64_t in_pixels = static_cast<int64_t>(in.height) * in.width, out_pixels = static_cast<int64_t>(out.height) * out.width;
+    const int64_t in_pixels = static_cast<int64_t>(in.height) * in.width,
+                  out_pixels = static_cast<int64_t>(out.height) * out.width;
     const bool image = in.kind == Kind::kImage;  // [C][H W] to [H W][C]
-    Require(out.kind == Kind::kMap && out.channels == (image ? in.channels : in_pixels) && out_pixels == (image ? in_pixels : in.channels),
+    Require(out.kind == Kind::kMap && out.channels == (image ? in.channels : in_pixels) &&
+                out_pixels == (image ? in_pixels : in.channels),
             "output is a buffer of the wrong kind or size");
   }
 
   void Check(const ReshapeOp& op) {
     const Buffer& in = Read(op.input, "input");
     const Buffer& out = Write(op.output, "output");
-    for (const Buffer* b : {&in, &out}) Require(b->kind == Kind::kMap || b->kind == Kind::kVector, "a buffer of the wrong kind");
+    for (const Buffer* b : {&in, &out})
+      Require(b->kind == Kind::kMap || b->kind == Kind::kVector, "a buffer of the wrong kind");
     const auto elements = [](const Buffer& b) { return static_cast<int64_t>(b.height) * b.width * b.channels; };
     Require(elements(in) == elements(out), "input and output differ in size");
   }

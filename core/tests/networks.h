@@ -50,7 +50,8 @@ struct Network {
 inline Network RandomNetwork(uint32_t seed) {
   Network net(seed);
   Program& p = net.program;
-  const int h = net.Number(1, 9), w = net.Number(1, 9), c = 4 * net.Number(1, 40), o = net.Number(1, 150), classes = net.Number(1, 70);
+  const int h = net.Number(1, 9), w = net.Number(1, 9), c = 4 * net.Number(1, 40), o = net.Number(1, 150),
+            classes = net.Number(1, 70);
   p.input = net.AddBuffer(Kind::kImage, h, w, net.Number(1, 4));
   const int bits1 = net.AddBuffer(Kind::kBits, h, w, c), map1 = net.AddBuffer(Kind::kMap, h, w, c);
   const int bits2 = net.AddBuffer(Kind::kBits, h, w, c), map2 = net.AddBuffer(Kind::kMap, h, w, o);
@@ -66,11 +67,19 @@ inline Network RandomNetwork(uint32_t seed) {
   Epilogue stem = norm(c);
   stem.map = map1;
   stem.bits = {{bits1, net.MakeFloats({c}), std::nullopt}};
-  p.ops.push_back({"stem", Conv2dOp{p.input, net.MakeFloats({c, 3, 3, p.buffers[p.input].channels}), net.MakeFloats({c}), {1, 1}, {1, 1}, 1, stem}});
+  p.ops.push_back({"stem", Conv2dOp{p.input,
+                                    net.MakeFloats({c, 3, 3, p.buffers[p.input].channels}),
+                                    net.MakeFloats({c}),
+                                    {1, 1},
+                                    {1, 1},
+                                    1,
+                                    stem}});
   Epilogue block = norm(c);
   block.shortcut = Shortcut{map1, false, false};
   block.bits = {{bits2, {}, std::nullopt}};
-  p.ops.push_back({"block", BinaryConv2dOp{bits1, {{net.MakeWeights(c, 3, 3, c), net.MakeFloats({c}), Shift::kNone}}, {1, 1}, {1, 1}, block}});
+  p.ops.push_back(
+      {"block", BinaryConv2dOp{
+                    bits1, {{net.MakeWeights(c, 3, 3, c), net.MakeFloats({c}), Shift::kNone}}, {1, 1}, {1, 1}, block}});
   Epilogue mlp = norm(o);
   mlp.map = map2;
   BinaryConv2dOp shifted{bits2, {}, {1, 1}, {0, 0}, mlp};

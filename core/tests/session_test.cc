@@ -33,7 +33,8 @@ void TestTargets(uint32_t seed) {
       for (int threads : {1, 3}) {
         const Session session(net.program, {threads, target, algorithm});
         Expect(session.target() == target, "target " + target);
-        const std::string name = target + " " + algorithm + " seed " + std::to_string(seed) + " threads " + std::to_string(threads);
+        const std::string name =
+            target + " " + algorithm + " seed " + std::to_string(seed) + " threads " + std::to_string(threads);
         Expect(Same(bcdnet::test::Run(session, images, count), expected), name);
       }
     }
@@ -60,7 +61,8 @@ void TestSharing() {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> targets = bcdnet::Targets();
-  for (int i = 1; i < argc; ++i) Expect(std::count(targets.begin(), targets.end(), argv[i]) == 1, std::string(argv[i]) + " is not tested");
+  for (int i = 1; i < argc; ++i)
+    Expect(std::count(targets.begin(), targets.end(), argv[i]) == 1, std::string(argv[i]) + " is not tested");
   for (uint32_t seed = 0; seed < 12; ++seed) TestTargets(seed);
   TestSharing();
   std::string names;

@@ -50,7 +50,7 @@ class Network:
         self.ops.append({"type": kind, "name": f"op{len(self.ops)}", **fields})
 
     def epilogue(self, shape: list[int], **parts: Any) -> dict[str, Any]:
-        """`shape` is the value's; parts: beta, shortcut as they are; mul, add, prelu ("slope", "all"), map, bits as wishes.
+        """`shape` is the value's; parts: beta, shortcut as given; mul, add, prelu ("slope", "all"), map, bits wished.
 
         `bits` is a list of (has bias, alpha id or None). Ids of results are left in `self.map` and `self.bits`.
         """
@@ -85,7 +85,13 @@ class Network:
         ]
 
     def conv2d(
-        self, source: int, outputs: int, kernel: Pair = (1, 1), stride: Pair = (1, 1), padding: Pair = (0, 0), **more: Any
+        self,
+        source: int,
+        outputs: int,
+        kernel: Pair = (1, 1),
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        **more: Any,
     ) -> int | None:
         shape = self.shape(source)
         channels, height, width = shape if source == self.image else (shape[2], shape[0], shape[1])
@@ -99,7 +105,13 @@ class Network:
         return self.map
 
     def binary_conv2d(
-        self, source: int, outputs: int, kernel: Pair = (1, 1), stride: Pair = (1, 1), padding: Pair = (0, 0), **more: Any
+        self,
+        source: int,
+        outputs: int,
+        kernel: Pair = (1, 1),
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        **more: Any,
     ) -> int | None:
         height, width, channels = self.shape(source)
         branches = []

@@ -24,7 +24,10 @@ def windows(draw: Any) -> dict[str, Any]:
         padding.append(p)
         stride.append(draw(st.integers(1, 3)))
         size.append(draw(st.integers(max(1, k - 2 * p), 9)))
-    return {"size": tuple(size), "window": {"kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}}
+    return {
+        "size": tuple(size),
+        "window": {"kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)},
+    }
 
 
 def flags(*names: str) -> Any:
@@ -33,7 +36,15 @@ def flags(*names: str) -> Any:
 
 @given(seeds, windows(), channels, channels, batches, flags("mul", "add"), st.sampled_from([None, "slope", "all"]))
 def test_binary_convolution(
-    new_network: Any, check_network: Any, seed: int, place: Any, inputs: int, outputs: int, count: int, norm: Any, prelu: Any
+    new_network: Any,
+    check_network: Any,
+    seed: int,
+    place: Any,
+    inputs: int,
+    outputs: int,
+    count: int,
+    norm: Any,
+    prelu: Any,
 ) -> None:
     network = new_network(seed, 2, *place["size"])
     network.start(inputs, map=False, bits=[(True, None)])
@@ -69,8 +80,16 @@ def test_binary_convolution_with_long_sums(
     check_network(network, algorithms=True)
 
 
-@given(seeds, sizes, sizes, channels, st.sampled_from([None, "slope", "all"]), flags("mul", "add", "beta", "alpha", "bias"),
-       st.sampled_from([None, "same", "duplicate", "avg_pool", "both"]), st.integers(0, 2))  # fmt: skip
+@given(
+    seeds,
+    sizes,
+    sizes,
+    channels,
+    st.sampled_from([None, "slope", "all"]),
+    flags("mul", "add", "beta", "alpha", "bias"),
+    st.sampled_from([None, "same", "duplicate", "avg_pool", "both"]),
+    st.integers(0, 2),
+)
 def test_epilogue(
     new_network: Any, check_network: Any, seed: int, height: int, width: int, channel: int, prelu: Any, has: Any,
     shortcut: Any, bits: int,
@@ -104,7 +123,9 @@ def test_convolution(
     check_network(network)
 
 
-@given(seeds, windows(), st.integers(1, 6), st.sampled_from([(1, 1), (2, 3), (8, 32), (1, 32), (3, 64), (16, 1), (1, 2)]))
+@given(
+    seeds, windows(), st.integers(1, 6), st.sampled_from([(1, 1), (2, 3), (8, 32), (1, 32), (3, 64), (16, 1), (1, 2)])
+)
 def test_grouped_convolution(
     new_network: Any, check_network: Any, seed: int, place: Any, groups: int, per_group: tuple[int, int]
 ) -> None:
@@ -116,7 +137,14 @@ def test_grouped_convolution(
 
 @given(seeds, st.data(), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans())
 def test_pools(
-    new_network: Any, check_network: Any, seed: int, data: Any, channel: int, ceil: bool, include_pad: bool, maximum: bool
+    new_network: Any,
+    check_network: Any,
+    seed: int,
+    data: Any,
+    channel: int,
+    ceil: bool,
+    include_pad: bool,
+    maximum: bool,
 ) -> None:
     kernel = [data.draw(st.integers(1, 4)) for _ in range(2)]
     padding = [data.draw(st.integers(0, k // 2)) for k in kernel]
@@ -137,7 +165,15 @@ def test_pools(
 
 @given(seeds, sizes, sizes, channels, st.integers(1, 150), st.booleans(), batches)
 def test_head(
-    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, bias: bool, count: int
+    new_network: Any,
+    check_network: Any,
+    seed: int,
+    height: int,
+    width: int,
+    inputs: int,
+    outputs: int,
+    bias: bool,
+    count: int,
 ) -> None:
     network = new_network(seed, 3, height, width)
     pooled = network.simple("global_avg_pool", "vector", [inputs], input=network.start(inputs))

@@ -101,7 +101,11 @@ def test_wrong_images(network: Any) -> None:
     session = network.session()
     with pytest.raises(ValueError, match=r"\[N, 3, 12, 11\]"):
         session.run(np.zeros((1, 3, 11, 12), np.float32))
-    for wrong in (np.zeros((1, 3, 12, 11)), np.zeros((3, 12, 11), np.float32), np.zeros((1, 3, 11, 12), np.float32).swapaxes(2, 3)):
+    for wrong in (
+        np.zeros((1, 3, 12, 11)),
+        np.zeros((3, 12, 11), np.float32),
+        np.zeros((1, 3, 11, 12), np.float32).swapaxes(2, 3),
+    ):
         with pytest.raises(TypeError):
             session.run(wrong)
 

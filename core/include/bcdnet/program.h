@@ -1,4 +1,5 @@
-// A network as plain data: what Session takes. The meaning of every field is docs/format.md's; this header only mirrors it.
+// A network as plain data: what Session takes. The meaning of every field is docs/format.md's; this header only mirrors
+// it.
 //
 // Shape legend: H, W rows and columns of a map; C channels; I, O input and output channels of an op.
 #pragma once

@@ -13,8 +13,9 @@ namespace bcdnet {
 
 struct Options {
   int threads = 1;
-  std::optional<std::string> target;     // one of Targets(); absent: the best
-  std::optional<std::string> algorithm;  // one of Algorithms(target) for every binary convolution it can do; absent: the fastest
+  std::optional<std::string> target;  // one of Targets(); absent: the best
+  std::optional<std::string>
+      algorithm;  // one of Algorithms(target) for every binary convolution it can do; absent: the fastest
 };
 
 class Session {
@@ -56,7 +57,8 @@ std::vector<std::string> Targets();
 std::vector<std::string> Algorithms(const std::string& target);
 
 /// Operations per second of one thread in a loop that is bound by one thing: "shuffle" (byte look-ups; binary
-/// multiply-accumulates at 4 per byte), "popcount" (xor, population count, add; binary MACs), "fp32" (multiply-add; MACs).
+/// multiply-accumulates at 4 per byte), "popcount" (xor, population count, add; binary MACs), "fp32" (multiply-add;
+/// MACs).
 double Peak(const std::string& kind, const std::string& target);
 
 }  // namespace bcdnet

@@ -1,4 +1,4 @@
-"""The native core. Programs come in the dict form of docs/format.md; what breaks its rules is a ValueError naming the op.
+"""The native core. Programs have the dict form of docs/format.md; what breaks its rules is a ValueError naming the op.
 
 Shape legend: `N` images, `C` channels, `H`, `W` rows and columns.
 """
