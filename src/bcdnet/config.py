@@ -140,13 +140,12 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         return None
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and not isinstance(value, bool):
-        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-            return int(value)
-    if hint is float and not isinstance(value, bool):
+    if hint in (int, float) and not isinstance(value, bool):
         number = _float(value)
-        if number is not None:
+        if number is not None and hint is float:
             return number
+        if number is not None and number.is_integer() and not isinstance(value, str):
+            return int(value)
     if hint is str and isinstance(value, str):
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
@@ -157,7 +156,7 @@ def _float(value: Any) -> float | None:
     # YAML 1.1 reads `1e-3` (no dot) as a string.
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

@@ -116,13 +116,13 @@ class Checkpointer(Callback):
         iteration = pl_module.iteration
         at_epoch_end = pl_module.plan.epoch_ends_at(iteration)
         if iteration_done(pl_module, batch) and iteration % self.every == 0 and not at_epoch_end:
-            self._save(trainer, pl_module)
+            self._save(trainer, pl_module, self.recorder.elapsed())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """With the epoch's row and evaluation behind it."""
-        self._save(trainer, pl_module)
+        self._save(trainer, pl_module, self.recorder.seconds)
 
-    def _save(self, trainer: pl.Trainer, module: StepModule) -> None:
+    def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
         share = 1 / trainer.world_size
         running = {
@@ -137,7 +137,7 @@ class Checkpointer(Callback):
                     "optimizer": trainer.optimizers[0].state_dict(),
                     "average": None if module.average is None else module.average.state_dict(),
                     "running": running,
-                    "seconds": self.recorder.elapsed(),
+                    "seconds": seconds,
                     "evaluation": self.recorder.evaluation,
                 }
             )

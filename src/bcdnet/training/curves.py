@@ -1,11 +1,17 @@
 """A run's learning curves as one picture."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 BLUE, ORANGE, GREY = "#2166ac", "#d6604d", "#8c8c8c"
+MARKED = 25  # with more points, markers hide the line
 
 
 def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
@@ -13,56 +19,53 @@ def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
     figure = Figure(figsize=(9, 6.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, top1_axes = figure.subplots(2, 1, sharex=True)
-    epochs = [row for row in rows if row["event"] == "epoch"]
-    steps = list(dict.fromkeys(row["step"] for row in epochs))
-    start, bounds = 0.0, []
-    for place, step in enumerate(steps):
-        own = [row for row in epochs if row["step"] == step]
-        x = [start + float(row["epoch"]) for row in own]
-        evaluated = [(at, row) for at, row in zip(x, own, strict=True) if row["val_top1"]]
-        label = place == 0
-        for axes, key in ((loss_axes, "loss"), (top1_axes, "top1")):
-            axes.plot(x, [float(row[f"train_{key}"]) for row in own], color=GREY, lw=1.4, label="training" * label)
-            axes.plot(
-                [at for at, _ in evaluated],
-                [float(row[f"val_{key}"]) for _, row in evaluated],
-                color=(BLUE, ORANGE)[key == "top1"],
-                lw=1.8,
-                marker="o" if len(evaluated) < 25 else None,
-                ms=3.5,
-                label="evaluation" * label,
-            )
-        bounds.append((start, x[-1], step, evaluated))
-        start = x[-1]
-    for begin, end, step, evaluated in bounds:
-        for axes in (loss_axes, top1_axes):
+    rows = [row for row in rows if row["event"] == "epoch"]
+    begin = 0.0
+    for step in dict.fromkeys(row["step"] for row in rows):
+        own = [row for row in rows if row["step"] == step]
+        epochs = begin + np.array([float(row["epoch"]) for row in own])
+        for axes, key, colour in ((loss_axes, "loss", BLUE), (top1_axes, "top1", ORANGE)):
             if begin:
                 axes.axvline(begin, color="black", lw=0.8, ls=":")
+            draw_step(axes, epochs, own, key, colour)
+        middle = ((begin + epochs[-1]) / 2, 1)
         loss_axes.annotate(
-            step,
-            ((begin + end) / 2, 1),
-            (0, 4),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
+            step, middle, (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center"
         )
-        if evaluated:
-            at, row = evaluated[-1]
-            top1_axes.annotate(
-                f"{float(row['val_top1']):.2f} %",
-                (at, float(row["val_top1"])),
-                (-4, -14),
-                textcoords="offset points",
-                ha="right",
-                color=ORANGE,
-                fontweight="bold",
-            )
+        begin = float(epochs[-1])
     figure.suptitle(title)
-    loss_axes.set_ylabel("loss")
-    top1_axes.set_ylabel("top-1 accuracy (%)")
-    top1_axes.set_xlabel("epochs")
+    loss_axes.set(ylabel="loss", xlim=(0, 1.03 * begin or 1))
+    top1_axes.set(ylabel="top-1 accuracy (%)", xlabel="epochs", ylim=top1_limits(rows))
+    top1_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (loss_axes, top1_axes):
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        first = dict(reversed(list(zip(labels, handles, strict=True))))  # one entry for the lines of all steps
+        axes.legend(first.values(), first.keys(), frameon=False, loc="best")
     figure.savefig(path)
+
+
+def draw_step(axes: Axes, epochs: NDArray[np.float64], rows: list[dict[str, str]], key: str, colour: str) -> None:
+    """Training and evaluation of one step; `key`: loss or top1. The last top-1 is written beside its point."""
+    axes.plot(epochs, [float(row[f"train_{key}"]) for row in rows], color=GREY, lw=1.4, label="training")
+    evaluated = [(at, float(row[f"val_{key}"])) for at, row in zip(epochs, rows, strict=True) if row[f"val_{key}"]]
+    if not evaluated:
+        return
+    x, y = zip(*evaluated, strict=True)
+    marker = "o" if len(evaluated) <= MARKED else None
+    axes.plot(x, y, color=colour, lw=1.8, marker=marker, ms=3.5, label="evaluation")
+    if key == "top1":
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.85}
+        place: dict[str, Any] = {"xytext": (-6, -20), "textcoords": "offset points", "ha": "right", "va": "top"}
+        axes.annotate(f"{y[-1]:.2f} %", (x[-1], y[-1]), color=colour, fontweight="bold", bbox=box, **place)
+
+
+def top1_limits(rows: list[dict[str, str]]) -> tuple[float, float]:
+    """From a little below what most epochs reach (the first ones may lie outside) to a little above the best."""
+    values = [float(row[key]) for row in rows for key in ("train_top1", "val_top1") if row[key]]
+    if not values:
+        return 0.0, 100.0
+    low, high = float(np.quantile(values, 0.08)), max(values)
+    margin = max(1.0, 0.12 * (high - low))
+    return max(0.0, low - margin), min(100.5, high + margin)

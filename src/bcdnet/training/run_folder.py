@@ -54,7 +54,7 @@ class RunFolder:
         return self.path / f"{name}.safetensors"
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Raise RecipeError unless a run can start here (the folder is empty) or resume (it holds one of this recipe)."""
+        """Raise RecipeError unless a run can start here (in an empty folder) or resume (a run of the same recipe)."""
         if resume:
             self._check_same(recipe)
         elif self.path.is_file() or (self.path.is_dir() and any(not _partial(entry) for entry in self.path.iterdir())):

@@ -1,0 +1,32 @@
+"""Tiny runs on scikit-learn's digits, which tests of training share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import resolve
+
+
+def tiny(run_dir: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe of two steps that takes seconds: four channels wide, six iterations of 128 images each."""
+    step = {"iterations": 6, "batch_size": 128, "lr": 2e-3}
+    return {
+        "name": "tiny",
+        "run_dir": str(run_dir),
+        "seed": 3,
+        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16},
+        "data": {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]},
+        "augment": {"crop": "pad", "padding": 2},
+        "steps": [{"name": "step1", **step, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **step}],
+        "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 2},
+        **changes,
+    }
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path) -> Callable[..., Recipe]:
+    """`make_recipe(run="run", **changes)`: the tiny recipe with top-level keys changed, into `tmp_path / run`."""
+    return lambda run="run", **changes: resolve(tiny(tmp_path / run, **changes))

@@ -1,0 +1,99 @@
+"""Students and teachers from a recipe's sections."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bcdnet.data import DataConfig, preprocess_of
+from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.models import build, configure, save_model
+from bcdnet.training.build import Teacher, build_model, load_teacher
+from bcdnet.training.recipe import ModelConfig, TeacherConfig
+
+DATA = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1)
+LABELS = ["a", "b", "c"]
+SMALL = {"layers": [1, 1, 1, 1], "width": 1 / 16}
+
+
+def test_classes_and_channels_come_from_the_data_unless_given() -> None:
+    model = build_model(ModelConfig("reactnet_r18_small", SMALL), 3, 1)
+    assert (model.config.num_classes, model.config.in_chans) == (3, 1)
+    model = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "num_classes": 7}), 3, 1)
+    assert model.config.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ModelConfig("bcdnet_c"), "model: bcdnet_c: unknown model; did you mean 'bcdnet_"),
+        (
+            ModelConfig("bcdnet_b_r18_small", {"widht": 1}),
+            "model: bcdnet_b_r18_small does not take these settings: .*widht",
+        ),
+        (ModelConfig("bcdnet_b_r18_small", {"mlp_blocks": 4}), "model: mlp_blocks"),
+    ],
+)
+def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_model(config, 3, 1)
+
+
+def test_a_teacher_sees_images_as_it_knows_them() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten())
+    pixels = torch.rand(4, 1, 8, 8)
+    own: dict[str, Any] = {"mean": [0.5], "std": [0.2], "input_size": [1, 8, 8]}
+    teacher = Teacher(network, preprocess_of(DATA), own)
+    expected = network((pixels - 0.5) / 0.2)
+    torch.testing.assert_close(teacher((pixels - 0.3) / 0.35), expected)
+    assert not teacher.train().network.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not teacher(pixels).requires_grad
+
+
+def test_teachers_from_our_files_and_from_timm_state_dicts(tmp_path: Path) -> None:
+    ours = build(configure("resnet18_twin_small", num_classes=3, in_chans=1, **SMALL)).eval()
+    path = tmp_path / "model.safetensors"
+    save_model(path, ours, labels=LABELS, preprocess=preprocess_of(DATA), provenance={})
+    x = torch.randn(2, 1, 16, 16)
+    for place in (path, tmp_path):
+        teacher = load_teacher(TeacherConfig(checkpoint=str(place)), None, DATA, LABELS)
+        assert torch.equal(teacher(x), ours(x))
+    theirs = timm.create_model("resnet18_twin_small", num_classes=3, in_chans=1, **SMALL).eval()
+    wrapped = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "theirs.pth")
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    for name in ("theirs.pth", "theirs.safetensors"):
+        config = TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / name))
+        assert torch.equal(load_teacher(config, None, DATA, LABELS)(x), theirs(x))
+
+
+def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def error(config: TeacherConfig) -> str:
+        with pytest.raises((RecipeError, CheckpointError)) as caught:
+            load_teacher(config, None, DATA, LABELS)
+        return str(caught.value)
+
+    assert "teacher.model: resnet18_twinn: unknown model; did you mean" in error(
+        TeacherConfig("resnet18_twinn", {}, "x")
+    )
+    assert "no such model file" in error(TeacherConfig(checkpoint=str(tmp_path / "none.safetensors")))
+    assert "teacher.checkpoint: cannot read" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), "none.pth"))
+    torch.save({"state_dict": {"head.weight": torch.zeros(3, 3)}}, tmp_path / "other.pth")
+    assert "Missing key" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / "other.pth")))
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "holds no state dict" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / "list.pth")))
+    ours = build(configure("resnet18_twin_small", num_classes=2, in_chans=1, **SMALL))
+    save_model(tmp_path / "two.safetensors", ours, labels=["a", "b"], preprocess=preprocess_of(DATA), provenance={})
+    assert "knows 2 classes, the data has 3" in error(TeacherConfig(checkpoint=str(tmp_path / "two.safetensors")))
+
+    def no_network(*args: Any, **kwargs: Any) -> nn.Module:
+        raise OSError("cannot reach the hub\nmore lines")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    said = error(TeacherConfig("resnet18", pretrained=True))
+    assert said.endswith("OSError: cannot reach the hub; without network access give teacher.checkpoint a file")

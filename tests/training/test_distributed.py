@@ -1,0 +1,105 @@
+"""Two processes (gloo) against one with the same global batch."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import to_yaml
+from bcdnet.training.sync_bn import CrossProcessBatchNorm2d, synchronise_batch_norm
+
+# SGD, since Adam's first steps are the signs of the gradients, which rounding turns where they are near 0.
+STEP = {"batch_size": 128, "lr": 1e-3, "optimizer": "sgd", "iterations": 5}
+PLAIN: dict[str, Any] = {
+    "augment": {},
+    "steps": [{"name": "step1", **STEP}, {"name": "step2", "weight_bits": 1, **STEP}],
+    "trainer": {"accelerator": "cpu", "log_every": 1},
+}
+
+
+def train_in_processes(recipe: Recipe, folder: Path, processes: int) -> list[dict[str, str]]:
+    path = folder / f"{processes}.yaml"
+    path.write_text(to_yaml(recipe))
+    code = "from bcdnet.cli.main import main; main()"
+    script = folder / "command.py"  # Lightning starts the other processes with this process's script and arguments
+    script.write_text(code)
+    command = [sys.executable, str(script), "train", str(path), f"trainer.devices={processes}"]
+    command.append(f"run_dir={folder / str(processes)}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
+    with (folder / str(processes) / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["event"] == "train"]
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    one, two = (train_in_processes(make_recipe(**PLAIN), tmp_path, processes) for processes in (1, 2))
+    assert [(row["step"], row["iteration"]) for row in one] == [(row["step"], row["iteration"]) for row in two]
+    assert len(one) == 10
+    for alone, together in zip(one, two, strict=True):
+        assert float(together["train_loss"]) == pytest.approx(float(alone["train_loss"]), abs=1e-4), alone
+
+
+def batch_norm_worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    x, upstream, layer = batch_norm_case()
+    synchronise_batch_norm(nn.Sequential(layer), torch.device("cpu"))
+    assert isinstance(layer, CrossProcessBatchNorm2d)
+    mine = slice(0, 5) if rank == 0 else slice(5, 8)  # unequal shares
+    part = x[mine].clone().requires_grad_()
+    out = layer(part)
+    (out * upstream[mine]).sum().backward()
+    for parameter in layer.parameters():
+        dist.all_reduce(parameter.grad)
+    results = [out.detach(), part.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var]
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def batch_norm_case() -> tuple[torch.Tensor, torch.Tensor, nn.BatchNorm2d]:
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(3)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    return torch.randn(8, 3, 4, 4) * 2 + 100, torch.randn(8, 3, 4, 4), layer
+
+
+@pytest.mark.slow
+def test_batch_norm_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+    # As programs of their own: a forked process must not run autograd, a spawned one cannot import a test module.
+    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    x, upstream, layer = batch_norm_case()
+    x.requires_grad_()
+    out = layer(x)
+    (out * upstream).sum().backward()
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([parts[0][0], parts[1][0]]), out, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.cat([parts[0][1], parts[1][1]]), x.grad, rtol=1e-4, atol=1e-5)
+    for part in parts:
+        for value, expected in zip(
+            part[2:], (layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var), strict=True
+        ):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_process_has_the_usual_batch_norm() -> None:
+    x, _, layer = batch_norm_case()
+    expected = layer(x)
+    layer.reset_running_stats()
+    synchronise_batch_norm(nn.Sequential(layer), torch.device("cpu"))
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(layer.eval()(x), nn.BatchNorm2d.forward(layer, x))
+
+
+if __name__ == "__main__":
+    batch_norm_worker(int(sys.argv[1]), sys.argv[2])

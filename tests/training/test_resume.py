@@ -1,0 +1,73 @@
+"""`kill -9` on a real run, three times, against one that was never interrupted: the same bits."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import to_yaml
+from bcdnet.training.run import train
+
+# Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and at the end of an epoch.
+STEP = {"iterations": 25, "batch_size": 128, "lr": 2e-3, "ema": 0.9}
+CHANGES = {
+    "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
+    "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 1},
+}
+# In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
+MOMENTS = (("step1", 6), ("step1", 14), ("step2", 18))
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if row["iteration"]]
+
+
+def run_until(recipe: Path, step: str, iteration: int, run: Path, resume: bool) -> None:
+    """Start the command and kill it as soon as the row of that iteration is there."""
+    code = "from bcdnet.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "train", str(recipe), *(["--resume"] if resume else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None:
+            if any(row["step"] == step and int(row["iteration"]) >= iteration for row in rows(run)):
+                break
+            time.sleep(0.005)
+        assert process.poll() is None, f"ended before {step} {iteration}: {process.stderr and process.stderr.read()}"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def test_killed_three_times_and_resumed_gives_the_same_bits(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(make_recipe("whole", **CHANGES))
+    recipe = make_recipe("killed", **CHANGES)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(to_yaml(recipe))
+    for number, (step, iteration) in enumerate(MOMENTS):
+        run_until(file, step, iteration, killed, resume=number > 0)
+        assert not (killed / "model.safetensors").exists()
+    said: list[str] = []
+    train(recipe, resume=True, say=said.append)
+    assert "in step2 at iteration" in said[0]
+    for name in ("step1", "step2", "model"):
+        expected, actual = load_file(whole / f"{name}.safetensors"), load_file(killed / f"{name}.safetensors")
+        assert expected.keys() == actual.keys()
+        different = [key for key in expected if not torch.equal(expected[key], actual[key])]
+        assert not different, (name, different)
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (whole, killed)]
+    assert without_time[0] == without_time[1]

@@ -1,0 +1,99 @@
+"""Whole runs in this process, small enough to take seconds."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bcdnet.errors import RecipeError
+from bcdnet.models import load_model
+from bcdnet.models.checkpoint import weight_bits_of
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import load_recipe
+from bcdnet.training.run import train
+
+MakeRecipe = Callable[..., Recipe]
+
+TEACHER = {
+    "model": "resnet18_twin_small",
+    "kwargs": {"width": 1 / 16, "layers": [1, 1, 1, 1]},
+    "train": {"iterations": 3, "batch_size": 128, "lr": 1e-2},
+}
+
+
+def test_teacher_and_both_steps_leave_a_complete_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(teacher=TEACHER)
+    said: list[str] = []
+    results = train(recipe, say=said.append)
+    run = tmp_path / "run"
+    assert list(results) == ["teacher", "step1", "step2"]
+    assert json.loads((run / "metrics.json").read_text()) == results
+    for name, bits in (("teacher", 32), ("step1", 32), ("step2", 1), ("model", 1)):
+        loaded = load_model(run / f"{name}.safetensors")
+        assert weight_bits_of(loaded.model) == bits
+        assert loaded.labels == [str(digit) for digit in range(10)]
+        assert loaded.preprocess["input_size"] == [1, 16, 16]
+    assert loaded.provenance["step"] == "step2" and loaded.provenance["seed"] == 3
+    assert {"top1", "top5", "loss", "images", "params", "train_seconds", "train_images_per_second"} <= set(
+        results["step2"]
+    )
+    assert results["step2"]["images"] == 360
+    assert load_recipe(run / "recipe.yaml") == recipe
+    record = json.loads((run / "environment.json").read_text())
+    assert record["seed"] == 3 and "torch" in record["versions"] and record["machine"]["cpus"]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").glob("step2/events*"))
+    with (run / "metrics.csv").open() as file:
+        rows = [(row["step"], row["event"], int(row["iteration"])) for row in csv.DictReader(file)]
+    assert rows[:2] == [("teacher", "train", 2), ("teacher", "epoch", 3)]
+    assert rows[2:6] == [("step1", "train", 2), ("step1", "train", 4), ("step1", "train", 6), ("step1", "epoch", 6)]
+    assert rows[6:] == [("step2", event, at) for _, event, at in rows[2:6]]
+
+    with pytest.raises(RecipeError, match="is not empty; --resume continues the run in it"):
+        train(recipe)
+    with pytest.raises(RecipeError, match=r"with another seed, steps\.0\.lr, steps\.0\.weight_decay"):
+        train(
+            replace(recipe, seed=4, steps=(replace(recipe.steps[0], lr=1, weight_decay=0), recipe.steps[1])),
+            resume=True,
+        )
+    before = (run / "metrics.csv").read_text()
+    assert train(recipe, resume=True, say=said.append) == results  # nothing is left to do
+    assert (run / "metrics.csv").read_text() == before
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """channels_last computes the same sums in another order; two parts of a batch differ by batch norm alone."""
+    step = [{"name": "only", "iterations": 2, "batch_size": 128, "lr": 1e-4, "optimizer": "sgd", "clip_norm": 1.0}]
+    twin = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
+    plain = train(make_recipe("plain", steps=step, model=twin, augment={}))
+    for name, trainer in (
+        ("last", {"channels_last": True}),
+        ("parts", {"accumulate": 2}),
+        ("bf16", {"precision": "bf16"}),
+    ):
+        other = train(make_recipe(name, steps=step, model=twin, augment={}, trainer={"accelerator": "cpu", **trainer}))
+        assert other["only"]["loss"] == pytest.approx(plain["only"]["loss"], rel=2e-2 if name != "last" else 1e-4)
+    a, b = weights(tmp_path / "plain"), weights(tmp_path / "last")
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_a_damaged_newest_checkpoint_changes_nothing_but_the_message(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(trainer={"accelerator": "cpu", "checkpoint_every": 2})
+    train(recipe)
+    run, expected = tmp_path / "run", weights(tmp_path / "run")
+    newest = max((run / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (run / "model.safetensors").unlink()
+    said: list[str] = []
+    train(recipe, resume=True, say=said.append)
+    assert "truncated or damaged" in said[0] and "resuming" in said[1] and "step2 at iteration 4" in said[1]
+    assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
