@@ -1,0 +1,177 @@
+"""The session against the numpy executor, its errors, and preprocessing against training's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import bcdnet.nn as bnn
+from bcdnet.compiler import export
+from bcdnet.data import DataConfig, evaluate_transform
+from bcdnet.data.resize import to_pixels
+from bcdnet.errors import BcdnetError, DataError, ProgramError
+from bcdnet.program import execute, read_program
+from bcdnet.program.schema import Preprocess
+from bcdnet.runtime.preprocess import to_input
+
+pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
+
+from bcdnet.runtime import InferenceSession, available_targets
+
+PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "crop_pct": 0.875}
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), bnn.ContextualConvBlock(32, 32, 3), bnn.BinaryMLPBlock(32),
+        bnn.ContextualConvBlock(32, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 6),
+    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("packed") / "x.bcdn"
+    return export(network, path, input_size=(3, 16, 16), labels=list("abcdef"), preprocess=PREPROCESS)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(5, 3, 16, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("target", available_targets())
+def test_every_target_and_thread_count_gives_the_oracles_bits(packed, images, target, threads) -> None:
+    session = InferenceSession(packed, threads=threads, target=target)
+    assert session.target == target and session.threads == threads
+    (ours,) = session.run(None, {"image": images})
+    np.testing.assert_array_equal(ours, execute(read_program(packed), images)[0])
+
+
+def test_describes_itself_as_onnx_runtime_does(packed) -> None:
+    session = InferenceSession(packed, threads=1)
+    (entry,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (entry.name, entry.shape, entry.type) == ("image", ["N", 3, 16, 16], "tensor(float)")
+    assert (result.name, result.shape) == ("logits", ["N", 6])
+    assert session.labels == tuple("abcdef")
+
+
+def test_many_threads_share_a_session(packed, images) -> None:
+    session = InferenceSession(packed, threads=2)
+    expected = session.run(None, {"image": images})[0]
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: session.run(["logits"], {"image": images})[0], range(24)):
+            np.testing.assert_array_equal(result, expected)
+
+
+def test_profile_and_debug(packed, images) -> None:
+    session = InferenceSession(packed, threads=1)
+    rows = session.profile({"image": images})
+    assert [row.name for row in rows] == [op.name for op in session.program.ops]
+    assert all(row.seconds >= 0 and row.cost.bytes > 0 for row in rows)
+    # 8 x 8 positions: the stem, then 3x3, three branches of 1x1, 1x1 with twice the outputs, and the head.
+    assert sum(row.cost.binary_macs for row in rows) == 64 * 32 * 32 * (9 + 3 + 2)
+    assert sum(row.cost.float_macs for row in rows) == 64 * 32 * 27 + 64 * 6
+    port = session.program.outputs[0].buffer
+    np.testing.assert_array_equal(
+        session.debug({"image": images}, [port])[port], session.run(None, {"image": images})[0]
+    )
+
+
+def test_predict(packed) -> None:
+    session = InferenceSession(packed, threads=1)
+    pictures = [np.random.default_rng(i).integers(0, 256, (20, 30, 3), np.uint8) for i in range(2)]
+    rows = session.predict(pictures, topk=3)
+    logits = session.run_images([Image.fromarray(picture) for picture in pictures])[0]
+    assert [row[0].index for row in rows] == logits.argmax(1).tolist()
+    assert all(len(row) == 3 and row[0].probability >= row[1].probability >= row[2].probability for row in rows)
+    assert rows[0][0].label == "abcdef"[rows[0][0].index]
+    assert sum(entry.probability for entry in session.predict(pictures, topk=99)[0]) == pytest.approx(1)
+
+
+BAD_FEEDS = {
+    "name": ({"x": np.zeros((1, 3, 16, 16), np.float32)}, "expected the one input 'image'"),
+    "none": ({}, "expected the one input 'image', got none"),
+    "dtype": ({"image": np.zeros((1, 3, 16, 16))}, "float32 array, got float64"),
+    "list": ({"image": [0.0]}, "float32 array, got list"),
+    "shape": ({"image": np.zeros((1, 3, 16, 17), np.float32)}, "expected shape"),
+    "rank": ({"image": np.zeros((3, 16, 16), np.float32)}, "expected shape"),
+    "empty": ({"image": np.zeros((0, 3, 16, 16), np.float32)}, "N >= 1"),
+    "nan": ({"image": np.full((1, 3, 16, 16), np.nan, np.float32)}, "every value must be finite"),
+    "infinity": ({"image": np.full((1, 3, 16, 16), np.inf, np.float32)}, "every value must be finite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FEEDS)
+def test_one_clear_error_for_a_bad_input(case, packed) -> None:
+    feed, message = BAD_FEEDS[case]
+    with pytest.raises(DataError, match=message):
+        InferenceSession(packed, threads=1).run(None, feed)
+
+
+def test_one_clear_error_for_a_bad_file_or_option(packed, tmp_path) -> None:
+    with pytest.raises(BcdnetError, match="unknown target 'AVX9'"):
+        InferenceSession(packed, target="AVX9")
+    with pytest.raises(BcdnetError, match="threads: must be at least 1"):
+        InferenceSession(packed, threads=0)
+    with pytest.raises(ProgramError, match="no such file"):
+        InferenceSession(tmp_path / "none.bcdn")
+    (tmp_path / "cut.bcdn").write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(ProgramError, match="not a complete"):
+        InferenceSession(tmp_path / "cut.bcdn")
+    session = InferenceSession(packed, threads=1)
+    with pytest.raises(DataError, match="unknown output 'y'"):
+        session.run(["y"], {"image": np.zeros((1, 3, 16, 16), np.float32)})
+    for bad in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), "none.png", 3):
+        with pytest.raises(DataError):
+            session.run_images([bad])  # type: ignore[list-item]
+
+
+def test_a_missing_core_names_the_remedy(packed, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "bcdnet.runtime._core", None)
+    monkeypatch.delattr("bcdnet.runtime._core", raising=False)
+    with pytest.raises(BcdnetError, match="pip install"):
+        InferenceSession(packed)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 47), (32, 32), (33, 64), (16, 16), (200, 31)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_pct, side", [(0.875, 32), (1.0, 32), (0.9, 27)])
+def test_preprocessing_is_that_of_evaluation_bit_for_bit(size, interpolation, crop_pct, side) -> None:
+    config = DataConfig(
+        "digits", side, crop_pct=crop_pct, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    pixels = torch.from_numpy(to_pixels(picture, config, side).copy())
+    theirs = evaluate_transform(pixels[None], config)[0].numpy()
+    ours = to_input(picture, Preprocess((3, side, side), config.mean, config.std, interpolation, crop_pct))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_modes(mode, channels) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (12, 12), np.uint8)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    picture = wide if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    constants = ((0.5,) * channels, (0.25,) * channels)
+    config = DataConfig("digits", 12, channels=channels, mean=constants[0], std=constants[1])
+    theirs = evaluate_transform(torch.from_numpy(to_pixels(picture, config, 12).copy())[None], config)[0].numpy()
+    np.testing.assert_array_equal(
+        to_input(picture, Preprocess((channels, 12, 12), *constants, "bilinear", 1.0)), theirs
+    )
+
+
+def test_prediction_never_imports_torch(packed) -> None:
+    code = (
+        "import sys, numpy; from bcdnet.runtime import InferenceSession\n"
+        f"InferenceSession({str(packed)!r}, threads=1).predict([numpy.zeros((20, 20, 3), numpy.uint8)])\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
