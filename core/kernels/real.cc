@@ -99,7 +99,7 @@ struct Window {
 
 void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
                 int value_stride) {
-  constexpr int kTile = 3;
+  constexpr int kTile = kPanelVectors <= 2 ? 6 : 2;  // sums, weights and an input in 32 or 16 registers
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups, out_group = s.out_c / a.groups;
   const size_t panel_floats = static_cast<size_t>(kPanel) * s.k_h * s.k_w * depth;
@@ -202,8 +202,8 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
 void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin, int channel_end, float* out) {
   const hn::Repartition<double, DF> dd;
   const hn::Half<DF> half;
-  constexpr int kDoubles = kFloats / 2, kVectors = 8;
-  for (int c = channel_begin; c < channel_end; c += kDoubles * kVectors) {
+  constexpr int kDoubles = kFloats / 2, kVectors = kPanel / kDoubles;
+  for (int c = channel_begin; c < channel_end; c += kPanel) {
     hn::Vec<decltype(dd)> sum[kVectors];
     for (auto& v : sum) v = hn::Zero(dd);
     for (int p = 0; p < pixels; ++p) {
