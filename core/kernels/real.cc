@@ -99,7 +99,7 @@ struct Window {
 
 void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
                 int value_stride) {
-  constexpr int kTile = kPanelVectors <= 2 ? 6 : 2;  // sums, weights and an input in 32 or 16 registers
+  constexpr int kTile = kPanelVectors <= 2 ? 6 : 3;  // sums, weights and an input in 32 or 16 registers
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups, out_group = s.out_c / a.groups;
   const size_t panel_floats = static_cast<size_t>(kPanel) * s.k_h * s.k_w * depth;
