@@ -30,12 +30,13 @@ def test_classes_and_channels_come_from_the_data_unless_given() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ModelConfig("bcdnet_c"), "model: bcdnet_c: unknown model; did you mean 'bcdnet_"),
+        (ModelConfig("bcdnet_c"), "model: unknown model 'bcdnet_c': did you mean 'bcdnet_"),
         (
             ModelConfig("bcdnet_b_r18_small", {"widht": 1}),
-            "model: bcdnet_b_r18_small does not take these settings: .*widht",
+            "model: unknown setting of bcdnet_b_r18_small 'widht': did you mean 'width'",
         ),
         (ModelConfig("bcdnet_b_r18_small", {"mlp_blocks": 4}), "model: mlp_blocks"),
+        (ModelConfig("bcdnet_b_r18_small", {"width": "wide"}), "model: .*str"),
     ],
 )
 def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:

@@ -12,23 +12,18 @@ from bcdnet.config import unknown_key
 from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
 from bcdnet.errors import CheckpointError, RecipeError
-from bcdnet.models import VARIANTS, Network, build, configure, load_model
+from bcdnet.models import Network, build, configure, load_model
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
 
 
 def build_model(config: ModelConfig, num_classes: int, channels: int, where: str = "model") -> Network:
     """A fresh network of ours; its initial weights depend on torch's global seed alone.
 
-    Raises RecipeError for a name that is not ours, and for settings that the network's family does not have.
+    Raises RecipeError for a name that is not ours, and for settings that the network's family does not take.
     """
-    if config.name not in VARIANTS:
-        raise RecipeError(f"{where}: {unknown_key(config.name, VARIANTS).replace('key', 'model')}")
-    settings = {"num_classes": num_classes, "in_chans": channels, **config.kwargs}
     try:
-        return build(configure(config.name, **settings))
-    except TypeError as error:
-        raise RecipeError(f"{where}: {config.name} does not take these settings: {error}") from None
-    except ValueError as error:
+        return build(configure(config.name, **{"num_classes": num_classes, "in_chans": channels, **config.kwargs}))
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from None
 
 

@@ -73,6 +73,8 @@ def evaluate(
     metrics, loss = make_metrics(len(class_names)).to(device), MeanMetric().to(device)
     seconds, images = 0.0, 0
     for pixels, labels in batches:
+        if not len(labels):
+            continue  # a process's share of the last batch
         pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if not images:
             model(transform(pixels))  # the first pass picks kernels and makes room; it is no measure of speed
