@@ -33,9 +33,10 @@ def _latency(results: Mapping[str, Any], network: str, engines: tuple[str, ...])
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """One point for each network and engine; ours are diamonds, one for each instruction set measured."""
-    series = [(f"bcdnet, {t}", (ours(t),), OURS, "D", i == 0) for i, t in enumerate(results["targets"])]
-    plt.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "bcdnet"})
-    figure, axes = plt.subplots(figsize=(9.2, 5.6), layout="constrained")
+    series = [(f"bcdnet (ours), {t}", (ours(t),), OURS, "D", i == 0) for i, t in enumerate(results["targets"])]
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "bcdnet"})
+    figure, axes = plt.subplots(figsize=(9.2, 5.4))
+    figure.subplots_adjust(left=0.2, right=0.985, top=0.87, bottom=0.1)
     reach: dict[str, list[float]] = {}
     for label, engines, colour, marker, filled in [*series, *PEERS]:
         points = [(ms, top1, name) for name, top1 in ACCURACY.items() if (ms := _latency(results, name, engines))]
@@ -60,12 +61,15 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks([value for value in (2, 5, 10, 20, 50, 100, 200, 500) if _inside(value, reach)])
-    axes.set_xlabel("latency of one 224 px image on one thread (ms, logarithmic; left is faster)", color=INK)
-    axes.set_ylabel("published ImageNet top-1 (%)", color=INK)
-    axes.set_title(f"{results['machine']['processor']}, {results['date']}", loc="left", fontsize=10, color=MUTED)
+    axes.set_xlabel("latency (ms, logarithmic)", color=INK)
+    axes.set_yticks([])
+    axes.set_ylim(min(ACCURACY.values()) - 0.35, max(ACCURACY.values()) + 0.35)
+    figure.text(0.015, 0.95, "Latency of one 224 px image on one thread, against accuracy", fontsize=12.5, color=INK)
+    where = f"{results['machine']['processor']}, {results['date']}"
+    figure.text(0.015, 0.905, f"by network and its published ImageNet top-1 (%); {where}", fontsize=9, color=MUTED)
     axes.grid(axis="x", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5, loc="upper right")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper right", bbox_to_anchor=(1, 0.935))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -77,22 +81,20 @@ def _inside(value: float, reach: Mapping[str, list[float]]) -> bool:
 
 def _name_networks(axes: Any, reach: Mapping[str, list[float]]) -> None:
     """A thin line through each network's points, and its name at the left, moved apart where two names would touch."""
-    if not reach:
-        return
-    left = min(ms for row in reach.values() for ms in row) / 1.15
-    height, lowest = 0.32, float("-inf")
+    height, lowest = 0.24, float("-inf")
     for name in sorted(reach, key=lambda name: ACCURACY[name]):
         top1 = ACCURACY[name]
         lowest = max(top1, lowest + height)
-        axes.plot([left, max(reach[name])], [top1, top1], color=MUTED, linewidth=0.7, alpha=0.5, zorder=1)
+        axes.axhline(top1, color=MUTED, linewidth=0.7, alpha=0.45, zorder=1)
         binary = name.startswith(("BCDNet", "ReActNet"))
         axes.annotate(
             f"{name}  {top1:.1f}",
-            (left, top1),
-            xytext=(left / 1.04, lowest),
+            (0, top1),
+            xycoords=("axes fraction", "data"),
+            xytext=(-0.015, lowest),
             ha="right",
             va="center",
-            fontsize=9,
+            fontsize=9.5,
             color=OURS if binary else INK,
             fontweight="bold" if binary else "normal",
         )
