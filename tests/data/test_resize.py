@@ -73,7 +73,7 @@ def modes():
     yield "grey", grey, 0
 
 
-@pytest.mark.parametrize(("name", "image", "tolerance"), list(modes()), ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "image", "tolerance"), list(modes()), ids=[name for name, _, _ in modes()])
 def test_every_mode_becomes_grey_or_rgb(name, image, tolerance):
     ramp = np.arange(256).reshape(16, 16)
     for channels, mode in ((1, "L"), (3, "RGB")):
