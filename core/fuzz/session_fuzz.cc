@@ -59,7 +59,7 @@ class Mutator {
   /// A shape that claims other than what is there may only ever claim less: the arrays' sizes are the bindings' part.
   template <class T>
   void Change(bcdnet::Tensor<T>& t) {
-    if (!t || net_.Number(0, 3) == 0) {
+    if (!t || t.shape.empty() || net_.Number(0, 3) == 0) {
       t = {};
       return;
     }
