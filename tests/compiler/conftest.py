@@ -33,6 +33,12 @@ def prepare(module: nn.Module, *size: int, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Weights too are the same in every run: they are drawn when the network is made, before `prepare`."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def prepared() -> Callable[..., nn.Module]:
     """The function that prepares a network for images of a size (C, H, W)."""

@@ -8,6 +8,7 @@ unparsable), a quarter of the bytes, a quarter of the file's length.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -46,13 +47,13 @@ def mutate_json(document: Any, rng: random.Random) -> None:
             continue
         action = rng.randrange(4)
         if action == 0 and isinstance(target, list):
-            target.insert(key, inner)
+            target.insert(key, copy.deepcopy(inner))
         elif action == 1:
             del target[key]
         elif action == 2 and isinstance(inner, int):
             target[key] = inner + rng.choice([-1, 1, 2, 32])
         else:
-            target[key] = rng.choice(VALUES)
+            target[key] = copy.deepcopy(rng.choice(VALUES))
         return
 
 
