@@ -19,7 +19,11 @@ def draw_confusion(confusion: Tensor, class_names: list[str], path: Path, title:
     axes = figure.subplots()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     if classes <= NAMED:
-        axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(classes), class_names)
+        if max(map(len, class_names)) > 3:
+            axes.tick_params("x", rotation=45)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         axes.set_yticks(range(classes), class_names)
     if classes <= 20:
         for row in range(classes):
