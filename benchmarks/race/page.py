@@ -47,7 +47,8 @@ def _times(value: Mapping[str, float] | None, wanted: float | None = None) -> st
     median = f"{value['median']:.2f}"
     if wanted is not None and value["median"] >= wanted:
         median = f"**{median}**"
-    return f"{median} [{value['q1']:.2f}–{value['q3']:.2f}]"
+    fastest = f" {value['of_fastest_runs']:.2f}" if "of_fastest_runs" in value else ""
+    return f"{median} [{value['q1']:.2f}–{value['q3']:.2f}]{fastest}"
 
 
 def _milliseconds(entry: Mapping[str, Any] | None) -> str:
@@ -134,10 +135,14 @@ def _warning(results: Mapping[str, Any]) -> str:
 
 def _versions(results: Mapping[str, Any]) -> str:
     rows = [
-        f"{name}: {', '.join(f'{package} {value}' for package, value in versions.items())}"
+        f"{name}: {', '.join(f'{what} {_words(value)}' for what, value in versions.items())}"
         for name, versions in results["versions"].items()
     ]
     return "\n".join(f"- {row}" for row in rows)
+
+
+def _words(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -148,7 +153,7 @@ def render(results: Mapping[str, Any]) -> str:
     return f"""# Latency at 224 px and batch 1 against other engines, {results["date"]}
 
 ```bash
-{results["command"]}    # {results["rounds"]} rounds, {results["race_seconds"]:.0f} s
+{results["command"]}    # {results["rounds"]} rounds in {results["race_seconds"]:.0f} s
 ```
 
 {machine["processor"]}, {machine["cpus"]} {kind} with {", ".join(machine["flags"])}; {machine["system"]};
@@ -156,7 +161,8 @@ Python {machine["python"]}; commit {machine["commit"][:12]}{changed}.
 
 {_warning(results)}## What is required
 
-Ratios in one run, one thread each; bold where the wanted ratio is reached. Quartiles over the rounds in brackets.
+Ratios in one run, one thread each: median over the rounds, bold where the wanted ratio is reached; quartiles in
+brackets; then the ratio of the fastest runs of all, which other processes disturb least.
 
 {requirements(results)}
 

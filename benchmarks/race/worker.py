@@ -40,25 +40,24 @@ def _time(function: Callable[[], object]) -> float:
     return perf_counter() - begin
 
 
-def measure(runner: Runner, seconds: float) -> dict[str, Any]:
+def measure(runner: Runner, seconds: float, slow: bool) -> dict[str, Any]:
     """One burst: median and least time of a run in seconds, the number of runs, the cores kept busy on average.
 
-    `inside`: the median of the kernel's own time, from further runs; None where the runner has none.
+    `slow`: measure one run, without warm-up. `inside`: the median of the kernel's own time, from further runs; None
+    where the runner has none.
     """
-    times = [_time(runner.run)]
-    if times[0] < SLOW_SECONDS:
-        for _ in range(WARM_UPS - 1):
-            runner.run()
-        times.clear()
+    for _ in range(0 if slow else WARM_UPS):
+        runner.run()
+    times: list[float] = []
     busy, begin = process_time(), perf_counter()
-    while len(times) < 1 or (times[0] < SLOW_SECONDS and (sum(times) < seconds or len(times) < LEAST_RUNS)):
+    while not times or not (slow or (len(times) >= LEAST_RUNS and sum(times) >= seconds)):
         times.append(_time(runner.run))
     wall = perf_counter() - begin
     answer = {
         "median": statistics.median(times),
         "least": min(times),
         "runs": len(times),
-        "cores": (process_time() - busy) / wall if times[0] < SLOW_SECONDS else None,
+        "cores": (process_time() - busy) / wall,
         "inside": None,
     }
     if runner.inside is not None:
@@ -71,7 +70,7 @@ def measure(runner: Runner, seconds: float) -> dict[str, Any]:
     return answer
 
 
-def _answer(engine: Any, runners: dict[str, Runner], request: dict[str, Any]) -> Any:
+def _answer(engine: Any, runners: dict[str, tuple[Runner, bool]], request: dict[str, Any]) -> Any:
     match request["do"]:
         case "versions":
             return engine.versions()
@@ -80,10 +79,12 @@ def _answer(engine: Any, runners: dict[str, Runner], request: dict[str, Any]) ->
         case "load":
             runner = engine.load(Path(request["folder"]), request["spec"])
             runner.run()
-            runners[request["key"]] = runner
+            slow = min(_time(runner.run) for _ in range(2)) >= SLOW_SECONDS
+            runners[request["key"]] = runner, slow
             return runner.detail
         case "measure":
-            return measure(runners[request["key"]], request["seconds"])
+            runner, slow = runners[request["key"]]
+            return measure(runner, request["seconds"], slow)
         case "cpu":
             return process_time()
         case _:
@@ -95,7 +96,7 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     engine = importlib.import_module(f"race.engines.{sys.argv[1]}")
-    runners: dict[str, Runner] = {}
+    runners: dict[str, tuple[Runner, bool]] = {}
     gc.disable()
     for line in sys.stdin:
         try:

@@ -57,11 +57,11 @@ def test_entries_are_distinct_and_their_workers_exist() -> None:
 
 def test_measure_warms_up_and_counts() -> None:
     calls: list[int] = []
-    quick = worker.measure(worker.Runner(lambda: calls.append(1), inside=lambda: 0.25), 0.0)
+    quick = worker.measure(worker.Runner(lambda: calls.append(1), inside=lambda: 0.25), 0.0, slow=False)
     assert quick["runs"] == worker.LEAST_RUNS and len(calls) == worker.LEAST_RUNS + worker.WARM_UPS
     assert quick["inside"] == 0.25
-    slow = worker.measure(worker.Runner(lambda: sleep(worker.SLOW_SECONDS)), 0.0)
-    assert slow["runs"] == 1 and slow["cores"] is None and slow["median"] >= worker.SLOW_SECONDS
+    slow = worker.measure(worker.Runner(lambda: sleep(0.01)), 1.0, slow=True)
+    assert slow["runs"] == 1 and slow["median"] >= 0.01 and slow["inside"] is None
 
 
 def test_a_worker_answers_fails_and_ends(tmp_path: Path) -> None:
