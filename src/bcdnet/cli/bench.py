@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from bcdnet.cli.model import packed_file
+
 if TYPE_CHECKING:
     from bcdnet.runtime import InferenceSession, OpProfile
 
@@ -18,7 +20,7 @@ WARMUP_SECONDS = 0.3
 
 
 def run(
-    packed: Annotated[Path, typer.Argument(help="A packed file.")],
+    model: Annotated[str, typer.Argument(help="A packed file, a shipped model's name, a model file or a run folder.")],
     threads: Annotated[
         list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
     ] = None,
@@ -42,30 +44,29 @@ def run(
     from bcdnet.runtime.native import available_threads
 
     counts = threads or sorted({1, available_threads()})
-    results = []
-    for count in counts:
-        session = InferenceSession(packed, threads=count, target=target)
-        roof = _roof(session)
-        results += [_measure(session, size, seconds, roof) for size in batch or [1]]
-    session = InferenceSession(packed, threads=counts[0], target=target)
-    rows = _profile(session, (batch or [1])[0]) if profile or trace else []
+    with packed_file(model) as path:
+        sessions = [InferenceSession(path, threads=count, target=target) for count in counts]
+        file_bytes = path.stat().st_size
+    roof = _roof(sessions[0].target)
+    results = [_measure(session, size, seconds, roof) for session in sessions for size in batch or [1]]
+    rows = _profile(sessions[0], (batch or [1])[0]) if profile or trace else []
     if trace is not None:
         trace.write_text(json.dumps(_chrome_trace(rows)))
     if as_json:
         document = {
-            "file": str(packed),
-            "bytes": packed.stat().st_size,
+            "file": model,
+            "bytes": file_bytes,
             "machine": platform.processor() or platform.machine(),
-            "target": session.target,
-            "roof": asdict(_roof(session)),
+            "target": sessions[0].target,
+            "roof": asdict(roof),
             "results": [asdict(result) for result in results],
             "profile": [asdict(row) for row in rows] if profile else None,
         }
         typer.echo(json.dumps(document, indent=2))
     else:
-        _print(packed, session, results)
+        _print(f"{model}, {file_bytes / 1e6:.2f} MB", sessions[0], results)
         if profile:
-            _print_profile(rows, _roof(session))
+            _print_profile(rows, roof)
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class Result:
     runs: int
 
 
-def _roof(session: InferenceSession) -> Roof:
+def _roof(target: str) -> Roof:
     from bcdnet.runtime.native import core
 
     kinds = ("shuffle", "popcount", "fp32")
     # The best of several: another process can only make a loop slower.
-    return Roof(*(max(core().peak(kind, session.target) for _ in range(5)) for kind in kinds))
+    return Roof(*(max(core().peak(kind, target) for _ in range(5)) for kind in kinds))
 
 
 def _share(ideal: float, actual: float) -> float | None:
@@ -169,12 +170,12 @@ def _chrome_trace(rows: list[OpProfile]) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def _print(packed: Path, session: InferenceSession, results: list[Result]) -> None:
+def _print(title: str, session: InferenceSession, results: list[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     shape = "x".join(str(size) for size in session.get_inputs()[0].shape[1:])
-    table = Table(title=f"{packed.name}, {packed.stat().st_size / 1e6:.2f} MB, input {shape}, {session.target}")
+    table = Table(title=f"{title}, input {shape}, {session.target}")
     for column in ("threads", "batch", "median", "p95", "images/s", "GMAC/s", "of roof"):
         table.add_column(column, justify="right")
     for row in results:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bcdnet.cli.model import find_model
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import nn
 
     from bcdnet.analysis import Counts
 
@@ -38,9 +36,10 @@ def run(
     """
     from bcdnet.analysis import count
 
-    network, size = _resolve(model, input_size, num_classes=num_classes, width=width)
+    found = find_model(model, input_size, num_classes=num_classes, width=width)
+    size = found.input_size
     try:
-        counts = count(network, size)
+        counts = count(found.module, size)
     except BcdnetError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -50,36 +49,6 @@ def run(
         typer.echo(json.dumps(_document(model, counts, layers), indent=2))
     else:
         _print(model, counts, layers)
-
-
-def _resolve(name: str, size: tuple[int, int, int] | None, **settings: Any) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network, and the input size: as given, or the one it was made for."""
-    import timm
-
-    from bcdnet.models import VARIANTS, load_model
-
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if Path(name).exists() or "/" in name or name.endswith(".safetensors"):
-        if settings:
-            raise BcdnetError(f"{name} is a file with a fixed network: leave {' and '.join(settings)} to named models")
-        loaded = load_model(name)
-        channels, height, side = loaded.preprocess["input_size"]
-        return loaded.model, size or (channels, height, side)
-    if not timm.is_model(name):
-        raise BcdnetError(f"no model is called {name}, and there is no such file{_nearest(name, VARIANTS)}")
-    if size and size[0] != 3:
-        settings["in_chans"] = size[0]
-    try:
-        network = timm.create_model(name, **settings)
-    except TypeError as error:
-        raise BcdnetError(f"{name} does not take {' and '.join(settings)}") from error
-    preset = timm.get_pretrained_cfg(name)
-    return network, size or (preset.input_size if preset else (3, 224, 224))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _document(name: str, counts: Counts, layers: bool) -> dict[str, Any]:

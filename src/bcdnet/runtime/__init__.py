@@ -1,5 +1,6 @@
 """Run packed programs: numpy, safetensors, Pillow and the native core; never torch."""
 
+from bcdnet.runtime.pretrained import list_pretrained
 from bcdnet.runtime.session import InferenceSession, NodeArg, OpProfile, Prediction, available_targets
 
-__all__ = ["InferenceSession", "NodeArg", "OpProfile", "Prediction", "available_targets"]
+__all__ = ["InferenceSession", "NodeArg", "OpProfile", "Prediction", "available_targets", "list_pretrained"]

@@ -20,6 +20,7 @@ from bcdnet.program.schema import Preprocess, Program
 from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import available_threads, core
 from bcdnet.runtime.preprocess import ImageLike, to_input
+from bcdnet.runtime.pretrained import locate
 
 Array = npt.NDArray[np.float32]
 
@@ -53,7 +54,7 @@ class OpProfile:
 
 
 class InferenceSession:
-    """A `.bcdn` file ready to run. Any number of threads may share a session.
+    """A `.bcdn` file, or a model of `list_pretrained()`, ready to run. Any number of threads may share a session.
 
     `threads`: worker threads for one run, by default all CPUs that the process may use. `target`: instruction set, one
     of `available_targets()`, by default the best one. The results depend on neither.
@@ -67,7 +68,7 @@ class InferenceSession:
         native = core()
         if target is not None and target not in native.targets():
             raise BcdnetError(f"unknown target {target!r}; this CPU runs {', '.join(native.targets())}")
-        program = read_program(path)
+        program = read_program(locate(path))
         document = to_json(program)
         try:
             self._session = native.Session(

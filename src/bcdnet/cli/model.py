@@ -1,0 +1,107 @@
+"""What a command means by MODEL: a trained model (file or run folder), the name of a timm model, or a packed file."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKED_SUFFIX = ".bcdn"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network in eval mode; class names (none for fresh weights), preprocessing (timm's keys) and origin."""
+
+    module: nn.Module
+    labels: list[str]
+    preprocess: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.preprocess["input_size"]
+        return channels, height, width
+
+
+def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: Any) -> Found:
+    """The trained model of a file or run folder, or a named timm model with fresh weights.
+
+    `size`: channels, height and width instead of the model's own. `settings`: keyword arguments of a named model; None
+    stands for its default. Raises BcdnetError for an unknown name and settings that do not fit, CheckpointError for a
+    file that holds no model.
+    """
+    import timm
+
+    from bcdnet.models import VARIANTS, load_model
+
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if Path(name).exists() or "/" in name or name.endswith((".safetensors", PACKED_SUFFIX)):
+        if name.endswith(PACKED_SUFFIX):
+            raise BcdnetError(f"{name} is packed, which is for running only; give the model file or run folder")
+        if settings:
+            raise BcdnetError(f"{name} is a file with a fixed network: leave {' and '.join(settings)} to named models")
+        loaded = load_model(name)
+        preprocess = loaded.preprocess | ({"input_size": list(size)} if size else {})
+        return Found(loaded.model, loaded.labels, preprocess, loaded.provenance)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BcdnetError(f"no model is called {name}, and there is no such file{hint}")
+    preset = timm.get_pretrained_cfg(name)
+    channels, height, width = size or (preset.input_size if preset else (3, 224, 224))
+    if channels != 3:
+        settings["in_chans"] = channels
+    try:
+        module = timm.create_model(name, **settings).eval()
+    except TypeError as error:
+        raise BcdnetError(f"{name} does not take {' and '.join(settings)}") from error
+    preprocess = {
+        "input_size": [channels, height, width],
+        "mean": preset.mean if preset and channels == len(preset.mean) else [0.5] * channels,
+        "std": preset.std if preset and channels == len(preset.std) else [0.5] * channels,
+        "interpolation": preset.interpolation if preset else "bilinear",
+        "crop_pct": preset.crop_pct if preset else 1.0,
+    }
+    return Found(module, [], preprocess, {"model": name, "weights": "fresh"})
+
+
+def pack(found: Found, output: Path) -> Path:
+    """Compile to a packed file that says what it was made by."""
+    from bcdnet import __version__
+    from bcdnet.compiler import export
+
+    return export(
+        found.module,
+        output,
+        input_size=found.preprocess["input_size"],
+        labels=found.labels,
+        preprocess=found.preprocess,
+        provenance=found.provenance | {"exported_by": f"bcdnet {__version__}"},
+    )
+
+
+@contextmanager
+def packed_file(name: str) -> Iterator[Path]:
+    """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
+    from bcdnet.runtime.pretrained import list_pretrained, locate
+
+    if name.endswith(PACKED_SUFFIX) or name in list_pretrained():
+        yield locate(name)
+        return
+    if not Path(name).exists():
+        near = difflib.get_close_matches(name, list_pretrained(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; give a packed file, a model file or a run folder"
+        raise BcdnetError(f"no trained model is called {name}, and there is no such file{hint}")
+    with tempfile.TemporaryDirectory() as folder:
+        yield pack(find_model(name), Path(folder) / f"model{PACKED_SUFFIX}")

@@ -1,0 +1,43 @@
+"""What the commands take for MODEL."""
+
+from pathlib import Path
+
+import pytest
+
+from bcdnet.cli.model import find_model, packed_file
+from bcdnet.errors import BcdnetError
+from bcdnet.models import build, configure, save_model
+from bcdnet.runtime import InferenceSession
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    model = build(configure("bcdnet_b_r18_small", width=0.125, num_classes=3, in_chans=1))
+    preprocess = {"input_size": [1, 16, 16], "mean": [0.5], "std": [0.5], "interpolation": "bilinear", "crop_pct": 1.0}
+    save_model(tmp_path / "model.safetensors", model, labels=list("abc"), preprocess=preprocess, provenance={"seed": 3})
+    return tmp_path
+
+
+def test_a_trained_model_is_packed_for_the_while(run_folder: Path) -> None:
+    with packed_file(str(run_folder)) as path:
+        session = InferenceSession(path)
+        assert session.labels == ("a", "b", "c")
+        assert session.provenance["seed"] == 3
+    assert not path.exists()
+
+
+def test_a_packed_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    with packed_file(str(tmp_path / "any.bcdn")) as path:
+        assert path == tmp_path / "any.bcdn"
+
+
+def test_mistakes_name_the_remedy() -> None:
+    with (
+        pytest.raises(BcdnetError, match="no trained model is called bcdnet_a, .*give a packed file"),
+        packed_file("bcdnet_a"),
+    ):
+        pass
+    with pytest.raises(BcdnetError, match="x.bcdn is packed, .*give the model file"):
+        find_model("x.bcdn")
+    with pytest.raises(BcdnetError, match="did you mean bcdnet_"):
+        find_model("bcdnet_c")
