@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bcdnet.errors import ProgramError
 from bcdnet.program.schema import FORMAT, OPS, Op, Program
+
+Reader = Callable[[Any], Any]
 
 
 def parse(text: str) -> Any:
@@ -49,8 +53,14 @@ def from_json(document: Any, tensors: dict[str, Any]) -> Program:
     if version > FORMAT:
         raise ProgramError(f"the file has format {version}, newer than this bcdnet reads ({FORMAT}): upgrade bcdnet")
     rest = {key: value for key, value in document.items() if key != "format"}
-    types_by_key = {name: hint for name, hint in _fields(Program).items() if name != "tensors"}
-    return Program(**_object(rest, types_by_key, ""), tensors=tensors)
+    try:
+        return Program(**_object(rest, _readers(Program)), tensors=tensors)
+    except ProgramError as error:
+        raise ProgramError(_OP.sub(r"op \1", str(error).lstrip(".: "))) from None
+
+
+# An op's place is told as `validate` tells it: "op 3 'stem'".
+_OP = re.compile(r"^ops\[(\d+)\]")
 
 
 def to_json(program: Program) -> dict[str, Any]:
@@ -73,77 +83,123 @@ def _fields(cls: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 
 
-def _object(value: Any, hints: dict[str, Any], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ProgramError(f"{where}: expected an object, got {_show(value)}")
-    inside = f"{where}: " if where else ""
-    for key in value:
-        if key not in hints:
-            raise ProgramError(f"{inside}unknown key {_show(key)}")
-    for key in hints:
-        if key not in value:
-            raise ProgramError(f"{inside}missing key {key!r}")
-    prefix = f"{where}." if where else ""
-    return {key: _value(value[key], hint, prefix + key) for key, hint in hints.items()}
+@cache
+def _readers(cls: Any) -> dict[str, Reader]:
+    """Every field of the dataclass and what reads it; the tensors are no part of the JSON."""
+    return {key: _reader(hint) for key, hint in _fields(cls).items() if cls is not Program or key != "tensors"}
 
 
-def _op(value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ProgramError(f"{where}: expected an object, got {_show(value)}")
+def _object(value: Any, readers: dict[str, Reader]) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ProgramError(f": expected an object, got {_show(value)}")
+    if value.keys() != readers.keys():
+        for key in value:
+            if key not in readers:
+                raise ProgramError(f": unknown key {_show(key)}")
+        raise ProgramError(f": missing key {next(key for key in readers if key not in value)!r}")
+    result = {}
+    key = ""
+    try:
+        for key, read in readers.items():
+            result[key] = read(value[key])
+    except ProgramError as error:
+        raise ProgramError(f".{key}{error}") from None
+    return result
+
+
+def _op(value: Any) -> Any:
+    if type(value) is not dict:
+        raise ProgramError(f": expected an object, got {_show(value)}")
     kind = value.get("type")
     cls: Any = OPS.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        raise ProgramError(f"{where}: unknown op type {_show(kind)}; known: {', '.join(OPS)}")
-    if isinstance(value.get("name"), str):
-        where = f"{where} {_show(value['name'])}"
-    return cls(**_object(value, _fields(cls), where))
+        raise ProgramError(f": unknown op type {_show(kind)}; known: {', '.join(OPS)}")
+    try:
+        return cls(**_object(value, _readers(cls)))
+    except ProgramError as error:
+        name = f" {_show(value['name'])}" if isinstance(value.get("name"), str) else ""
+        raise ProgramError(f"{name}{error}") from None
 
 
-def _value(value: Any, hint: Any, where: str) -> Any:
-    """One value of the annotated type, or a ProgramError that names the place."""
+@cache
+def _reader(hint: Any) -> Reader:
+    """What turns a JSON value into one of the annotated type.
+
+    It raises ProgramError with ": " and the reason; whoever holds the value puts its place in front.
+    """
     hint = getattr(hint, "__supertype__", hint)
     if hint == Op:
-        return _op(value, where)
+        return _op
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return hint(**_object(value, _fields(hint), where))
-    origin = get_origin(hint)
+        cls, readers = hint, _readers(hint)
+        return lambda value: cls(**_object(value, readers))
+    origin, arms = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (arm for arm in get_args(hint) if arm is not type(None))
-        return None if value is None else _value(value, inner, where)
+        (inner,) = (_reader(arm) for arm in arms if arm is not types.NoneType)
+        return lambda value: None if value is None else inner(value)
     if origin is Literal:
-        if not isinstance(value, str) or value not in get_args(hint):
-            raise ProgramError(f"{where}: expected one of {', '.join(get_args(hint))}, got {_show(value)}")
-        return value
+        return _one_of(arms)
     if origin is tuple:
-        return _tuple(value, get_args(hint), where)
+        return _tuple(arms)
     if origin is dict:
-        return _free(value, where)
-    if hint is float and type(value) is int and abs(value) <= 2**53:
-        value = float(value)
-    # bool is a subclass of int in Python, so that isinstance would let `true` pass as a size.
-    if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ProgramError(f"{where}: expected {_NAMES[hint]}, got {_show(value)}")
+        return _free
+    return _float if hint is float else _exactly(hint)
+
+
+def _one_of(choices: tuple[str, ...]) -> Reader:
+    def read(value: Any) -> Any:
+        if type(value) is not str or value not in choices:
+            raise ProgramError(f": expected one of {', '.join(choices)}, got {_show(value)}")
+        return value
+
+    return read
+
+
+def _exactly(kind: type) -> Reader:
+    def read(value: Any) -> Any:
+        # bool is a subclass of int in Python, so that isinstance would let `true` pass as a size.
+        if type(value) is not kind:
+            raise ProgramError(f": expected {_NAMES[kind]}, got {_show(value)}")
+        return value
+
+    return read
+
+
+_NAMES = {int: "an integer", bool: "true or false", str: "a string"}
+
+
+def _float(value: Any) -> float:
+    if type(value) is int and abs(value) <= 2**53:
+        return float(value)
+    if type(value) is not float or not math.isfinite(value):
+        raise ProgramError(f": expected a finite number, got {_show(value)}")
     return value
 
 
-_NAMES = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}
+def _tuple(arms: tuple[Any, ...]) -> Reader:
+    """Either any number of elements of one type (its arms end with an ellipsis) or one element per arm."""
+    read_item = _reader(arms[0])
+    length = None if arms[-1] is Ellipsis else len(arms)
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list:
+            raise ProgramError(f": expected a list, got {_show(value)}")
+        if length is not None and length != len(value):
+            raise ProgramError(f": expected {length} elements, got {len(value)}")
+        result = []
+        try:
+            for item in value:
+                result.append(read_item(item))  # noqa: PERF401 (its length is the index of the item that fails)
+        except ProgramError as error:
+            raise ProgramError(f"[{len(result)}]{error}") from None
+        return tuple(result)
+
+    return read
 
 
-def _tuple(value: Any, arms: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ProgramError(f"{where}: expected a list, got {_show(value)}")
-    if arms[-1] is Ellipsis:
-        arms = (arms[0],) * len(value)
-    if len(arms) != len(value):
-        raise ProgramError(f"{where}: expected {len(arms)} elements, got {len(value)}")
-    if where == "ops":
-        return tuple(_value(item, arm, f"op {i}") for i, (item, arm) in enumerate(zip(value, arms, strict=True)))
-    return tuple(_value(item, arm, f"{where}[{i}]") for i, (item, arm) in enumerate(zip(value, arms, strict=True)))
-
-
-def _free(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ProgramError(f"{where}: expected an object, got {_show(value)}")
+def _free(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ProgramError(f": expected an object, got {_show(value)}")
     return value
 
 
