@@ -205,6 +205,13 @@ def test_a_failed_write_leaves_the_old_file(document, tmp_path) -> None:
         write_program(program, tmp_path / "none" / "x.bcdn")
 
 
+def test_others_may_read_the_file(document, tmp_path) -> None:
+    """As far as the umask allows it, like any file that a program writes."""
+    (tmp_path / "plain").touch()
+    written = write_program(from_json(*document), tmp_path / "x.bcdn")
+    assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 70000), st.sampled_from([2**31, 2**63, 10**30]), st.floats(),
     st.text(max_size=4), st.lists(st.integers(-1, 9), max_size=3),

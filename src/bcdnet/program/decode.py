@@ -65,16 +65,21 @@ _OP = re.compile(r"^ops\[(\d+)\]")
 
 def to_json(program: Program) -> dict[str, Any]:
     """Program -> plain JSON values, with the tensors left out; the inverse of `from_json`."""
-    shallow = {f.name: getattr(program, f.name) for f in dataclasses.fields(program) if f.name != "tensors"}
-    return {"format": FORMAT} | {key: _plain(value) for key, value in shallow.items()}
+    return {"format": FORMAT} | {key: _plain(getattr(program, key)) for key in _readers(Program)}
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    cls: Any = type(value)
+    if keys := _keys(cls):
+        return {key: _plain(getattr(value, key)) for key in keys}
     return value
+
+
+@cache
+def _keys(cls: Any) -> tuple[str, ...]:
+    return tuple(_fields(cls)) if hasattr(cls, "__dataclass_fields__") else ()
 
 
 @cache

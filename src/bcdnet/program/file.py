@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from bcdnet.errors import ProgramError
 from bcdnet.program.decode import from_json, parse, to_json
@@ -69,9 +69,10 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
     tensors = {name: np.ascontiguousarray(array) for name, array in program.tensors.items()}
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, beside, metadata={METADATA_KEY: text})
+        # Not save_file: that makes a file which its owner alone may read, whatever the umask says.
+        beside.write_bytes(save(tensors, metadata={METADATA_KEY: text}))
         os.replace(beside, path)
-    except SafetensorError as error:
+    except OSError as error:
         raise ProgramError(f"{path}: cannot be written ({error})") from None
     finally:
         beside.unlink(missing_ok=True)

@@ -6,10 +6,10 @@ Shape legend: `H`, `W` rows and columns, `C`/`I`/`O` channels, all per image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
-import numpy as np
 import numpy.typing as npt
 
 FORMAT = 1
@@ -280,7 +280,7 @@ def buffer_bytes(buffer: Buffer) -> int:
     shape = buffer.shape
     if buffer.kind == "bits":
         shape = (*shape[:-1], words(shape[-1]))
-    return 4 * int(np.prod(shape, dtype=object))
+    return 4 * math.prod(shape)
 
 
 def conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
