@@ -205,6 +205,15 @@ def test_a_failed_write_leaves_the_old_file(document, tmp_path) -> None:
         write_program(program, tmp_path / "none" / "x.bcdn")
 
 
+def test_messages_hold_no_control_characters(tmp_path) -> None:
+    """A tensor's name that would clear the terminal, in a header whose offsets are wrong."""
+    header = json.dumps({"\x1b[2J": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}).encode()
+    (tmp_path / "x.bcdn").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ProgramError, match=r"\\x1b\[2J") as caught:
+        read_program(tmp_path / "x.bcdn")
+    assert str(caught.value).isprintable()
+
+
 def test_others_may_read_the_file(document, tmp_path) -> None:
     """As far as the umask allows it, like any file that a program writes."""
     (tmp_path / "plain").touch()

@@ -36,7 +36,12 @@ def read_program(path: str | os.PathLike[str]) -> Program:
     except ProgramError as error:
         raise ProgramError(f"{path}: {error}") from None
     except (SafetensorError, OSError) as error:
-        raise ProgramError(f"{path}: not a complete .bcdn file ({error})") from None
+        raise ProgramError(f"{path}: not a complete .bcdn file ({_printable(str(error))})") from None
+
+
+def _printable(text: str) -> str:
+    """The container's own messages quote tensor names as they are, which could be codes that a terminal obeys."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _metadata(metadata: dict[str, str] | None) -> str:
