@@ -28,6 +28,27 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def packed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small packed network with every kind of binary block, for RGB images of 16 px: classes a to f."""
+    pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
+    import torch
+    from torch import nn
+
+    import bcdnet.nn as bnn
+    from bcdnet.compiler import export
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), bnn.ContextualConvBlock(32, 32, 3), bnn.BinaryMLPBlock(32),
+            bnn.ContextualConvBlock(32, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 6),
+        ).eval()  # fmt: skip
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "crop_pct": 0.875}
+    path = tmp_path_factory.mktemp("packed") / "small.bcdn"
+    return export(network, path, input_size=(3, 16, 16), labels=list("abcdef"), preprocess=preprocess)
+
+
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     """Several test processes share the cores, so each keeps to one; a test that never imports torch pays nothing."""

@@ -17,6 +17,10 @@ class DataError(BcdnetError):
     """A dataset is missing, empty, truncated, mislabelled or of an unknown format."""
 
 
+class ImageTooLargeError(DataError):
+    """An image has more pixels than the caller allows."""
+
+
 class CheckpointError(BcdnetError):
     """A bcdnet checkpoint is missing, truncated or does not describe a model that can be built."""
 

@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "summary": Verb("bcdnet.cli.summary:run", "What a network costs: parameters, operations, packed size."),
     "train": Verb("bcdnet.cli.train:run", "Train what a recipe says."),
     "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
+    "predict": Verb("bcdnet.cli.predict:run", "What a model sees in images."),
     "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bcdnet.errors import DataError
 
@@ -129,7 +129,10 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:
-    """Decode an encoded image (any format that Pillow reads). Raises DataError naming `where`."""
+    """Decode an encoded image (any format that Pillow reads), upright as its EXIF data say, as the runtime does.
+
+    Raises DataError naming `where`.
+    """
     if not encoded:
         raise DataError(f"{where}: empty image")
     try:
@@ -138,4 +141,13 @@ def decode(encoded: bytes, where: str) -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{where}: cannot decode: {reason}") from None
-    return image
+    return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned and mirrored as its EXIF orientation says; EXIF data that cannot be read say nothing."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:
+        return image

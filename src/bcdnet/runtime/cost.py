@@ -31,7 +31,7 @@ def cost(program: Program, op: Op) -> Cost:
     """The cost of one op of a program whose tensors are at hand."""
     macs = _macs(op, program)
     binary = isinstance(op, BinaryConv2d)
-    touched = {*_reads(op), *_writes(op)}
+    touched = {*_reads(op), *writes(op)}
     moved = sum(buffer_bytes(program.buffers[buffer]) for buffer in touched)
     moved += sum(program.tensors[name].nbytes for name in _weights(op))
     return Cost(binary_macs=macs if binary else 0, float_macs=0 if binary else macs, bytes=moved)
@@ -62,7 +62,8 @@ def _reads(op: Op) -> list[int]:
     return [buffer for buffer in reads if buffer is not None]
 
 
-def _writes(op: Op) -> list[int]:
+def writes(op: Op) -> list[int]:
+    """The buffers that an op writes."""
     if not isinstance(op, (Conv2d, BinaryConv2d, Elementwise)):
         return [op.output]
     results: list[int] = [bits.buffer for bits in op.epilogue.bits]

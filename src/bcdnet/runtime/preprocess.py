@@ -5,26 +5,29 @@ Legend: C channels, H and W the input's height and width.
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.errors import DataError
+from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.program.schema import Preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageLike = Union["Image", npt.NDArray[np.uint8], str, os.PathLike[str]]
+# (left, top, width, height) as fractions of an image.
+Box = tuple[float, float, float, float]
 
 
 def to_input(image: ImageLike, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """A Pillow image, uint8 [H', W', 3 or 1] (or [H', W']) array or file name -> normalised float32 [C, H, W].
 
-    The shorter side is resized to round(size / crop_pct) and the centre cropped; an image that already has H x W pixels
-    is not resampled. Raises DataError for what is no image.
+    Turned upright as its EXIF data say, the shorter side resized to round(size / crop_pct), the centre cropped; an
+    image that already has H x W pixels is not resampled. Raises DataError for what is no image.
     """
     channels = preprocess.input_size[0]
     pixels = np.asarray(_crop(_with_channels(_open(image), channels), preprocess))
@@ -36,11 +39,67 @@ def to_input(image: ImageLike, preprocess: Preprocess) -> npt.NDArray[np.float32
     return np.add(scaled, offset[:, None, None], out=scaled)
 
 
-def _open(image: ImageLike) -> Image:
+def open_image(
+    source: bytes | str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Image:
+    """Decode an encoded image or a file and turn it upright as its EXIF data say.
+
+    `max_pixels` is held against the size in the header, before anything is decoded. `formats`: Pillow's names, by
+    default all it reads. Raises DataError that opens with `name` (by default the file's).
+    """
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(image, Image.Image):
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height}"
+                raise ImageTooLargeError(f"{name}: has {size} pixels; at most {max_pixels:,} are allowed")
+            image.load()
+            return upright(image)
+    except ImageTooLargeError:
+        raise
+    except UnidentifiedImageError:
+        kinds = "an image" if formats is None else f"a {', '.join(formats[:-1])} or {formats[-1]} image"
+        raise DataError(f"{name}: is not {kinds}, or is damaged") from None
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"{name}: has more pixels than Pillow will decode") from None
+    # Pillow's decoders raise what they like on damaged data.
+    except Exception as error:
+        raise DataError(f"{name}: cannot be decoded ({error})") from None
+
+
+def upright(image: Image) -> Image:
+    """The image turned and mirrored as its EXIF orientation says; EXIF data that cannot be read say nothing."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:
         return image
+
+
+def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:
+    """The part of an upright image of `width` x `height` pixels that the network sees."""
+    _, rows, columns = preprocess.input_size
+    if (width, height) == (columns, rows):
+        return 0.0, 0.0, 1.0, 1.0
+    (full_width, full_height), (left, top) = _resized(width, height, preprocess)
+    return left / full_width, top / full_height, columns / full_width, rows / full_height
+
+
+def _open(image: ImageLike) -> Image:
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return upright(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
             raise DataError(
@@ -51,12 +110,7 @@ def _open(image: ImageLike) -> Image:
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, (str, os.PathLike)):
         raise DataError(f"expected a Pillow image, a uint8 array or a file name, got {type(image).__name__}")
-    try:
-        opened = Image.open(image)
-        opened.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: cannot be read as an image ({error})") from None
-    return opened
+    return open_image(image)
 
 
 def _with_channels(image: Image, channels: int) -> Image:
@@ -81,12 +135,17 @@ def _crop(image: Image, preprocess: Preprocess) -> Image:
     _, height, width = preprocess.input_size
     if image.size == (width, height):
         return image
-    # The longer side is cut to a whole number, as torchvision's Resize does.
-    rows, columns = round(height / preprocess.crop_pct), round(width / preprocess.crop_pct)
-    if image.width * rows <= image.height * columns:
-        size = (columns, int(columns * image.height / image.width))
-    else:
-        size = (int(rows * image.width / image.height), rows)
+    size, (left, top) = _resized(*image.size, preprocess)
     image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _resized(width: int, height: int, preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) after resizing, (left, top) of the crop in it."""
+    rows, columns = (round(size / preprocess.crop_pct) for size in preprocess.input_size[1:])
+    # The longer side is cut to a whole number, as torchvision's Resize does.
+    if width * rows <= height * columns:
+        size = (columns, int(columns * height / width))
+    else:
+        size = (int(rows * width / height), rows)
+    return size, (round((size[0] - preprocess.input_size[2]) / 2), round((size[1] - preprocess.input_size[1]) / 2))

@@ -17,8 +17,10 @@ from bcdnet.errors import BcdnetError, DataError, ProgramError
 from bcdnet.program.decode import to_json
 from bcdnet.program.file import read_program
 from bcdnet.program.schema import Preprocess, Program
+from bcdnet.runtime.cam import Head, find_head
 from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import available_threads, core
+from bcdnet.runtime.prediction import Prediction, check_topk, find_label, rank
 from bcdnet.runtime.preprocess import ImageLike, to_input
 from bcdnet.runtime.pretrained import locate
 
@@ -32,15 +34,6 @@ class NodeArg:
     name: str
     shape: list[int | Literal["N"]]
     type: str = "tensor(float)"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class for one image: its name, its softmax probability in [0, 1] and its index."""
-
-    label: str
-    probability: float
-    index: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,7 @@ class InferenceSession:
         except ValueError as error:
             raise ProgramError(f"{path}: {error}") from error
         self.costs: list[Cost] = [cost(program, op) for op in program.ops]
+        self._cam = find_head(program)
         # The core holds its own copy of the weights, laid out for its kernels.
         self._program = replace(program, tensors={})
 
@@ -136,27 +130,49 @@ class InferenceSession:
 
     def run_images(self, images: Sequence[ImageLike]) -> list[Array]:
         """All outputs for Pillow images, uint8 arrays [H, W, 3] or file names, preprocessed as the file says."""
-        preprocess = self._program.preprocess
-        if preprocess is None:
-            raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
         if not len(images):
             raise DataError("no images")
-        batch = np.stack([to_input(image, preprocess) for image in images])
-        return self.run(None, {self._program.inputs[0].name: batch})
+        return self.run(None, {self._program.inputs[0].name: self._prepare(images)})
 
     def predict(self, images: Sequence[ImageLike], topk: int = 5) -> list[list[Prediction]]:
         """For each image the `topk` most probable classes, best first; an index stands in for a missing label."""
-        if topk < 1:
-            raise DataError(f"topk: must be at least 1, got {topk}")
-        logits = self.run_images(images)[0].astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
-        labels = self.labels or [str(index) for index in range(logits.shape[1])]
-        return [
-            [Prediction(labels[index], float(row[index]), int(index)) for index in order]
-            for row, order in zip(probabilities, best, strict=True)
-        ]
+        check_topk(topk)
+        return self.rank(self.run_images(images)[0], topk)
+
+    def rank(self, logits: Array, topk: int = 5) -> list[list[Prediction]]:
+        """What `predict` makes of the first output, float32 [N, K]."""
+        return rank(logits, self.labels, topk)
+
+    def cam(self, image: ImageLike, label: int | str | None = None) -> Array:
+        """Class activation map float32 [h, w] of one image, over the part of it that the network sees.
+
+        `label`: index or name of a class, by default the most probable one. The map's mean is the class's logit less
+        its bias: a network that ends in global average pooling and one linear layer says exactly which positions speak
+        for a class. Raises BcdnetError saying why for one that ends otherwise, DataError for an unknown label.
+        """
+        logits, maps = self.run_maps(self._prepare([image]))
+        index = int(logits[0].argmax()) if label is None else find_label(label, self.labels, logits.shape[1])
+        chosen: Array = self.cams(maps[0], [index])[0]
+        return chosen
+
+    def run_maps(self, x: Array) -> tuple[Array, Array]:
+        """For normalised float32 [N, C, H, W] the first output [N, K] and the last maps [N, h, w, C'], for `cams`."""
+        head = self._head
+        output = self._program.outputs[0].buffer
+        found = self.debug({self._program.inputs[0].name: x}, [output, head.map])
+        logits: Array = found[output]
+        maps: Array = found[head.map]
+        return logits, maps
+
+    def cams(self, features: Array, classes: Sequence[int]) -> Array:
+        """Class activation maps float32 [len(classes), h, w] of one image's last map [h, w, C'], from `run_maps`."""
+        return self._head.activation(features, classes)
+
+    @property
+    def _head(self) -> Head:
+        if isinstance(self._cam, str):
+            raise BcdnetError(self._cam)
+        return self._cam
 
     def profile(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[OpProfile]:
         """One timed run, op by op."""
@@ -170,6 +186,12 @@ class InferenceSession:
         """Chosen buffers of one run: float32 or, for bits, uint32 words, with the batch as first axis."""
         result: dict[int, npt.NDArray[Any]] = self._session.debug(self._input(feed), list(buffers))
         return result
+
+    def _prepare(self, images: Sequence[ImageLike]) -> Array:
+        preprocess = self._program.preprocess
+        if preprocess is None:
+            raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
+        return np.stack([to_input(image, preprocess) for image in images])
 
     def _input(self, feed: Mapping[str, npt.NDArray[Any]]) -> Array:
         port = self._program.inputs[0]

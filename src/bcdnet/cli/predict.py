@@ -1,0 +1,193 @@
+"""`bcdnet predict`: what a model sees in images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcdnet.cli.model import packed_file
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from bcdnet.runtime.stream import Outcome
+
+# Suffixes that Pillow writes as they are; a copy of anything else becomes a PNG.
+COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="A packed file, a shipped model's name, a model file or a run folder.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Image files, folders, globs, - for standard input, a webcam's number, addresses."
+        ),
+    ],
+    topk: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object for each image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row for each image and class.")] = False,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Folder for copies with the predictions drawn below.", show_default=False)
+    ] = None,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are skipped.")] = 178_956_970,
+    batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
+) -> None:
+    """Classify images: JPEG, PNG, WebP and what else Pillow reads, turned upright as their EXIF data say.
+
+    A damaged or oversized image is named and skipped; exit code 1 then tells of it at the end. Packed files need no
+    torch; a model file or run folder is packed first.
+    """
+    import warnings
+
+    from bcdnet.runtime import InferenceSession
+    from bcdnet.runtime.sources import find_images
+    from bcdnet.runtime.stream import predict_stream
+
+    if as_json and as_csv:
+        raise BcdnetError("--json and --csv exclude each other")
+    # Pillow's remarks on odd files, and its own limit of pixels, which --max-pixels replaces.
+    warnings.filterwarnings("ignore", module="PIL")
+    found = find_images(sources, allow_urls=allow_urls, max_pixels=max_pixels)
+    with packed_file(model) as path:
+        session = InferenceSession(path, threads=threads)
+    stream = predict_stream(session, found, topk=topk, batch=batch, keep_images=annotate is not None)
+    copies = None if annotate is None else Copies(annotate)
+    problems: list[str] = []
+    with _progress(len(found)) as advance:
+        outcomes = _watch(stream, copies, problems, advance)
+        if as_json:
+            _print_json(outcomes)
+        elif as_csv:
+            _print_csv(outcomes)
+        else:
+            rows = list(outcomes)
+    if not (as_json or as_csv):
+        _print_table(rows)
+    if problems:
+        typer.echo(f"{len(problems)} of {len(found)} images could not be read", err=True)
+        raise typer.Exit(1)
+
+
+class Copies:
+    """Writes annotated copies into a folder, none over another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._taken: set[Path] = set()
+
+    def write(self, outcome: Outcome) -> None:
+        """Write the copy of one image that was read."""
+        from bcdnet.runtime.annotate import annotate
+
+        if outcome.image is None:
+            return
+        relative = outcome.source.relative
+        if relative.suffix.lower() not in COPIED_AS_IS:
+            relative = relative.with_name(f"{relative.name}.png")
+        path, number = self.folder / relative, 1
+        while path in self._taken:
+            number += 1
+            path = self.folder / relative.with_stem(f"{relative.stem}-{number}")
+        self._taken.add(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_stem(f".{path.stem}.tmp")
+        annotate(outcome.image, outcome.predictions).save(beside)
+        beside.replace(path)
+
+
+def _watch(
+    stream: Iterator[Outcome], copies: Copies | None, problems: list[str], advance: Callable[[str | None], None]
+) -> Iterator[Outcome]:
+    """Pass the outcomes on; report, count and copy on the way."""
+    for outcome in stream:
+        if outcome.error is not None:
+            problems.append(outcome.error)
+        elif copies is not None:
+            copies.write(outcome)
+        advance(outcome.error)
+        yield replace(outcome, image=None)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
+    """A bar with images per second on stderr, and the errors above it; one line with the totals at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    begin, done = perf_counter(), 0
+
+    def rate() -> str:
+        return f"{done / max(perf_counter() - begin, 1e-9):,.0f} images/s"
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, rate="")
+
+        def advance(error: str | None) -> None:
+            nonlocal done
+            done += 1
+            if error is not None:
+                # A file's name may hold what rich would take for markup.
+                console.print(Text(f"skipped {error}"), soft_wrap=True)
+            bar.update(task, completed=done, rate=rate())
+
+        yield advance
+    if done > 1:
+        console.print(f"{done:,} images, {rate()}", highlight=False)
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    if outcome.error is not None:
+        return {"file": outcome.source.name, "error": outcome.error}
+    return {"file": outcome.source.name, "predictions": [asdict(best) for best in outcome.predictions]}
+
+
+def _print_json(outcomes: Iterator[Outcome]) -> None:
+    separator = "["
+    for outcome in outcomes:
+        typer.echo(f"{separator}\n {json.dumps(_entry(outcome))}", nl=False)
+        separator = ","
+    typer.echo("\n]")
+
+
+def _print_csv(outcomes: Iterator[Outcome]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("file", "rank", "label", "index", "probability"))
+    for outcome in outcomes:
+        for place, best in enumerate(outcome.predictions, start=1):
+            writer.writerow((outcome.source.name, place, best.label, best.index, f"{best.probability:.6f}"))
+
+
+def _print_table(rows: list[Outcome]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    for place in range(1, max((len(row.predictions) for row in rows), default=0) + 1):
+        table.add_column("class" if place == 1 else f"{place}.")
+        table.add_column("", justify="right", no_wrap=True)
+    for row in rows:
+        if row.error is None:
+            cells = [(best.label, f"{100 * best.probability:.1f} %") for best in row.predictions]
+            table.add_row(Text(row.source.name), *(Text(text) for pair in cells for text in pair))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width that lines would have to be folded to.
+        console.width = console.measure(table, options=console.options.update(width=100_000)).maximum
+    if table.row_count:
+        console.print(table)

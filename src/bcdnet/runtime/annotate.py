@@ -1,0 +1,55 @@
+"""Pictures with their predictions written on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bcdnet.runtime.prediction import Prediction
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+# A small picture is enlarged so that a line of text fits beside it.
+LEAST_WIDTH = 320
+BACKGROUND, TRACK, BAR, INK = "#14161a", "#2a2f37", "#2f81f7", "#f2f4f7"
+
+
+def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
+    """A copy in RGB, at least 320 pixels wide, with one bar for each prediction below the picture."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = picture.convert("RGB")
+    if picture.width < LEAST_WIDTH:
+        height = max(1, round(picture.height * LEAST_WIDTH / picture.width))
+        picture = picture.resize((LEAST_WIDTH, height), Image.Resampling.NEAREST)
+    size = max(12, round(picture.width / 26))
+    font = ImageFont.load_default(size)
+    margin, line = size // 2, round(1.8 * size)
+    copy = Image.new("RGB", (picture.width, picture.height + len(predictions) * line + 2 * margin), BACKGROUND)
+    copy.paste(picture)
+    draw = ImageDraw.Draw(copy)
+    right = picture.width - margin
+    for row, best in enumerate(predictions):
+        top = picture.height + margin + row * line
+        bottom = top + line - max(2, size // 4)
+        draw.rectangle((margin, top, right, bottom), TRACK)
+        draw.rectangle((margin, top, margin + round((right - margin) * best.probability), bottom), BAR)
+        middle = (top + bottom) / 2
+        percent = f"{100 * best.probability:.1f} %"
+        space = right - 2 * margin - draw.textlength(percent, font) - size
+        label = _fit(draw, best.label, font, space)
+        draw.text((2 * margin, middle), label, INK, font, "lm")
+        draw.text((right - margin, middle), percent, INK, font, "rm")
+    return copy
+
+
+def _fit(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, space: float) -> str:
+    """The text, cut short with an ellipsis if it is wider than `space` pixels."""
+    if draw.textlength(text, font) <= space:
+        return text
+    while text and draw.textlength(f"{text}…", font) > space:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,129 @@
+"""From what a user names (files, folders, globs, addresses, standard input, a webcam) to images, one by one."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bcdnet.errors import BcdnetError, DataError
+from bcdnet.runtime.preprocess import open_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+MAX_PIXELS = 178_956_970  # where Pillow draws the line itself
+MAX_DOWNLOAD = 64 * 2**20
+DOWNLOAD_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image that is not read yet. `name` is for people, `relative` is where a copy of it belongs in a folder.
+
+    `open` gives the image, upright; it raises DataError that opens with the name.
+    """
+
+    name: str
+    relative: Path
+    open: Callable[[], Image]
+
+
+def find_images(names: Sequence[str], *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> list[Source]:
+    """Every image that `names` mean, folders and globs in sorted order; nothing is read.
+
+    A name is a file, a folder (searched at any depth; hidden files are passed over), a glob, `-` for standard input, an
+    address (http, https) if `allow_urls`, or a webcam's number. Raises DataError for a name that means nothing.
+    """
+    return [source for name in names for source in _find(name, allow_urls, max_pixels)]
+
+
+def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
+    path = Path(name)
+    if name == "-":
+        yield Source("standard input", Path("stdin"), lambda: _from_bytes(_read_stdin, "standard input", max_pixels))
+    elif name.startswith(("http://", "https://")):
+        if not allow_urls:
+            raise DataError(f"{name}: is not fetched unless you say --allow-urls")
+        relative = Path(PurePosixPath(urlsplit(name).path).name or "download")
+        yield Source(name, relative, lambda: _from_bytes(lambda: _download(name), name, max_pixels))
+    elif path.is_dir():
+        files = list(_walk(path))
+        if not files:
+            raise DataError(f"{name}: no images in this folder")
+        yield from (_file(file, file.relative_to(path), max_pixels) for file in files)
+    elif path.exists():
+        yield _file(path, Path(path.name), max_pixels)
+    elif matches := sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []:
+        for match in matches:
+            yield from _find(match, allow_urls, max_pixels)
+    elif name.isdecimal():
+        yield Source(f"webcam {name}", Path(f"webcam-{name}"), lambda: _webcam(int(name)))
+    else:
+        raise DataError(
+            f"{name}: no such file, and nothing matches it" if glob.has_magic(name) else f"{name}: no such file"
+        )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (
+            Path(place, file) for file in sorted(files) if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        )
+
+
+def _file(path: Path, relative: Path, max_pixels: int) -> Source:
+    return Source(str(path), relative, lambda: open_image(path, max_pixels=max_pixels))
+
+
+def _from_bytes(read: Callable[[], bytes], name: str, max_pixels: int) -> Image:
+    return open_image(read(), name, max_pixels=max_pixels)
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _download(url: str) -> bytes:
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    from bcdnet import __version__
+
+    try:
+        # The scheme was checked, and urllib follows redirections to http, https and ftp only.
+        with urlopen(Request(url, headers={"User-Agent": f"bcdnet/{__version__}"}), timeout=DOWNLOAD_SECONDS) as answer:
+            body: bytes = answer.read(MAX_DOWNLOAD + 1)
+    except HTTPError as error:
+        error.close()
+        raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataError(f"{url}: cannot be fetched ({error})") from None
+    if len(body) > MAX_DOWNLOAD:
+        raise DataError(f"{url}: is longer than {MAX_DOWNLOAD // 2**20} MiB")
+    return body
+
+
+def _webcam(index: int) -> Image:
+    from PIL import Image
+
+    try:
+        import cv2
+    except ImportError:
+        raise BcdnetError("a webcam needs OpenCV: pip install opencv-python-headless") from None
+    camera = cv2.VideoCapture(index)
+    try:
+        arrived, frame = camera.read()
+    finally:
+        camera.release()
+    if not arrived:
+        raise DataError(f"webcam {index}: gives no picture; is it there, and not in use?")
+    return Image.fromarray(frame[..., ::-1])

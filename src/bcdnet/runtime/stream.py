@@ -1,0 +1,108 @@
+"""Predictions for any number of images: threads decode ahead while the session runs batches."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bcdnet.errors import DataError
+from bcdnet.runtime.prediction import Prediction, check_topk
+from bcdnet.runtime.preprocess import to_input
+from bcdnet.runtime.session import InferenceSession
+from bcdnet.runtime.sources import Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one source: its predictions, best first, or the `error` that kept it from being read.
+
+    `image` is the upright picture where it was asked for.
+    """
+
+    source: Source
+    predictions: list[Prediction]
+    error: str | None = None
+    image: Image | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    source: Source
+    x: npt.NDArray[np.float32] | None
+    error: str | None
+    image: Image | None
+
+
+def predict_stream(
+    session: InferenceSession,
+    sources: Iterable[Source],
+    *,
+    topk: int = 5,
+    batch: int = 16,
+    decoders: int | None = None,
+    keep_images: bool = False,
+) -> Iterator[Outcome]:
+    """One `Outcome` for each source, in their order; an image that cannot be read costs no other.
+
+    At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU). Raises DataError for a
+    file that says nothing of preprocessing.
+    """
+    preprocess = session.preprocess
+    check_topk(topk)
+    if preprocess is None:
+        raise DataError("the model's file says nothing of preprocessing, so that images cannot be given to it")
+
+    def decode(source: Source) -> _Decoded:
+        try:
+            image = source.open()
+            return _Decoded(source, to_input(image, preprocess), None, image if keep_images else None)
+        except DataError as error:
+            return _Decoded(source, None, str(error), None)
+
+    with ThreadPoolExecutor(decoders or os.cpu_count()) as pool:
+        gathered: list[_Decoded] = []
+        for decoded in _ahead(pool, decode, sources, 4 * batch):
+            gathered.append(decoded)
+            if len(gathered) == batch:
+                yield from _run(session, gathered, topk)
+                gathered = []
+        yield from _run(session, gathered, topk)
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], depth: int) -> Iterator[Out]:
+    """`map` in order, with at most `depth` results under way; leaving it early cancels the rest."""
+    remaining = iter(items)
+    waiting: deque[Future[Out]] = deque(pool.submit(function, item) for item in islice(remaining, depth))
+    try:
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield done
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _run(session: InferenceSession, gathered: list[_Decoded], topk: int) -> Iterator[Outcome]:
+    inputs = [decoded.x for decoded in gathered if decoded.x is not None]
+    ranked: Iterator[list[Prediction]] = iter(())
+    if inputs:
+        logits = session.run(None, {session.get_inputs()[0].name: np.stack(inputs)})[0]
+        ranked = iter(session.rank(logits, topk))
+    for decoded in gathered:
+        predictions = [] if decoded.x is None else next(ranked)
+        yield Outcome(decoded.source, predictions, decoded.error, decoded.image)

@@ -1,0 +1,186 @@
+"""`bcdnet predict` as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import http.server
+import io
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bcdnet.cli.main import main
+from bcdnet.errors import BcdnetError
+from bcdnet.runtime import InferenceSession
+from bcdnet.runtime import sources as sources_module
+from bcdnet.runtime.sources import find_images
+from bcdnet.runtime.stream import predict_stream
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return left.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good images of three kinds, one nested, one hidden; one that is damaged and one that is no image."""
+    random = np.random.default_rng(0)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "c.webp", "deep/[d].png", ".hidden.png"):
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "cut.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:300])
+    (tmp_path / "in" / "fake.jpg").write_text("no image")
+    (tmp_path / "in" / "notes.txt").write_text("not looked at")
+    return tmp_path / "in"
+
+
+GOOD = ["a.png", "b.jpg", "c.webp", "deep/[d].png"]
+
+
+def test_a_folder_as_json_loses_nothing(packed_file, folder, capsys) -> None:
+    code, out, err = call(capsys, "predict", packed_file, folder, "--json", "--topk", 2, "--batch", 2)
+    entries = {entry["file"]: entry for entry in json.loads(out)}
+    assert code == 1 and "2 of 6 images could not be read" in err
+    assert set(entries) == {str(folder / name) for name in [*GOOD, "cut.png", "fake.jpg"]}
+    for name in ("cut.png", "fake.jpg"):
+        assert entries[str(folder / name)]["error"].startswith(str(folder / name))
+        assert f"skipped {folder / name}: " in err
+    expected = InferenceSession(packed_file).predict([folder / name for name in GOOD], topk=2)
+    for name, best in zip(GOOD, expected, strict=True):
+        found = entries[str(folder / name)]["predictions"]
+        assert [(row["label"], row["index"]) for row in found] == [(row.label, row.index) for row in best]
+        assert [row["probability"] for row in found] == [row.probability for row in best]
+
+
+def test_csv_and_table_and_exit_code_0(packed_file, folder, capsys) -> None:
+    glob = folder / "**" / "[[]d].png"
+    code, out, _ = call(capsys, "predict", packed_file, folder / "a.png", glob, "--csv", "--topk", 9)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 2 * 6
+    assert [row["file"] for row in rows[::6]] == [str(folder / "a.png"), str(folder / "deep/[d].png")]
+    assert sum(float(row["probability"]) for row in rows[:6]) == pytest.approx(1, abs=1e-4)
+    code, out, _ = call(capsys, "predict", packed_file, folder / "deep/[d].png")
+    assert code == 0 and out.splitlines()[1].split()[:2] == [f"{folder}/deep/[d].png", rows[6]["label"]]
+
+
+def test_annotated_copies(packed_file, folder, tmp_path, capsys) -> None:
+    twice = (folder / "a.png", folder / "a.png")
+    code, *_ = call(capsys, "predict", packed_file, folder, *twice, "--annotate", tmp_path / "out")
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert code == 1 and written == {*GOOD, "a-2.png", "a-3.png"}
+    with Image.open(tmp_path / "out/a.png") as copy:
+        assert copy.width == 320 and copy.height > 320 * 20 // 30
+
+
+def test_limit_of_pixels(packed_file, folder, capsys) -> None:
+    code, _, err = call(capsys, "predict", packed_file, folder / "a.png", "--max-pixels", 599)
+    assert code == 1 and "a.png: has 30 x 20 pixels; at most 599 are allowed" in err
+
+
+def test_standard_input_without_torch(packed_file, folder) -> None:
+    code = (
+        "import sys\nfrom bcdnet.cli.main import main\n"
+        f"try: main(['predict', {str(packed_file)!r}, '-', {str(folder / 'b.jpg')!r}, '--json'])\n"
+        "except SystemExit as left: print(left.code, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=(folder / "a.png").read_bytes(), capture_output=True)
+    assert done.stderr.decode().splitlines()[-1] == "0 False"
+    assert [entry["file"] for entry in json.loads(done.stdout)] == ["standard input", str(folder / "b.jpg")]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["none.png"], "none.png: no such file"),
+        (["none*.png"], "none*.png: no such file, and nothing matches it"),
+        (["http://127.0.0.1:9/x.png"], "is not fetched unless you say --allow-urls"),
+        (["EMPTY"], "no images in this folder"),
+        (["none.png", "--json", "--csv"], "--json and --csv exclude each other"),
+    ],
+)
+def test_mistakes_are_one_line(packed_file, tmp_path, capsys, arguments, message) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / "empty") if word == "EMPTY" else word for word in arguments]
+    code, out, err = call(capsys, "predict", packed_file, *arguments)
+    assert (code, out) == (2, "") and err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_addresses(packed_file, folder, capsys, monkeypatch) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=folder)  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there, missing = (f"http://127.0.0.1:{server.server_port}/{name}" for name in ("a.png", "none.png"))
+        code, out, err = call(capsys, "predict", packed_file, there, missing, "--allow-urls", "--json")
+        (local,) = InferenceSession(packed_file).predict([folder / "a.png"], topk=1)
+        assert code == 1 and f"skipped {missing}: the server answers 404 File not found" in err
+        assert json.loads(out)[0]["predictions"][0]["probability"] == local[0].probability
+        monkeypatch.setattr(sources_module, "MAX_DOWNLOAD", 100)
+        code, _, err = call(capsys, "predict", packed_file, there, "--allow-urls")
+        assert code == 1 and "is longer than" in err
+        server.shutdown()
+
+
+def test_webcam(packed_file, capsys, monkeypatch, tmp_path) -> None:
+    frames = [np.full((8, 8, 3), (255, 0, 0), np.uint8), None]
+
+    class Camera:
+        def __init__(self, index: int) -> None:
+            assert index == 3
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            frame = frames.pop(0)
+            return frame is not None, frame
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "cv2", type("cv2", (), {"VideoCapture": Camera}))
+    (source,) = find_images(["3"])
+    assert source.open().getpixel((0, 0)) == (0, 0, 255)  # OpenCV's order is blue, green, red
+    code, _, err = call(capsys, "predict", packed_file, "3")
+    assert code == 1 and "webcam 3: gives no picture" in err
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    code, _, err = call(capsys, "predict", packed_file, "3")
+    assert code == 2 and "pip install opencv-python-headless" in err
+
+
+def test_decoding_runs_ahead_but_not_far(packed_file, folder) -> None:
+    session, opened = InferenceSession(packed_file, threads=1), []
+    (one,) = find_images([str(folder / "a.png")])
+
+    def endless():
+        while True:
+            opened.append(one)
+            yield one
+
+    stream = predict_stream(session, endless(), batch=2, decoders=2)
+    for _ in range(5):
+        next(stream)
+    assert 6 <= len(opened) <= 5 + 2 + 4 * 2
+    stream.close()
+
+
+def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, folder) -> None:
+    (one,) = find_images([str(folder / "a.png")])
+
+    def broken():
+        raise BcdnetError("the environment is wrong")
+
+    with pytest.raises(BcdnetError, match="the environment is wrong"):
+        list(predict_stream(InferenceSession(packed_file), [one, type(one)("x", Path("x"), broken)]))

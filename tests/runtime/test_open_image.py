@@ -1,0 +1,113 @@
+"""Decoding: EXIF orientation, the limit of pixels, damaged files, and where the crop lies."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from bcdnet.data import DataConfig, evaluate_transform
+from bcdnet.data.dataset import decode
+from bcdnet.data.resize import to_pixels
+from bcdnet.errors import DataError, ImageTooLargeError
+from bcdnet.program.schema import Preprocess
+from bcdnet.runtime.preprocess import crop_box, open_image, to_input
+
+
+def encoded(width: int, height: int, kind: str, orientation: int | None = None) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    return stream.getvalue()
+
+
+# What undoes each orientation (EXIF 2.32, tag 0x0112), on [H, W, C].
+UPRIGHT = {
+    1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1), 6: lambda p: np.rot90(p, -1), 7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: lambda p: np.rot90(p),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_an_image_is_turned_upright_in_prediction_and_training_alike(kind, orientation, tmp_path: Path) -> None:
+    data = encoded(20, 12, kind, orientation)
+    expected = UPRIGHT[orientation](np.asarray(Image.open(io.BytesIO(data))))
+    file = tmp_path / "image"
+    file.write_bytes(data)
+    preprocess = Preprocess((3, 8, 8), (0.5,) * 3, (0.25,) * 3, "bilinear", 1.0)
+    reference = to_input(np.ascontiguousarray(expected), preprocess)
+    for given_as in (file, Image.open(io.BytesIO(data)), open_image(data)):
+        np.testing.assert_array_equal(to_input(given_as, preprocess), reference)
+    config = DataConfig("digits", 8, mean=(0.5,) * 3, std=(0.25,) * 3)
+    import torch
+
+    trained = evaluate_transform(torch.from_numpy(to_pixels(decode(data, "x"), config, 8).copy())[None], config)
+    np.testing.assert_array_equal(reference, trained[0].numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_unreadable_exif_data_say_nothing() -> None:
+    plain = encoded(20, 12, "JPEG")
+    junk = b"Exif\x00\x00" + b"MM\x00\x2a" + b"\xff" * 40
+    broken = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(junk) + 2) + junk + plain[2:]
+    np.testing.assert_array_equal(np.asarray(open_image(broken)), np.asarray(open_image(plain)))
+
+
+def test_size_is_checked_before_decoding() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (2000, 2000)).save(stream, "PNG")
+    header = stream.getvalue()[:60]
+    with pytest.raises(ImageTooLargeError, match=r"big\.png: has 2000 x 2000 pixels; at most 1,000 are allowed"):
+        open_image(header, "big.png", max_pixels=1000)
+    with pytest.raises(DataError, match=r"big\.png: cannot be decoded"):
+        open_image(header, "big.png", max_pixels=4_000_000)
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        open_image(tmp_path / "none.png")
+    with pytest.raises(DataError, match="x: is not an image, or is damaged"):
+        open_image(b"nothing", "x")
+    with pytest.raises(DataError, match="x: is not a JPEG or PNG image"):
+        open_image(encoded(3, 3, "WEBP"), "x", formats=("JPEG", "PNG"))
+
+
+@given(
+    st.sampled_from(["PNG", "WEBP", "JPEG"]), st.data(), st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)))
+)
+def test_damage_is_a_data_error_or_an_image(kind, data, changes) -> None:
+    mutable = bytearray(encoded(9, 7, kind, 6))
+    for place, value in changes:
+        mutable[place % len(mutable)] = value
+    cut = bytes(mutable[: data.draw(st.integers(0, len(mutable)))])
+    with contextlib.suppress(DataError):
+        image = open_image(cut, max_pixels=10**6)
+        assert image.width * image.height <= 10**6
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.8, 0.875, 1.0]))
+def test_the_crop_box_holds_what_the_network_sees(width, height, crop_pct) -> None:
+    preprocess = Preprocess((1, 16, 16), (0.0,), (1.0,), "nearest", crop_pct)
+    box = crop_box(width, height, preprocess)
+    left, top, across, down = box
+    # One resized pixel of slack: Pillow's crop is in whole pixels.
+    slack = 1 / 16
+    assert left >= -slack and top >= -slack and left + across <= 1 + slack and top + down <= 1 + slack
+    # A picture that holds its own column's number shows which part of it arrived.
+    columns = np.repeat(np.linspace(0, 255, width).astype(np.uint8)[None], height, 0)
+    seen = to_input(columns, preprocess)[0, 8] * 255
+    if left >= 0 and left + across <= 1 and width > 1:
+        assert seen[0] == pytest.approx(255 * left, abs=255 * (2 / width + slack))
+        assert seen[-1] == pytest.approx(255 * (left + across), abs=255 * (2 / width + slack))
