@@ -184,8 +184,19 @@ def test_mlp_block_scales_each_branch_then_sums():
     torch.testing.assert_close(block(x), block.act(block.bn(out) + x))
 
 
+def test_a_branch_several_times_has_weights_of_its_own_each_time():
+    block = randomise(BinaryMLPBlock(8, ("short", "short", "short"))).eval()
+    x = torch.randn(2, 8, 4, 4)
+    shifted = ShortRangeShift()(block.binarize(x))
+    convs = [block.convs[name] for name in ("short", "short_2", "short_3")]
+    assert len({conv.latent_weight.data_ptr() for conv in convs}) == 3
+    out = sum(conv(shifted) for conv in convs)
+    torch.testing.assert_close(block(x), block.act(block.bn(out) + x))
+
+
 def test_mlp_branches_are_checked():
     assert list(BinaryMLPBlock(8, ("long", "none")).convs) == ["none", "long"]
+    assert list(BinaryMLPBlock(8, ("long", "none", "long", "long")).convs) == ["none", "long", "long_2", "long_3"]
     with pytest.raises(ValueError, match="none, short, long"):
         BinaryMLPBlock(8, ("far",))
     with pytest.raises(ValueError, match="6 is not a multiple of 4"):

@@ -1,5 +1,6 @@
 """The long-short range binary MLP block and the pointwise block beside it.  N images, C channels, H x W tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -17,34 +18,45 @@ class BinaryMLPBlock(nn.Module):
     """Long-short range binary MLP: RPReLU(BN(sum over branches of BiMLP_b(shift_b(Sign(A)))) + A).
 
     The branches read one binarised map, unshifted, shifted by one token and by half the map; each has its own weights
-    and its own scale, so the integer results are scaled first and summed then. `branches` may name fewer of them
-    (ablation).
+    and its own scale, so the integer results are scaled first and summed then. An ablation names fewer `branches`, or
+    one several times, which keeps the cost: three of "none" read the unshifted map with weights of their own.
     """
 
     def __init__(
         self, channels: int, branches: Sequence[str] = ("none", "short", "long"), estimator: str = "polynomial"
     ) -> None:
         super().__init__()
-        if not branches or set(branches) - set(SHIFTS) or len(set(branches)) != len(branches):
-            raise ValueError(f"branches are some of {', '.join(SHIFTS)}, each once, not {tuple(branches)}")
+        if not branches or set(branches) - set(SHIFTS):
+            raise ValueError(f"branches are one or more of {', '.join(SHIFTS)}, not {tuple(branches)}")
         if channels % 4 and set(branches) != {"none"}:
             raise ValueError(f"shifts move quarters of the channels: {channels} is not a multiple of 4")
-        names = [name for name in SHIFTS if name in branches]
+        self.branches = tuple(sorted(branches, key=list(SHIFTS).index))
         self.binarize = RSign(channels, estimator)
-        self.shifts = nn.ModuleDict({name: SHIFTS[name]() for name in names})
-        self.convs = nn.ModuleDict({name: BinaryConv2d(channels, channels, 1) for name in names})
+        self.shifts = nn.ModuleDict({name: SHIFTS[name]() for name in dict.fromkeys(self.branches)})
+        self.convs = nn.ModuleDict({key: BinaryConv2d(channels, channels, 1) for key in branch_keys(self.branches)})
         self.bn = nn.BatchNorm2d(channels)
         self.act = RPReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C, H, W] -> the same shape."""
         bits = self.binarize(x)
-        results = [conv(shift(bits)) for shift, conv in zip(self.shifts.values(), self.convs.values(), strict=True)]
+        shifted = {name: shift(bits) for name, shift in self.shifts.items()}
+        results = [conv(shifted[name]) for name, conv in zip(self.branches, self.convs.values(), strict=True)]
         out = results[0]
         for result in results[1:]:
             out = out + result
         out = self.act(self.bn(out) + x)
         return out  # type: ignore[no-any-return]
+
+
+def branch_keys(branches: Sequence[str]) -> list[str]:
+    """What the branches' weights are called: the branch's name, and from its second time on `<name>_2`, `<name>_3`."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in branches:
+        seen[name] += 1
+        keys.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return keys
 
 
 class PointwiseBlock(ContextualConvBlock):

@@ -1,0 +1,115 @@
+"""Train the rows of recipes/matrix.yaml with one recipe, one after another.
+
+    python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --data DIR --seeds 0 1 2
+    python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --groups models branches --print
+
+Each row is one command, `bcdnet train RECIPE KEY=VALUE ... seed=S run_dir=OUT/ROW-sS`, and then `bcdnet eval` on the
+test split. A finished run is left alone and a stopped one goes on, so that the same line can be given again after any
+interruption. Words after `--` go to every command (`-- trainer.compile=true`). `--teacher FILE` trains the recipe's
+teacher once instead of in every run: give a finished run's teacher.safetensors.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MATRIX = Path(__file__).resolve().parents[1] / "recipes" / "matrix.yaml"
+BCDNET = (sys.executable, "-c", "from bcdnet.cli.main import main; main()")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: the words that make it out of a recipe."""
+
+    name: str
+    title: str
+    group: str
+    words: tuple[str, ...]
+    equal: bool
+
+
+def read_matrix() -> dict[str, Any]:
+    """matrix.yaml: recipes, groups and rows."""
+    matrix: dict[str, Any] = yaml.safe_load(MATRIX.read_text(encoding="utf-8"))
+    return matrix
+
+
+def rows_of(recipe: Path) -> list[Row]:
+    """The rows that a recipe can be run with. KeyError, naming the known ones, where the matrix lacks the recipe."""
+    matrix = read_matrix()
+    if recipe.stem not in matrix["recipes"]:
+        raise KeyError(f"{MATRIX.name} knows {', '.join(matrix['recipes'])}, not {recipe.stem}")
+    own, content = matrix["recipes"][recipe.stem], yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return [
+        Row(name, row["title"], row["group"], tuple(row["words"].format(**own).split()), "operations" not in row)
+        for name, row in matrix["rows"].items()
+        if recipe.stem in row.get("only", [recipe.stem]) and row.get("needs", "model") in content
+    ]
+
+
+def commands(
+    recipe: Path, row: Row, seed: int, run: Path, data: str | None, teacher: str | None, words: Iterable[str]
+) -> list[list[str]]:
+    """The arguments of `bcdnet` that train and evaluate one run; the recipe's own data where `data` is None."""
+    changed = list(row.words)
+    if teacher and "teacher=null" not in changed:
+        changed.append(f"teacher={{checkpoint: {teacher}}}")
+    changed += [f"data.path={data}"] if data else []
+    place = data or yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["path"]
+    training = ["train", str(recipe), *changed, *words, f"seed={seed}", f"run_dir={run}"]
+    return [
+        training + (["--resume"] if (run / "recipe.yaml").is_file() else []),
+        ["eval", str(run), "--data", place],
+    ]
+
+
+def finished(run: Path) -> list[bool]:
+    """Whether the run is trained, and whether it is evaluated."""
+    return [(run / "metrics.json").is_file() and (run / "model.safetensors").is_file(), (run / "eval.json").is_file()]
+
+
+def main() -> None:
+    own, _, rest = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--data", help="the dataset, instead of the recipe's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--groups", nargs="+", default=None, help="only these groups of rows")
+    parser.add_argument("--rows", nargs="+", default=None, help="only these rows")
+    parser.add_argument("--teacher", help="a trained teacher's file, instead of training one in every run")
+    parser.add_argument("--print", action="store_true", help="show the commands that are left, and run none")
+    arguments = parser.parse_args(shlex.split(own))
+    rows = [
+        row
+        for row in rows_of(arguments.recipe)
+        if (arguments.groups is None or row.group in arguments.groups)
+        and (arguments.rows is None or row.name in arguments.rows)
+    ]
+    if unknown := set(arguments.rows or ()) - {row.name for row in rows}:
+        parser.error(f"no row {', '.join(sorted(unknown))} for {arguments.recipe.stem} in {MATRIX.name}")
+    failed: list[str] = []
+    for seed in arguments.seeds:  # all rows once before any row twice: whatever stops it leaves a whole comparison
+        for row in rows:
+            run = arguments.out / f"{row.name}-s{seed}"
+            pair = commands(arguments.recipe, row, seed, run, arguments.data, arguments.teacher, shlex.split(rest))
+            for words, done in zip(pair, finished(run), strict=True):
+                if done:
+                    continue
+                print(shlex.join(["bcdnet", *words]), flush=True)
+                if not arguments.print and subprocess.run([*BCDNET, *words], check=False).returncode:
+                    failed.append(run.name)
+                    break
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the same command tries them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The rows of recipes/matrix.yaml: each resolves, builds, and costs what ReActNet does."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import matrix  # noqa: E402
+
+from bcdnet.analysis import Counts, count  # noqa: E402
+from bcdnet.training.build import build_model  # noqa: E402
+from bcdnet.training.recipe_file import differences, load_recipe  # noqa: E402
+
+# Counting takes seconds for each recipe.
+RECIPES = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != "cifar10_cpu")) for name in matrix.read_matrix()["recipes"]
+]
+
+
+def path_of(recipe: str) -> Path:
+    return ROOT / "recipes" / f"{recipe}.yaml"
+
+
+@cache
+def counts(recipe: str, words: tuple[str, ...]) -> Counts:
+    resolved = load_recipe(path_of(recipe), words)
+    classes = matrix.read_matrix()["recipes"][recipe]["classes"]
+    with torch.device("meta"):
+        model = build_model(resolved.model, classes, resolved.data.channels)
+    return count(model, (resolved.data.channels, resolved.data.image_size, resolved.data.image_size))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_rows_differ_and_cost_the_same(recipe: str) -> None:
+    rows = {row.name: row for row in matrix.rows_of(path_of(recipe))}
+    groups = matrix.read_matrix()["groups"]
+    reference = counts(recipe, rows["reactnet"].words)
+    resolved = {name: load_recipe(path_of(recipe), row.words) for name, row in rows.items()}
+    for name, row in rows.items():
+        assert row.group in groups
+        if row.equal:
+            assert abs(counts(recipe, row.words).ops / reference.ops - 1) <= 0.01, name
+        assert all(differences(resolved[name], resolved[other]) for other in rows if other != name), name
+    assert counts(recipe, rows["twin"].words).bops == 0
+
+
+def test_what_does_not_apply_is_left_out() -> None:
+    assert {"no_teacher"} == {row.name for row in matrix.rows_of(path_of("cifar10"))} - {
+        row.name for row in matrix.rows_of(path_of("cifar10_cpu"))
+    }
+    with pytest.raises(KeyError, match="not digits"):
+        matrix.rows_of(path_of("digits"))
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "matrix.py"), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_commands_resume_and_skip(tmp_path: Path) -> None:
+    words = ("--out", str(tmp_path), "--rows", "no_shift", "no_teacher", "--teacher", "t.safetensors", "--print")
+    shown = run(str(path_of("cifar10")), *words, "--data", "D D", "--seeds", "3", "--", "epochs=1").splitlines()
+    assert [line.split()[1] for line in shown] == ["train", "eval"] * 2
+    assert "model.mlp_branches=[none,none,none]" in shown[0] and "'data.path=D D'" in shown[0]
+    assert "epochs=1 seed=3" in shown[0] and "'teacher={checkpoint: t.safetensors}'" in shown[0]
+    assert "teacher=null" in shown[2] and "t.safetensors" not in shown[2] and shown[1].endswith("--data 'D D'")
+    for name, files in (("no_shift-s0", ["recipe.yaml"]), ("no_teacher-s0", ["metrics.json", "model.safetensors"])):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    train, evaluation, rest = run(str(path_of("cifar10")), *words).splitlines()
+    assert train.endswith("--resume") and "no_shift-s0" in evaluation
+    assert rest == f"bcdnet eval {tmp_path / 'no_teacher-s0'} --data data/cifar10"
