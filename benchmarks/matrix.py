@@ -1,4 +1,4 @@
-"""Train the rows of recipes/matrix.yaml with one recipe, one after another.
+"""Train the rows of matrix.yaml with one recipe, one after another.
 
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --data DIR --seeds 0 1 2
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --groups models branches --print
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-MATRIX = Path(__file__).resolve().parents[1] / "recipes" / "matrix.yaml"
+MATRIX = Path(__file__).resolve().parent / "matrix.yaml"
 BCDNET = (sys.executable, "-c", "from bcdnet.cli.main import main; main()")
 
 

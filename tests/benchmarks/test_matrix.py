@@ -1,4 +1,4 @@
-"""The rows of recipes/matrix.yaml: each resolves, builds, and costs what ReActNet does."""
+"""The rows of matrix.yaml: each resolves, builds, and costs what ReActNet does."""
 
 import subprocess
 import sys
