@@ -30,10 +30,18 @@ VERBS: dict[str, Verb] = {
     "train": Verb("bcdnet.cli.train:run", "Train what a recipe says."),
     "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
     "predict": Verb("bcdnet.cli.predict:run", "What a model sees in images."),
+    "explain": Verb("bcdnet.cli.explain:run", "Where a model looks, and what its MLP blocks add."),
     "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
+}
+
+
+# Which extra brings a package that a verb misses; `train` brings all others.
+EXTRAS = {
+    "pytorch_grad_cam": "explain",
+    **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
 }
 
 
@@ -93,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         package = (error.name or "bcdnet").split(".")[0]
         if package == "bcdnet":
             raise
-        print(f"error: this command needs {package}: pip install 'bcdnet[train]'", file=sys.stderr)
+        extra = EXTRAS.get(package, "train")
+        print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

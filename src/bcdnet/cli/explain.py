@@ -1,0 +1,95 @@
+"""`bcdnet explain`: where a model looks, and what the branches of its MLP blocks add."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcdnet.cli.model import find_model
+from bcdnet.errors import BcdnetError
+
+
+def run(
+    checkpoint: Annotated[str, typer.Argument(help="A model file or a run folder.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write; the PNGs go beside it.")],
+    versus: Annotated[
+        str | None, typer.Option(help="A second model, shown beside the first.", show_default=False)
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Class, by name or index; by default what the first model takes it for.", show_default=False),
+    ] = None,
+) -> None:
+    """Grad-CAM of one model or of two side by side, and the contribution maps of each binary MLP block.
+
+    Writes one HTML file that needs nothing beside it, NAME.png with the class activation maps and, for a model with MLP
+    blocks, NAME-branches.png (NAME-branches-2.png for the second).
+    """
+    from bcdnet.analysis.cam import Explanation, explain
+    from bcdnet.analysis.cam_figure import draw_cams, draw_contributions
+    from bcdnet.analysis.cam_page import render
+    from bcdnet.program.schema import Preprocess
+    from bcdnet.runtime.prediction import find_label
+    from bcdnet.runtime.preprocess import open_image, to_input
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise BcdnetError(f"{output}: the page is an HTML file; give a name that ends in .html")
+    names = [checkpoint] if versus is None else [checkpoint, versus]
+    models = [find_model(name) for name in names]
+    picture = open_image(image)
+    output.parent.mkdir(parents=True, exist_ok=True)
+
+    explanations: list[Explanation] = []
+    for shown, found in zip(_short(names), models, strict=True):
+        preprocess = Preprocess(
+            input_size=found.input_size,
+            mean=tuple(found.preprocess["mean"]),
+            std=tuple(found.preprocess["std"]),
+            interpolation=found.preprocess["interpolation"],
+            crop_pct=found.preprocess["crop_pct"],
+        )
+        # The second model is asked about what the first one saw, so that the two can be compared.
+        wanted = explanations[0].named(explanations[0].label) if label is None and explanations else label
+        index = (
+            None if wanted is None else find_label(wanted, found.labels, int(getattr(found.module, "num_classes", 0)))
+        )
+        constants = (preprocess.mean, preprocess.std)
+        x = to_input(picture, preprocess)
+        explanations.append(explain(shown, found.module, x, found.labels, constants, index))
+
+    cams = output.with_suffix(".png")
+    _write(cams, partial(draw_cams, explanations))
+    branches: list[Path] = []
+    for number, explanation in enumerate(explanations, start=1):
+        if explanation.contributions:
+            path = output.with_name(f"{output.stem}-branches{'' if number == 1 else f'-{number}'}.png")
+            _write(path, partial(draw_contributions, explanation))
+            branches.append(path)
+    page = render(f"{image.name} explained", explanations, cams, branches)
+    _write(output, lambda path: path.write_text(page, encoding="utf-8"))
+    for explanation in explanations:
+        share = 100 * explanation.probabilities[explanation.label]
+        typer.echo(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %")
+    typer.echo(f"wrote {', '.join(str(path) for path in (output, cams, *branches))}")
+
+
+def _short(names: list[str]) -> list[str]:
+    """The last part of each path, if that still tells the models apart."""
+    short = [Path(name).name for name in names]
+    return short if len(set(short)) == len(names) else names
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename, so that nobody sees half a file."""
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

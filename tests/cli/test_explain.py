@@ -1,0 +1,75 @@
+"""`bcdnet explain` as a user meets it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bcdnet.cli.main import main
+from bcdnet.models import build, configure, save_model
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return left.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """A BCDNet for grey images, a ReActNet for colour, and an image."""
+    folder = tmp_path_factory.mktemp("explain")
+    torch.manual_seed(0)
+    paths = []
+    for name, channels, side in (("bcdnet_b_r18_small", 1, 16), ("reactnet_r18_small", 3, 24)):
+        model = build(configure(name, width=0.125, num_classes=3, in_chans=channels))
+        constants = {"mean": [0.5] * channels, "std": [0.25] * channels, "interpolation": "bilinear", "crop_pct": 1.0}
+        preprocess = constants | {"input_size": [channels, side, side]}
+        labels = ["<cat>", "dog", "eel"]
+        paths.append(
+            save_model(folder / name / "model.safetensors", model, labels=labels, preprocess=preprocess, provenance={})
+        )
+    image = folder / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(image)
+    return paths[0], paths[1], image
+
+
+def test_one_model_or_two(files, tmp_path, capsys) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, second, image = files
+    page = tmp_path / "new" / "out.html"
+    code, out, _ = call(capsys, "explain", first.parent, image, "--versus", second, "--label", "<cat>", "-o", page)
+    assert code == 0 and out.startswith("bcdnet_b_r18_small: <cat> ") and "model.safetensors: <cat> " in out
+    text = page.read_text()
+    assert "&lt;cat&gt;" in text and "<cat>" not in text and "http" not in text
+    embedded = [base64.b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', text)]
+    assert embedded == [page.with_name(name).read_bytes() for name in ("out.png", "out-branches.png")]
+    assert all(Image.open(io.BytesIO(found)).width > 300 for found in embedded)
+    assert {path.name for path in page.parent.iterdir()} == {"out.html", "out.png", "out-branches.png"}
+    code, *_ = call(capsys, "explain", second, image, "-o", tmp_path / "alone.html")
+    assert code == 0 and not (tmp_path / "alone-branches.png").exists()
+
+
+def test_mistakes_are_one_line(files, tmp_path, capsys, monkeypatch) -> None:
+    first, _, image = files
+    page = tmp_path / "out.html"
+    for arguments, message in (
+        ((first, image, "-o", tmp_path / "out.png"), "give a name that ends in .html"),
+        ((first, image, "--label", "dgo", "-o", page), "did you mean 'dog'"),
+        ((first, image, "--label", 3, "-o", page), "the classes are 0 to 2"),
+        ((first, tmp_path / "none.png", "-o", page), "none.png: no such file"),
+    ):
+        code, _, err = call(capsys, "explain", *arguments)
+        assert code == 2 and message in err and err.count("\n") == 1 and not page.exists()
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    code, _, err = call(capsys, "explain", first, image, "-o", page)
+    assert (code, err) == (2, "error: this command needs pytorch_grad_cam: pip install 'bcdnet[explain]'\n")
