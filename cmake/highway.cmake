@@ -1,0 +1,37 @@
+# The target hwy::hwy: the system's Highway, or else the pinned release, linked statically, where there is a network.
+find_package(hwy QUIET)
+if(TARGET hwy::hwy)
+  return()
+endif()
+
+set(archive ${CMAKE_BINARY_DIR}/highway-1.0.3.tar.gz)
+if(NOT FETCHCONTENT_SOURCE_DIR_HWY)
+  foreach(url https://github.com/google/highway/archive/refs/tags/1.0.3.tar.gz
+              https://deb.debian.org/debian/pool/main/h/highway/highway_1.0.3.orig.tar.gz)
+    if(NOT EXISTS ${archive})
+      message(STATUS "Highway is not installed; fetching ${url}")
+      file(DOWNLOAD ${url} ${archive}.part STATUS status INACTIVITY_TIMEOUT 30)
+      set(hash "")
+      if(EXISTS ${archive}.part)
+        file(SHA256 ${archive}.part hash)
+      endif()
+      if(hash STREQUAL 566fc77315878473d9a6bd815f7de78c73734acdcb745c3dde8579560ac5440e)
+        file(RENAME ${archive}.part ${archive})
+      endif()
+    endif()
+  endforeach()
+  if(NOT EXISTS ${archive})
+    message(FATAL_ERROR "Highway is not installed and cannot be downloaded (${status}). Install it "
+      "(Debian, Ubuntu: apt-get install libhwy-dev; macOS: brew install highway; Fedora: dnf install highway-devel), "
+      "or unpack its release 1.0.3 and configure with -DFETCHCONTENT_SOURCE_DIR_HWY=FOLDER.")
+  endif()
+endif()
+
+include(FetchContent)
+foreach(part TESTS EXAMPLES CONTRIB INSTALL)
+  set(HWY_ENABLE_${part} OFF CACHE BOOL "")
+endforeach()
+set(HWY_FORCE_STATIC_LIBS ON CACHE BOOL "")
+FetchContent_Declare(hwy URL ${archive})
+FetchContent_MakeAvailable(hwy)
+add_library(hwy::hwy ALIAS hwy)
