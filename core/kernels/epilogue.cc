@@ -1,8 +1,5 @@
-// The epilogue: lanes are channels; a vector's parameters stay in registers for all pixels of the call.
-//
-// Absent steps are done with parameters that change nothing, exactly: x + (-0) = x and x - (+0) = x for every x (also
-// for both zeros), x * 1 = x, and fma(x, m, -0) = x * m, fma(x, 1, a) = x + a. So one loop serves every combination;
-// only the source and the kind of shortcut are compiled apart.
+// The epilogue: lanes are channels, 32 of them (one word of bits) for a few pixels at a time, so that what is written
+// together lies together and a vector of parameters serves several pixels.
 #include "kernels/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -27,9 +24,19 @@ using VF = hn::Vec<DF>;
 using DI = hn::RebindToSigned<DF>;
 inline constexpr int kFloats = HWY_LANES(float);
 inline constexpr int kMaxPixels = 64;
+inline constexpr int kGroup = kChannelPad / kFloats;  // vectors of one word of bits
+inline constexpr int kTilePixels = kGroup <= 2 ? 4 : 1;
 
-enum class Source { kValues, kOneBranch, kBranches };
-enum class From { kNone, kSame, kPool };
+struct Fill {
+  float values[kChannelPad];
+  explicit constexpr Fill(float value) : values() {
+    for (float& v : values) v = value;
+  }
+};
+alignas(64) constexpr Fill kMinusZeros(-0.0f);
+
+enum class Source { kValues, kSums, kBranchSums, kLongSums };  // kLongSums: int32_t, any number of branches
+enum class From { kNone, kSame, kScattered, kPool };
 
 /// What depends on the pixel only.
 struct Pixels {
@@ -63,121 +70,136 @@ Pixels FindPixels(const EpilogueArgs& a, int begin, int end) {
   return pixels;
 }
 
-/// Where a vector of the value's channels lies in the shortcut's map, which may be read modulo its channels.
-struct Column {
-  int channels = 0;
-  int first = 0;
-  bool together = true;  // else the vector runs over the end of the map's channels
-
-  Column(const EpilogueArgs& a, int channel) : channels(a.shortcut_channels), first(channel) {
-    if (!a.shortcut_duplicate) return;
-    first = channel % channels;
-    together = first + kFloats <= channels;
-  }
-
-  HWY_INLINE VF Load(const float* pixel) const {
-    const DF d;
-    if (HWY_LIKELY(together)) return hn::LoadU(d, pixel + first);
-    HWY_ALIGN float lanes[kFloats];
-    for (int i = 0; i < kFloats; ++i) lanes[i] = pixel[(first + i) % channels];
-    return hn::Load(d, lanes);
-  }
-};
-
-HWY_INLINE VF Parameter(const float* parameter, int channel, float neutral) {
-  const DF d;
-  return parameter != nullptr ? hn::Load(d, parameter + channel) : hn::Set(d, neutral);
+/// A vector of a shortcut that is read modulo its channels.
+HWY_INLINE VF LoadModulo(const float* pixel, int channel, int channels) {
+  HWY_ALIGN float lanes[kFloats];
+  for (int i = 0; i < kFloats; ++i) lanes[i] = pixel[(channel + i) % channels];
+  return hn::Load(DF(), lanes);
 }
 
-/// One bits output for one vector of channels.
-struct BitsColumn {
-  VF bias, alpha;
-  uint8_t* bytes;  // of the first pixel of the map
-  size_t stride;   // bytes per pixel
-  uint32_t valid;  // lanes that are real channels
-  bool high;       // four lanes: the high half of the byte
+/// The 32 channels from `channel` on.
+struct Group {
+  const float* parameters;
+  const float* beta;
+  const int32_t* base[kMaxBranches];
+  int channel;
+  int column;      // of the values and sums
+  int shortcut;    // first channel in the shortcut's map
+  uint32_t valid;  // bits that are real channels
 
-  BitsColumn(const EpilogueArgs& a, int output, int channel)
-      : bias(Parameter(a.bits[output].bias, channel, -0.0f)),
-        alpha(Parameter(a.bits[output].alpha, channel, 0.0f)),
-        bytes(reinterpret_cast<uint8_t*>(a.bits[output].words) + channel / 8),
-        stride(static_cast<size_t>(a.word_stride) * 4),
-        valid(a.out_c - channel >= kFloats ? ~0u
-              : a.out_c > channel          ? (1u << (a.out_c - channel)) - 1
-                                           : 0),
-        high(channel % 8 != 0) {}
-
-  HWY_INLINE void Store(VF v, size_t pixel) const {
-    const DF d;
-    uint8_t raw[8] = {};
-    hn::StoreMaskBits(d, hn::Ge(hn::Sub(hn::Add(v, bias), alpha), hn::Zero(d)), raw);
-    uint32_t bits;
-    std::memcpy(&bits, raw, sizeof(bits));
-    bits &= valid;
-    uint8_t* to = bytes + pixel * stride;
-    if constexpr (kFloats == 4) {
-      *to = static_cast<uint8_t>(high ? *to | bits << 4 : bits);
-    } else {
-      std::memcpy(to, &bits, kFloats / 8);
-    }
+  Group(const EpilogueArgs& a, int channel)
+      : parameters(a.parameters + ParameterIndex(0, channel)),
+        beta(a.beta != nullptr ? a.beta + channel : kMinusZeros.values),
+        channel(channel),
+        column(channel - a.channel_begin),
+        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel) {
+    for (int b = 0; b < a.branches; ++b) base[b] = a.base[b] + channel;
+    const int left = a.out_c - channel;
+    valid = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
   }
 };
+
+template <class M>
+HWY_INLINE uint32_t MaskBits(M mask) {
+  uint8_t raw[8];
+  hn::StoreMaskBits(DF(), mask, raw);
+  return kFloats <= 8 ? raw[0] : raw[0] | raw[1] << 8;
+}
+
+template <Source kSource>
+HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c, VF scale) {
+  const DF d;
+  const DI di;
+  const auto load = [&]() HWY_ATTR {
+    if constexpr (kSource == Source::kLongSums) {
+      return hn::Load(di, static_cast<const int32_t*>(a.counts[branch]) + at);
+    } else {
+      const hn::Rebind<uint16_t, DF> d16;
+      return hn::PromoteTo(di, hn::Load(d16, static_cast<const uint16_t*>(a.counts[branch]) + at));
+    }
+  };
+  const auto n = load();
+  const auto base = hn::Load(di, group.base[branch] + border + c);
+  return hn::Mul(hn::ConvertTo(d, hn::Sub(base, hn::Add(n, n))), scale);
+}
+
+/// P pixels from number `i` of `pixels` on.
+template <int P, Source kSource, From kFrom>
+HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pixels, int pixel_begin, int i) {
+  const DF d;
+  const VF zero = hn::Zero(d);
+  const size_t stride = a.value_stride;
+  const size_t first = static_cast<size_t>(pixel_begin + i - a.pixel_begin) * stride + group.column;
+  VF value[P][kGroup];
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) {
+    const int c = k * kFloats;
+    const auto parameter = [&](int which) HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
+    for (int p = 0; p < P; ++p) {
+      const size_t at = first + p * stride + c;
+      VF v;
+      if constexpr (kSource == Source::kValues) {
+        v = hn::Add(hn::Load(d, a.values + at), parameter(kConvBias));
+      } else {
+        const size_t border = pixels.base[i + p];
+        v = SumTerm<kSource>(a, group, 0, at, border, c, parameter(kScale));
+        if constexpr (kSource != Source::kSums) {
+          for (int b = 1; b < a.branches; ++b) {
+            v = hn::Add(v, SumTerm<kSource>(a, group, b, at, border, c, parameter(kScale + b)));
+          }
+        }
+      }
+      v = Fma(d, hn::Add(v, hn::Load(d, group.beta + c)), parameter(kMul), parameter(kAdd));
+      const float* const* shortcut = pixels.shortcut[i + p];
+      if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut[0] + group.shortcut + c));
+      if constexpr (kFrom == From::kScattered) {
+        v = hn::Add(v, LoadModulo(shortcut[0], group.shortcut + c, a.shortcut_channels));
+      }
+      if constexpr (kFrom == From::kPool) {
+        const int n = pixels.averaged[i + p];  // 1, 2 or 4: the division is exact as a product
+        VF sum = zero;
+        for (int j = 0; j < n; ++j) {
+          sum = hn::Add(sum, a.shortcut_duplicate ? LoadModulo(shortcut[j], group.shortcut + c, a.shortcut_channels)
+                                                  : hn::LoadU(d, shortcut[j] + group.shortcut + c));
+        }
+        v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
+      }
+      v = hn::Add(v, parameter(kBiasIn));
+      value[p][k] = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope))), parameter(kBiasOut));
+    }
+  }
+  const size_t pixel = static_cast<size_t>(pixel_begin) + i;
+  if (a.map != nullptr) {
+    for (int p = 0; p < P; ++p) {
+      float* to = a.map + (pixel + p) * a.map_stride + group.channel;
+      for (int k = 0; k < kGroup; ++k) hn::Store(value[p][k], d, to + k * kFloats);
+    }
+  }
+  if (group.valid == 0) return;
+  for (int b = 0; b < a.bits_count; ++b) {
+    const BitsTarget& bits = a.bits[b];
+    const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
+    for (int p = 0; p < P; ++p) {
+      uint32_t word = 0;
+      for (int k = 0; k < kGroup; ++k) {
+        VF v = hn::Add(value[p][k], hn::Load(d, bias + k * kFloats));
+        if (bits.alpha != nullptr) v = hn::Sub(v, hn::Load(d, bits.alpha + group.channel + k * kFloats));
+        word |= MaskBits(hn::Ge(v, zero)) << (k * kFloats);
+      }
+      bits.words[(pixel + p) * a.word_stride + group.channel / 32] = word & group.valid;
+    }
+  }
+}
 
 template <Source kSource, From kFrom>
 void Rows(const EpilogueArgs& a, const Pixels& pixels, int pixel_begin) {
-  const DF d;
-  const DI di;
-  const VF zero = hn::Zero(d);
-  // Copies: the compiler must take it that the stores below change `a`.
-  const int count = pixels.count, branches = a.branches, map_stride = a.map_stride;
-  const int bits_end = BitWords(a.out_c) * 32;
-  const size_t value_stride = a.value_stride;
-  for (int c = a.channel_begin; c < a.channel_end; c += kFloats) {
-    const VF conv_bias = Parameter(a.conv_bias, c, -0.0f), beta = Parameter(a.beta, c, -0.0f);
-    const VF mul = Parameter(a.mul, c, 1.0f), add = Parameter(a.add, c, -0.0f);
-    const VF bias_in = Parameter(a.prelu_bias_in, c, -0.0f), slope = Parameter(a.prelu_slope, c, 1.0f);
-    const VF bias_out = Parameter(a.prelu_bias_out, c, -0.0f);
-    const VF scale = kSource == Source::kValues ? zero : hn::Load(d, a.scale[0] + c);
-    const Column column(a, c);
-    const int bits_count = c < bits_end ? a.bits_count : 0;
-    const BitsColumn bits(a, 0, c);  // not used where there is none
-    float* map = a.map == nullptr ? nullptr : a.map + static_cast<size_t>(pixel_begin) * map_stride + c;
-    const size_t first = static_cast<size_t>(pixel_begin - a.pixel_begin) * value_stride + c - a.channel_begin;
-    const float* values = kSource == Source::kValues ? a.values + first : nullptr;
-    const int32_t* counts[kMaxBranches];
-    const int32_t* bases[kMaxBranches];
-    for (int b = 0; kSource != Source::kValues && b < branches; ++b) {
-      counts[b] = a.counts[b] + first;
-      bases[b] = a.base[b] + c;
+  for (int c = a.channel_begin; c < a.channel_end; c += kChannelPad) {
+    const Group group(a, c);
+    int i = 0;
+    for (; i + kTilePixels <= pixels.count; i += kTilePixels) {
+      Tile<kTilePixels, kSource, kFrom>(a, group, pixels, pixel_begin, i);
     }
-    for (int i = 0; i < count; ++i) {
-      VF v;
-      if constexpr (kSource == Source::kValues) {
-        v = hn::Add(hn::Load(d, values + i * value_stride), conv_bias);
-      } else {
-        const auto term = [&](int b) HWY_ATTR {
-          const auto n = hn::Load(di, counts[b] + i * value_stride);
-          return hn::ConvertTo(d, hn::Sub(hn::Load(di, bases[b] + pixels.base[i]), hn::Add(n, n)));
-        };
-        v = hn::Mul(term(0), scale);
-        if constexpr (kSource == Source::kBranches) {
-          for (int b = 1; b < branches; ++b) v = hn::Add(v, hn::Mul(term(b), hn::Load(d, a.scale[b] + c)));
-        }
-      }
-      v = Fma(d, hn::Add(v, beta), mul, add);
-      if constexpr (kFrom == From::kSame) v = hn::Add(v, column.Load(pixels.shortcut[i][0]));
-      if constexpr (kFrom == From::kPool) {
-        VF sum = zero;
-        const int n = pixels.averaged[i];  // 1, 2 or 4: the division is exact as a product
-        for (int k = 0; k < n; ++k) sum = hn::Add(sum, column.Load(pixels.shortcut[i][k]));
-        v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
-      }
-      v = hn::Add(v, bias_in);
-      v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, slope)), bias_out);
-      if (map != nullptr) hn::Store(v, d, map + static_cast<size_t>(i) * map_stride);
-      if (bits_count > 0) bits.Store(v, static_cast<size_t>(pixel_begin) + i);
-      for (int b = 1; b < bits_count; ++b) BitsColumn(a, b, c).Store(v, static_cast<size_t>(pixel_begin) + i);
-    }
+    for (; i < pixels.count; ++i) Tile<1, kSource, kFrom>(a, group, pixels, pixel_begin, i);
   }
 }
 
@@ -187,6 +209,8 @@ void RowsFrom(const EpilogueArgs& a, const Pixels& pixels, int pixel_begin) {
     Rows<kSource, From::kNone>(a, pixels, pixel_begin);
   } else if (a.shortcut_avg_pool) {
     Rows<kSource, From::kPool>(a, pixels, pixel_begin);
+  } else if (a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0) {
+    Rows<kSource, From::kScattered>(a, pixels, pixel_begin);
   } else {
     Rows<kSource, From::kSame>(a, pixels, pixel_begin);
   }
@@ -197,10 +221,12 @@ void Epilogue(const EpilogueArgs& a) {
     const Pixels pixels = FindPixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (a.values != nullptr) {
       RowsFrom<Source::kValues>(a, pixels, begin);
+    } else if (a.sum_bytes != sizeof(uint16_t)) {
+      RowsFrom<Source::kLongSums>(a, pixels, begin);
     } else if (a.branches == 1) {
-      RowsFrom<Source::kOneBranch>(a, pixels, begin);
+      RowsFrom<Source::kSums>(a, pixels, begin);
     } else {
-      RowsFrom<Source::kBranches>(a, pixels, begin);
+      RowsFrom<Source::kBranchSums>(a, pixels, begin);
     }
   }
 }

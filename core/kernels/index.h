@@ -19,6 +19,19 @@ inline constexpr auto MakeDisagreements() {
 alignas(64) inline constexpr std::array<uint8_t, 256> kDisagreementTable = MakeDisagreements();
 inline constexpr const uint8_t* kDisagreements = kDisagreementTable.data();
 
+/// kPairDisagreements[256 b + 16 a + w] = popcount(a xor w) + 16 popcount(b xor w).
+inline constexpr auto MakePairDisagreements() {
+  std::array<uint8_t, 4096> table{};
+  for (unsigned i = 0; i < 4096; ++i) {
+    table[i] = static_cast<uint8_t>(std::popcount((i / 16 % 16) ^ (i % 16)) + 16 * std::popcount((i / 256) ^ (i % 16)));
+  }
+  return table;
+}
+alignas(64) inline constexpr std::array<uint8_t, 4096> kPairDisagreementTable = MakePairDisagreements();
+inline constexpr const uint8_t* kPairDisagreements = kPairDisagreementTable.data();
+
+constexpr int RoundUpTo(int size, int multiple) { return (size + multiple - 1) / multiple * multiple; }
+
 /// The nibbles of each word, lowest first, times 16.
 inline void ExpandNibbles(const uint32_t* words, int count, uint8_t* out) {
   for (int i = 0; i < count; ++i) {

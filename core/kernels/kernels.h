@@ -44,11 +44,11 @@ struct BinaryAlgorithm {
   /// The input re-laid for this kernel, with zeros around it: `expand` fills rows [row_begin, row_end) of padded_h().
   size_t (*index_bytes)(const ConvShape&);
   void (*expand)(const ConvShape&, const uint32_t* bits, std::byte* index, int row_begin, int row_end);
-  /// Bytes of scratch for `pixels` pixels of one block.
-  size_t (*scratch_bytes)(const ConvShape&, int pixels);
-  /// Pixels [pixel_begin, pixel_end) in row-major order; sums [pixel_end - pixel_begin][sums_stride].
+  /// Bytes of a sum: 2 (uint16_t) or 4 (int32_t).
+  int sum_bytes;
+  /// Pixels [pixel_begin, pixel_end) in row-major order; sums [pixel_end - pixel_begin][block_channels].
   void (*accumulate)(const ConvShape&, const std::byte* packed, const std::byte* index, int block, int pixel_begin,
-                     int pixel_end, std::byte* scratch, int32_t* sums, int sums_stride);
+                     int pixel_end, void* sums);
 };
 
 inline constexpr int kMaxBranches = 3;
@@ -59,6 +59,26 @@ struct BitsTarget {
   const float* bias;   // [padded O] or null
   const float* alpha;  // [padded O] or null
 };
+
+/// Per-channel constants of an epilogue, in groups of 32 channels: [padded O / 32][kParameters][32]. What a layer does
+/// not have is a constant that changes nothing, exactly: x + (-0) = x for every x (also for both zeros), x * 1 = x, and
+/// fma(x, m, -0) = x * m, fma(x, 1, a) = x + a.
+enum Parameter {
+  kScale,  // one for each branch
+  kConvBias = kMaxBranches,
+  kMul,
+  kAdd,
+  kBiasIn,
+  kSlope,
+  kBiasOut,
+  kParameters
+};
+constexpr float NeutralParameter(int parameter) {
+  return parameter < kMaxBranches || parameter == kMul || parameter == kSlope ? 1.0f : -0.0f;
+}
+constexpr size_t ParameterIndex(int parameter, int channel) {
+  return (static_cast<size_t>(channel / kChannelPad) * kParameters + parameter) * kChannelPad + channel % kChannelPad;
+}
 
 /// Everything after the sums, in the order of docs/format.md, for some pixels and a range of channels. Null = absent.
 struct EpilogueArgs {
@@ -71,27 +91,20 @@ struct EpilogueArgs {
   // column 0 being channel_begin. v = sum over branches of float(base - 2 * count) * scale, in branch order.
   const float* values;
   int branches;
-  const int32_t* counts[kMaxBranches];
-  const float* scale[kMaxBranches];   // [padded O]
+  int sum_bytes;
+  const void* counts[kMaxBranches];
   const int32_t* base[kMaxBranches];  // [classes][padded O]
   const uint32_t* row_class;          // [out_h]; class of a pixel = row_class[y] + column_class[x]
   const uint32_t* column_class;       // [out_w]
   int value_stride;
 
-  const float* conv_bias;  // [padded O]
-  const float* beta;       // [padded O], of this image
-  const float* mul;
-  const float* add;
+  const float* parameters;
+  const float* beta;  // [padded O], of this image
 
   const float* shortcut;  // map [shortcut_h][shortcut_w][shortcut_stride]
   int shortcut_h, shortcut_w, shortcut_stride;
   int shortcut_channels;  // real channels of that map
   bool shortcut_duplicate, shortcut_avg_pool;
-
-  bool prelu;
-  const float* prelu_bias_in;
-  const float* prelu_slope;
-  const float* prelu_bias_out;
 
   float* map;  // [pixel of the whole map][map_stride]
   int map_stride;

@@ -38,10 +38,8 @@ void Expand(const ConvShape& s, const uint32_t* bits, std::byte* index, int row_
   }
 }
 
-size_t ScratchBytes(const ConvShape&, int) { return 0; }
-
 void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* index, int block, int pixel_begin,
-                int pixel_end, std::byte*, int32_t* sums, int sums_stride) {
+                int pixel_end, void* sums) {
   const uint32_t* weights = reinterpret_cast<const uint32_t*>(packed);
   const uint32_t* input = reinterpret_cast<const uint32_t*>(index);
   const int words = s.words(), first = block * 32, last = std::min(first + 32, s.out_c);
@@ -58,7 +56,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
           }
         }
       }
-      sums[static_cast<size_t>(pixel - pixel_begin) * sums_stride + o - first] = sum;
+      static_cast<int32_t*>(sums)[static_cast<size_t>(pixel - pixel_begin) * 32 + o - first] = sum;
     }
   }
 }
@@ -66,7 +64,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
 }  // namespace
 
 BinaryAlgorithm WordsAlgorithm() {
-  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, ScratchBytes, Accumulate};
+  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), Accumulate};
 }
 
 }  // namespace bcdnet::reference

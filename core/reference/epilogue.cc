@@ -26,15 +26,22 @@ float ShortcutValue(const EpilogueArgs& a, int pixel, int channel) {
   return sum / static_cast<float>(count);
 }
 
+float Constant(const EpilogueArgs& a, int parameter, int channel) {
+  return a.parameters[ParameterIndex(parameter, channel)];
+}
+
 float SourceValue(const EpilogueArgs& a, int pixel, int channel) {
   const size_t at = static_cast<size_t>(pixel - a.pixel_begin) * a.value_stride + channel - a.channel_begin;
   if (a.values != nullptr) return a.values[at];
+  const auto count = [&](int b) -> int32_t {
+    return a.sum_bytes == 2 ? static_cast<const uint16_t*>(a.counts[b])[at] : static_cast<const int32_t*>(a.counts[b])[at];
+  };
   const uint32_t border = a.row_class[pixel / a.out_w] + a.column_class[pixel % a.out_w];
   const int padded = PadChannels(a.out_c);
   float value = 0.0f;
   for (int b = 0; b < a.branches; ++b) {
-    const int32_t dot = a.base[b][static_cast<size_t>(border) * padded + channel] - 2 * a.counts[b][at];
-    const float term = static_cast<float>(dot) * a.scale[b][channel];
+    const int32_t dot = a.base[b][static_cast<size_t>(border) * padded + channel] - 2 * count(b);
+    const float term = static_cast<float>(dot) * Constant(a, kScale + b, channel);
     value = b == 0 ? term : value + term;
   }
   return value;
@@ -52,21 +59,12 @@ void Epilogue(const EpilogueArgs& a) {
     }
     for (int c = a.channel_begin; c < channel_end; ++c) {
       float v = SourceValue(a, pixel, c);
-      if (a.conv_bias != nullptr) v = v + a.conv_bias[c];
+      if (a.values != nullptr) v = v + Constant(a, kConvBias, c);
       if (a.beta != nullptr) v = v + a.beta[c];
-      if (a.mul != nullptr && a.add != nullptr) {
-        v = std::fma(v, a.mul[c], a.add[c]);
-      } else if (a.mul != nullptr) {
-        v = v * a.mul[c];
-      } else if (a.add != nullptr) {
-        v = v + a.add[c];
-      }
+      v = std::fma(v, Constant(a, kMul, c), Constant(a, kAdd, c));
       if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);
-      if (a.prelu) {
-        if (a.prelu_bias_in != nullptr) v = v + a.prelu_bias_in[c];
-        v = v > 0.0f ? v : v * a.prelu_slope[c];
-        if (a.prelu_bias_out != nullptr) v = v + a.prelu_bias_out[c];
-      }
+      v = v + Constant(a, kBiasIn, c);
+      v = (v > 0.0f ? v : v * Constant(a, kSlope, c)) + Constant(a, kBiasOut, c);
       if (a.map != nullptr) a.map[static_cast<size_t>(pixel) * a.map_stride + c] = v;
       for (int b = 0; b < a.bits_count; ++b) {
         float t = v;

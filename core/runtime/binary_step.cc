@@ -122,20 +122,17 @@ class BinaryStep final : public Step {
       BranchData& data = branches_.emplace_back();
       data.weights.resize(algorithm_.weight_bytes(shape));
       algorithm_.pack_weights(shape, branch.weight.data, data.weights.data());
-      data.scale = PadParameter(branch.scale);
+      epilogue_.Set(kScale + static_cast<int>(branches_.size()) - 1, branch.scale);
       data.base = BorderBases(shape, branch.weight.data, rows, columns);
       if (branch.shift != Shift::kNone) data.shift.emplace(branch.shift, input_.buffer);
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
     shifted_bytes_ = RoundUp(input_.bytes());
-    kernel_bytes_ = RoundUp(algorithm_.scratch_bytes(shape, chunks_.longest()));
-    counts_ = static_cast<size_t>(chunks_.longest()) * block_;
+    sums_bytes_ = RoundUp(static_cast<size_t>(chunks_.longest()) * block_ * algorithm_.sum_bytes);
   }
 
   size_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
-  size_t thread_scratch_bytes() const override {
-    return kernel_bytes_ + RoundUp(branches_.size() * counts_ * sizeof(int32_t));
-  }
+  size_t thread_scratch_bytes() const override { return branches_.size() * sums_bytes_; }
   std::string algorithm() const override { return algorithm_.name; }
 
   void Run(const Frame& frame) const override {
@@ -161,10 +158,10 @@ class BinaryStep final : public Step {
       args.channel_end = std::min(args.channel_begin + block_, PadChannels(shape_.out_c));
       std::byte* scratch = frame.scratch_of(thread);
       for (int b = 0; b < branches; ++b) {
-        int32_t* counts = reinterpret_cast<int32_t*>(scratch + kernel_bytes_) + b * counts_;
+        std::byte* sums = scratch + b * sums_bytes_;
         algorithm_.accumulate(shape_, branches_[b].weights.data(), frame.scratch + b * index_bytes_, block,
-                              args.pixel_begin, args.pixel_end, scratch, counts, block_);
-        args.counts[b] = counts;
+                              args.pixel_begin, args.pixel_end, sums);
+        args.counts[b] = sums;
       }
       kernels_.epilogue(args);
     });
@@ -173,7 +170,6 @@ class BinaryStep final : public Step {
  private:
   struct BranchData {
     AlignedVector<std::byte> weights;
-    AlignedVector<float> scale;
     AlignedVector<int32_t> base;
     std::optional<ShiftPlan> shift;
   };
@@ -191,12 +187,12 @@ class BinaryStep final : public Step {
     EpilogueArgs args = epilogue_.Bind(frame);
     args.branches = static_cast<int>(branches_.size());
     for (int b = 0; b < args.branches; ++b) {
-      args.scale[b] = branches_[b].scale.data();
       args.base[b] = branches_[b].base.data();
     }
     args.row_class = row_class_.data();
     args.column_class = column_class_.data();
     args.value_stride = block_;
+    args.sum_bytes = algorithm_.sum_bytes;
     return args;
   }
 
@@ -209,7 +205,7 @@ class BinaryStep final : public Step {
   PreparedEpilogue epilogue_;
   std::vector<uint32_t> row_class_, column_class_;
   std::vector<BranchData> branches_;
-  size_t index_bytes_, shifted_bytes_, kernel_bytes_, counts_;
+  size_t index_bytes_, shifted_bytes_, sums_bytes_;
 };
 
 }  // namespace

@@ -19,7 +19,12 @@ const float* DataOrNull(const AlignedVector<float>& v) { return v.empty() ? null
 }  // namespace
 
 PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, const StepContext& context)
-    : out_w_(out_w), out_c_(out_c), mul_(PadParameter(e.mul)), add_(PadParameter(e.add)) {
+    : out_w_(out_w), out_c_(out_c), parameters_(static_cast<size_t>(PadChannels(out_c)) * kParameters) {
+  for (int parameter = 0; parameter < kParameters; ++parameter) {
+    for (int c = 0; c < PadChannels(out_c); ++c) parameters_[ParameterIndex(parameter, c)] = NeutralParameter(parameter);
+  }
+  Set(kMul, e.mul);
+  Set(kAdd, e.add);
   const auto place = [&](int id) { return context.places[id]; };
   if (e.beta) beta_ = place(*e.beta);
   if (e.shortcut) {
@@ -28,10 +33,9 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
     avg_pool_ = e.shortcut->avg_pool;
   }
   if (e.prelu) {
-    prelu_ = true;
-    bias_in_ = PadParameter(e.prelu->bias_in);
-    slope_ = PadParameter(e.prelu->slope);
-    bias_out_ = PadParameter(e.prelu->bias_out);
+    Set(kBiasIn, e.prelu->bias_in);
+    Set(kSlope, e.prelu->slope);
+    Set(kBiasOut, e.prelu->bias_out);
   }
   if (e.map) map_ = place(*e.map);
   for (const BitsOutput& output : e.bits) {
@@ -40,13 +44,17 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
   }
 }
 
+void PreparedEpilogue::Set(int parameter, const Floats& values) {
+  if (!values) return;
+  for (int c = 0; c < out_c_; ++c) parameters_[ParameterIndex(parameter, c)] = values.data[c];
+}
+
 EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
   EpilogueArgs args{};
   args.out_w = out_w_;
   args.out_c = out_c_;
   if (beta_) args.beta = frame.floats(*beta_);
-  args.mul = DataOrNull(mul_);
-  args.add = DataOrNull(add_);
+  args.parameters = parameters_.data();
   if (shortcut_) {
     args.shortcut = frame.floats(*shortcut_);
     args.shortcut_h = shortcut_->buffer.height;
@@ -56,10 +64,6 @@ EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
     args.shortcut_duplicate = duplicate_;
     args.shortcut_avg_pool = avg_pool_;
   }
-  args.prelu = prelu_;
-  args.prelu_bias_in = DataOrNull(bias_in_);
-  args.prelu_slope = DataOrNull(slope_);
-  args.prelu_bias_out = DataOrNull(bias_out_);
   if (map_) {
     args.map = frame.floats(*map_);
     args.map_stride = map_->stride;

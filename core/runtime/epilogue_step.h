@@ -10,6 +10,9 @@ class PreparedEpilogue {
   /// `out_h`, `out_w`, `out_c`: size of the op's value.
   PreparedEpilogue(const Epilogue& epilogue, int out_w, int out_c, const StepContext& context);
 
+  /// Constants that come from the op and not from its epilogue: scales and the convolution's bias.
+  void Set(int parameter, const Floats& values);
+
   /// Everything but the source and the ranges.
   EpilogueArgs Bind(const Frame& frame) const;
 
@@ -21,8 +24,8 @@ class PreparedEpilogue {
   };
   int out_w_, out_c_;
   std::optional<Place> beta_, shortcut_, map_;
-  bool duplicate_ = false, avg_pool_ = false, prelu_ = false;
-  AlignedVector<float> mul_, add_, bias_in_, slope_, bias_out_;
+  bool duplicate_ = false, avg_pool_ = false;
+  AlignedVector<float> parameters_;
   std::vector<Bits> bits_;
 };
 

@@ -20,8 +20,8 @@ class Conv2dStep final : public Step {
         chunks_(shape.pixels(), kItemPixels),
         blocks_((PadChannels(shape.out_c) + kItemChannels - 1) / kItemChannels),
         weight_(kernels_.conv2d_weight_floats(shape, op.groups)),
-        bias_(PadParameter(op.bias)),
         epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {
+    epilogue_.Set(kConvBias, op.bias);
     kernels_.conv2d_pack_weights(shape, groups_, op.weight.data, weight_.data());
   }
 
@@ -32,7 +32,6 @@ class Conv2dStep final : public Step {
     Conv2dArgs conv{shape_, groups_, frame.floats(input_), w * input_.stride, input_.stride, 1, weight_.data()};
     if (input_.buffer.kind == Kind::kImage) conv = {shape_, groups_, frame.image, w, 1, h * w, weight_.data()};
     EpilogueArgs common = epilogue_.Bind(frame);
-    common.conv_bias = bias_.empty() ? nullptr : bias_.data();
     common.value_stride = kItemChannels;
     ForEach(frame.team, blocks_ * chunks_.count, [&](int item, int thread) {
       EpilogueArgs args = common;
@@ -56,7 +55,7 @@ class Conv2dStep final : public Step {
   Place input_;
   Chunks chunks_;
   int blocks_;
-  AlignedVector<float> weight_, bias_;
+  AlignedVector<float> weight_;
   PreparedEpilogue epilogue_;
 };
 
