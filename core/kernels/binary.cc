@@ -25,8 +25,9 @@ const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& s
 void AddBinary(KernelTable& table) {
   // Where bytes have a population count, it beats the look-up (docs/kernels.md).
   constexpr bool kBytePopulationCount = HWY_TARGET == HWY_NEON || HWY_TARGET <= HWY_AVX3_DL;
-  const BinaryAlgorithm pairs = BytesAlgorithm<Pairs>::Make("pairs"), lookup = BytesAlgorithm<Lookup>::Make("lookup"),
-                        octets = BytesAlgorithm<Octets>::Make("octets");
+  const BinaryAlgorithm pairs = BytesAlgorithm<Lookup, InPairs>::Make("pairs"),
+                        lookup = BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"),
+                        octets = BytesAlgorithm<Octets, Singly<Octets>>::Make("octets");
   table.algorithms = kBytePopulationCount ? std::vector{octets, pairs, lookup, reference::WordsAlgorithm()}
                                           : std::vector{pairs, lookup, octets, reference::WordsAlgorithm()};
   table.choose = ChooseBinary;

@@ -9,6 +9,7 @@
 #include "hwy/highway.h"
 #include "kernels/fma-inl.h"
 #include "kernels/tables.h"
+#include "kernels/unroll.h"
 
 #include <algorithm>
 #include <cstring>
@@ -40,35 +41,32 @@ enum class From { kNone, kSame, kScattered, kPool };
 
 /// What depends on the pixel only.
 struct Pixels {
-  int count;
-  size_t base[kMaxPixels];               // row of the border table
-  const float* shortcut[kMaxPixels][4];  // pixels to average
+  int begin, count;
+  size_t base[kMaxPixels];             // row of the border table
+  const float* pooled[kMaxPixels][4];  // pixels of the shortcut to average
   int averaged[kMaxPixels];
-};
 
-Pixels FindPixels(const EpilogueArgs& a, int begin, int end) {
-  Pixels pixels;
-  pixels.count = end - begin;
-  const size_t padded = PadChannels(a.out_c);
-  int y = begin / a.out_w, x = begin % a.out_w;
-  for (int i = 0; i < pixels.count; ++i, x = x + 1 == a.out_w ? ++y, 0 : x + 1) {
-    if (a.values == nullptr) pixels.base[i] = (a.row_class[y] + a.column_class[x]) * padded;
-    if (a.shortcut == nullptr) continue;
-    const auto at = [&](int sy, int sx) {
-      return a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride;
-    };
-    if (!a.shortcut_avg_pool) {
-      pixels.shortcut[i][0] = at(y, x);
-      continue;
+  Pixels(const EpilogueArgs& a, int begin, int end) : begin(begin), count(end - begin) {
+    const size_t padded = PadChannels(a.out_c);
+    int y = begin / a.out_w, x = begin % a.out_w;
+    for (int i = 0; i < count; ++y, x = 0) {
+      for (; x < a.out_w && i < count; ++x, ++i) {
+        if (a.values == nullptr) base[i] = (a.row_class[y] + a.column_class[x]) * padded;
+        if (a.shortcut_avg_pool) Pool(a, i, y, x);
+      }
     }
-    int n = 0;
-    for (int sy = 2 * y; sy < std::min(2 * y + 2, a.shortcut_h); ++sy) {
-      for (int sx = 2 * x; sx < std::min(2 * x + 2, a.shortcut_w); ++sx) pixels.shortcut[i][n++] = at(sy, sx);
-    }
-    pixels.averaged[i] = n;
   }
-  return pixels;
-}
+
+ private:
+  void Pool(const EpilogueArgs& a, int i, int y, int x) {
+    averaged[i] = 0;
+    for (int sy = 2 * y; sy < std::min(2 * y + 2, a.shortcut_h); ++sy) {
+      for (int sx = 2 * x; sx < std::min(2 * x + 2, a.shortcut_w); ++sx) {
+        pooled[i][averaged[i]++] = a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride;
+      }
+    }
+  }
+};
 
 /// A vector of a shortcut that is read modulo its channels.
 HWY_INLINE VF LoadModulo(const float* pixel, int channel, int channels) {
@@ -107,7 +105,8 @@ HWY_INLINE uint32_t MaskBits(M mask) {
 }
 
 template <Source kSource>
-HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c, VF scale) {
+HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c,
+                      VF scale) {
   const DF d;
   const DI di;
   const auto load = [&]() HWY_ATTR {
@@ -125,13 +124,14 @@ HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, siz
 
 /// P pixels from number `i` of `pixels` on.
 template <int P, Source kSource, From kFrom>
-HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pixels, int pixel_begin, int i) {
+HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pixels, int i) {
   const DF d;
   const VF zero = hn::Zero(d);
   const size_t stride = a.value_stride;
-  const size_t first = static_cast<size_t>(pixel_begin + i - a.pixel_begin) * stride + group.column;
+  const size_t pixel = static_cast<size_t>(pixels.begin) + i;
+  const size_t first = (pixel - a.pixel_begin) * stride + group.column;
   VF value[P][kGroup];
-#pragma GCC unroll 8
+  BCDNET_UNROLL
   for (int k = 0; k < kGroup; ++k) {
     const int c = k * kFloats;
     const auto parameter = [&](int which) HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
@@ -150,17 +150,20 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
         }
       }
       v = Fma(d, hn::Add(v, hn::Load(d, group.beta + c)), parameter(kMul), parameter(kAdd));
-      const float* const* shortcut = pixels.shortcut[i + p];
-      if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut[0] + group.shortcut + c));
+      if constexpr (kFrom == From::kSame) {
+        v = hn::Add(v, hn::LoadU(d, a.shortcut + (pixel + p) * a.shortcut_stride + group.shortcut + c));
+      }
       if constexpr (kFrom == From::kScattered) {
-        v = hn::Add(v, LoadModulo(shortcut[0], group.shortcut + c, a.shortcut_channels));
+        const float* shortcut = a.shortcut + (pixel + p) * a.shortcut_stride;
+        v = hn::Add(v, LoadModulo(shortcut, group.shortcut + c, a.shortcut_channels));
       }
       if constexpr (kFrom == From::kPool) {
         const int n = pixels.averaged[i + p];  // 1, 2 or 4: the division is exact as a product
         VF sum = zero;
         for (int j = 0; j < n; ++j) {
-          sum = hn::Add(sum, a.shortcut_duplicate ? LoadModulo(shortcut[j], group.shortcut + c, a.shortcut_channels)
-                                                  : hn::LoadU(d, shortcut[j] + group.shortcut + c));
+          const float* shortcut = pixels.pooled[i + p][j];
+          sum = hn::Add(sum, a.shortcut_duplicate ? LoadModulo(shortcut, group.shortcut + c, a.shortcut_channels)
+                                                  : hn::LoadU(d, shortcut + group.shortcut + c));
         }
         v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
       }
@@ -168,7 +171,6 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
       value[p][k] = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope))), parameter(kBiasOut));
     }
   }
-  const size_t pixel = static_cast<size_t>(pixel_begin) + i;
   if (a.map != nullptr) {
     for (int p = 0; p < P; ++p) {
       float* to = a.map + (pixel + p) * a.map_stride + group.channel;
@@ -192,41 +194,41 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
 }
 
 template <Source kSource, From kFrom>
-void Rows(const EpilogueArgs& a, const Pixels& pixels, int pixel_begin) {
+void Rows(const EpilogueArgs& a, const Pixels& pixels) {
   for (int c = a.channel_begin; c < a.channel_end; c += kChannelPad) {
     const Group group(a, c);
     int i = 0;
     for (; i + kTilePixels <= pixels.count; i += kTilePixels) {
-      Tile<kTilePixels, kSource, kFrom>(a, group, pixels, pixel_begin, i);
+      Tile<kTilePixels, kSource, kFrom>(a, group, pixels, i);
     }
-    for (; i < pixels.count; ++i) Tile<1, kSource, kFrom>(a, group, pixels, pixel_begin, i);
+    for (; i < pixels.count; ++i) Tile<1, kSource, kFrom>(a, group, pixels, i);
   }
 }
 
 template <Source kSource>
-void RowsFrom(const EpilogueArgs& a, const Pixels& pixels, int pixel_begin) {
+void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
   if (a.shortcut == nullptr) {
-    Rows<kSource, From::kNone>(a, pixels, pixel_begin);
+    Rows<kSource, From::kNone>(a, pixels);
   } else if (a.shortcut_avg_pool) {
-    Rows<kSource, From::kPool>(a, pixels, pixel_begin);
+    Rows<kSource, From::kPool>(a, pixels);
   } else if (a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0) {
-    Rows<kSource, From::kScattered>(a, pixels, pixel_begin);
+    Rows<kSource, From::kScattered>(a, pixels);
   } else {
-    Rows<kSource, From::kSame>(a, pixels, pixel_begin);
+    Rows<kSource, From::kSame>(a, pixels);
   }
 }
 
 void Epilogue(const EpilogueArgs& a) {
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
-    const Pixels pixels = FindPixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
+    const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (a.values != nullptr) {
-      RowsFrom<Source::kValues>(a, pixels, begin);
+      RowsFrom<Source::kValues>(a, pixels);
     } else if (a.sum_bytes != sizeof(uint16_t)) {
-      RowsFrom<Source::kLongSums>(a, pixels, begin);
+      RowsFrom<Source::kLongSums>(a, pixels);
     } else if (a.branches == 1) {
-      RowsFrom<Source::kSums>(a, pixels, begin);
+      RowsFrom<Source::kSums>(a, pixels);
     } else {
-      RowsFrom<Source::kBranchSums>(a, pixels, begin);
+      RowsFrom<Source::kBranchSums>(a, pixels);
     }
   }
 }

@@ -32,17 +32,6 @@ inline constexpr const uint8_t* kPairDisagreements = kPairDisagreementTable.data
 
 constexpr int RoundUpTo(int size, int multiple) { return (size + multiple - 1) / multiple * multiple; }
 
-/// The nibbles of each word, lowest first, times 16.
-inline void ExpandNibbles(const uint32_t* words, int count, uint8_t* out) {
-  for (int i = 0; i < count; ++i) {
-    for (int octet = 0; octet < 4; ++octet) {
-      const uint32_t byte = words[i] >> (8 * octet);
-      out[8 * i + 2 * octet] = static_cast<uint8_t>(byte << 4);
-      out[8 * i + 2 * octet + 1] = static_cast<uint8_t>(byte & 0xF0);
-    }
-  }
-}
-
 /// Fills rows [row_begin, row_end) of the padded index, `pixel` elements per pixel: zeros around the map, and inside it
 /// what fill(y, to) writes for the whole row y of the map.
 template <class T, class F>

@@ -34,7 +34,8 @@ float SourceValue(const EpilogueArgs& a, int pixel, int channel) {
   const size_t at = static_cast<size_t>(pixel - a.pixel_begin) * a.value_stride + channel - a.channel_begin;
   if (a.values != nullptr) return a.values[at];
   const auto count = [&](int b) -> int32_t {
-    return a.sum_bytes == 2 ? static_cast<const uint16_t*>(a.counts[b])[at] : static_cast<const int32_t*>(a.counts[b])[at];
+    return a.sum_bytes == 2 ? static_cast<const uint16_t*>(a.counts[b])[at]
+                            : static_cast<const int32_t*>(a.counts[b])[at];
   };
   const uint32_t border = a.row_class[pixel / a.out_w] + a.column_class[pixel % a.out_w];
   const int padded = PadChannels(a.out_c);

@@ -19,7 +19,7 @@ namespace {
 
 // Pixels of one work item: enough that a panel of weights is used often once it is in the first-level cache, few enough
 // that the counts stay there too.
-constexpr int kItemPixels = 56;
+constexpr int kItemPixels = 40;
 constexpr int kExpandRows = 8;
 
 using Taps = std::pair<int, int>;  // the good ones, [first, last)
@@ -211,22 +211,7 @@ class BinaryStep final : public Step {
 }  // namespace
 
 std::unique_ptr<Step> MakeStep(const BinaryConv2dOp& op, const StepContext& context) {
-  const Buffer& in = context.places[op.input].buffer;
-  const std::vector<int64_t>& w = op.branches[0].weight.shape;
-  ConvShape s{in.height,
-              in.width,
-              in.channels,
-              0,
-              0,
-              static_cast<int>(w[0]),
-              static_cast<int>(w[1]),
-              static_cast<int>(w[2]),
-              op.stride.y,
-              op.stride.x,
-              op.padding.y,
-              op.padding.x};
-  s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
-  s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
+  const ConvShape s = ShapeOf(context.places[op.input].buffer, op.branches[0].weight.shape, op.stride, op.padding);
   return std::make_unique<BinaryStep>(op, s, context);
 }
 

@@ -21,7 +21,8 @@ const float* DataOrNull(const AlignedVector<float>& v) { return v.empty() ? null
 PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, const StepContext& context)
     : out_w_(out_w), out_c_(out_c), parameters_(static_cast<size_t>(PadChannels(out_c)) * kParameters) {
   for (int parameter = 0; parameter < kParameters; ++parameter) {
-    for (int c = 0; c < PadChannels(out_c); ++c) parameters_[ParameterIndex(parameter, c)] = NeutralParameter(parameter);
+    for (int c = 0; c < PadChannels(out_c); ++c)
+      parameters_[ParameterIndex(parameter, c)] = NeutralParameter(parameter);
   }
   Set(kMul, e.mul);
   Set(kAdd, e.add);

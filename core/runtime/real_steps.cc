@@ -168,22 +168,7 @@ class LinearStep final : public Step {
 }  // namespace
 
 std::unique_ptr<Step> MakeStep(const Conv2dOp& op, const StepContext& context) {
-  const Buffer& in = context.places[op.input].buffer;
-  const std::vector<int64_t>& w = op.weight.shape;
-  ConvShape s{in.height,
-              in.width,
-              in.channels,
-              0,
-              0,
-              static_cast<int>(w[0]),
-              static_cast<int>(w[1]),
-              static_cast<int>(w[2]),
-              op.stride.y,
-              op.stride.x,
-              op.padding.y,
-              op.padding.x};
-  s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
-  s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
+  const ConvShape s = ShapeOf(context.places[op.input].buffer, op.weight.shape, op.stride, op.padding);
   return std::make_unique<Conv2dStep>(op, s, context);
 }
 std::unique_ptr<Step> MakeStep(const ElementwiseOp& op, const StepContext& context) {

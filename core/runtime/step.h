@@ -64,6 +64,24 @@ std::unique_ptr<Step> MakeStep(const ConcatOp& op, const StepContext& context);
 std::unique_ptr<Step> MakeStep(const TransposeOp& op, const StepContext& context);
 std::unique_ptr<Step> MakeStep(const ReshapeOp& op, const StepContext& context);
 
+/// Sizes of a convolution of `in` with `weight` [O][kh][kw][...], which the program's validation has found sound.
+inline ConvShape ShapeOf(const Buffer& in, const std::vector<int64_t>& weight, Pair stride, Pair padding) {
+  ConvShape s{};
+  s.in_h = in.height;
+  s.in_w = in.width;
+  s.in_c = in.channels;
+  s.out_c = static_cast<int>(weight[0]);
+  s.k_h = static_cast<int>(weight[1]);
+  s.k_w = static_cast<int>(weight[2]);
+  s.stride_h = stride.y;
+  s.stride_w = stride.x;
+  s.pad_h = padding.y;
+  s.pad_w = padding.x;
+  s.out_h = (s.padded_h() - s.k_h) / s.stride_h + 1;
+  s.out_w = (s.padded_w() - s.k_w) / s.stride_w + 1;
+  return s;
+}
+
 /// A copy padded with zeros to PadChannels(size); empty if absent.
 AlignedVector<float> PadParameter(const Floats& parameter);
 
