@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 MATRIX = Path(__file__).resolve().parent / "matrix.yaml"
-BCDNET = (sys.executable, "-c", "from bcdnet.cli.main import main; main()")
+BCDNET = Path(sys.executable).with_name("bcdnet")  # the command of this environment
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def main() -> None:
                 if done:
                     continue
                 print(shlex.join(["bcdnet", *words]), flush=True)
-                if not arguments.print and subprocess.run([*BCDNET, *words], check=False).returncode:
+                if not arguments.print and subprocess.run([BCDNET, *words], check=False).returncode:
                     failed.append(run.name)
                     break
     if failed:

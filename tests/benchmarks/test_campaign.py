@@ -1,0 +1,67 @@
+"""The comparison's table and figure from result files."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import campaign  # noqa: E402
+
+from bcdnet.training.recipe_file import load_recipe, to_yaml  # noqa: E402
+
+TOP1 = {"reactnet-s0": 80.0, "reactnet-s1": 82.0, "bcdnet_a-s0": 84.5, "no_shift-s0": 81.0}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Result files as runs leave them, and one run that is not finished."""
+    for name, top1 in TOP1.items():
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        words = ["data.path=/elsewhere/cifar10", f"run_dir={run}", f"seed={name[-1]}", "model.embedding=none"]
+        words += ["model.mlp_blocks=0"] if name.startswith("reactnet") else []
+        (run / "recipe.yaml").write_text(to_yaml(load_recipe(ROOT / "recipes" / "cifar10_cpu.yaml", words)))
+        machine = {"processor": "a CPU", "gpus": []}
+        environment = {"command": f"bcdnet train data.path=/elsewhere/cifar10 run_dir={run}", "machine": machine}
+        environment |= {"git": None, "versions": {"torch": "2.0"}}
+        step = {"top1": top1 - 1, "epochs": 3, "train_seconds": 1800.0}
+        evaluated = {"top1": top1, "ece": 0.05, "images": 10_000, "per_class": dict.fromkeys("abcdefghij")}
+        files = {"environment": environment, "metrics": {"step1": step, "step2": step}, "eval": evaluated}
+        for file, content in files.items():
+            (run / f"{file}.json").write_text(json.dumps(content))
+        (run / "metrics.csv").write_text("")
+        (run / "model.safetensors").touch()
+    (tmp_path / "runs" / "twin-s0").mkdir()
+    return tmp_path / "runs"
+
+
+def test_means_deviations_and_gains(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(out), str(runs)])
+    campaign.main()
+    cells = json.loads((out / "results.json").read_text())["cifar10_cpu"]
+    assert (cells["reactnet"]["top1_mean"], cells["bcdnet_a"]["top1_std"]) == (81.0, None)
+    assert cells["reactnet"]["top1_std"] == pytest.approx(2**0.5)
+    assert cells["reactnet"]["runs"][0]["ops"] == cells["no_shift"]["runs"][0]["ops"] > 1e6
+    page = (out / "README.md").read_text()
+    assert "| ReActNet | 81.00 ± 1.41 |  | 2 |" in page and "(A) | 84.50 | +3.50 | 1 |" in page
+    assert "2.0 hours" not in page and "4.0 hours of training on a CPU" in page
+    assert "/elsewhere" not in page and str(runs) not in page and "data.path=data/cifar10" in page
+    # Without runs, the same from the copies alone.
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(out)])
+    campaign.main()
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert before["comparison.svg"].startswith(b"<?xml")
+
+
+def test_nothing_finished_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "runs" / "reactnet-s0").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "out"), str(tmp_path / "runs")])
+    with pytest.raises(SystemExit):
+        campaign.main()
+    assert "holds no results" in capsys.readouterr().err
