@@ -5,15 +5,21 @@ needs torch. So registration waits until the user imports timm: if it is already
 once; if not, a finder at the front of `sys.meta_path` lets timm's own loader run and imports our models right after.
 """
 
+from __future__ import annotations
+
 import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    # At run time importlib.abc would bring importlib.resources, tempfile and more: a fifth of what bcdnet itself takes.
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
-class _ThenRegister(Loader):
+class _ThenRegister:
     """Runs timm's own loader, then imports `bcdnet.models`, whose import registers the models."""
 
     def __init__(self, original: Loader) -> None:
@@ -31,7 +37,7 @@ class _ThenRegister(Loader):
         importlib.import_module("bcdnet.models")
 
 
-class _TimmFinder(MetaPathFinder):
+class _TimmFinder:
     """Finds the top-level package `timm` by asking the other finders; every other module is none of its business."""
 
     def find_spec(
@@ -42,7 +48,7 @@ class _TimmFinder(MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
+            spec.loader = cast("Loader", _ThenRegister(spec.loader))
         return spec
 
 
