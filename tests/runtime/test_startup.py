@@ -1,4 +1,4 @@
-"""What a process that only predicts has to import, asked of fresh interpreters; benchmarks/startup.py takes the time."""
+"""What a process that only predicts has to import, asked of fresh interpreters; benchmarks/startup.py times it."""
 
 import subprocess
 import sys
