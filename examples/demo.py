@@ -1,4 +1,4 @@
-"""Train a tiny BCDNet-B in both steps on real images, then show what came of it.
+"""Train a tiny BCDNet-B in both steps on real images, show what came of it, then run it on real bits.
 
     python examples/demo.py [RUN_DIR] [key=value ...]
 
@@ -10,12 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from PIL.Image import Image
 from rich.console import Console
 from rich.table import Table
 
 from bcdnet.analysis import count
+from bcdnet.compiler import export
+from bcdnet.data import open_dataset
 from bcdnet.models import load_model
+from bcdnet.runtime import InferenceSession, Prediction
+from bcdnet.runtime.preprocess import to_input
 from bcdnet.training.assess import assess
 from bcdnet.training.confusion import draw_confusion
 from bcdnet.training.recipe_file import load_recipe
@@ -56,6 +63,67 @@ def report(run: Path, console: Console) -> None:
     console.print(f"training curves: {run / 'curves.png'}\nconfusion matrix: {run / 'confusion.png'}")
 
 
+def deploy(run: Path, console: Console) -> None:
+    """Pack the 1-bit network, compare it with PyTorch on the held-out images, time both, and predict some images."""
+    loaded = load_model(run / "model.safetensors")
+    size = loaded.preprocess["input_size"]
+    file = export(loaded.model, run / "model.bcdn", input_size=size, labels=loaded.labels, preprocess=loaded.preprocess)
+    session = InferenceSession(file, threads=1)
+    console.print(f"packed: {file}, {file.stat().st_size / 1e3:,.0f} kB; it needs neither torch nor this code to run")
+
+    digits = open_dataset("digits", "test")
+    images = [digits.image(index) for index in range(len(digits))]
+    inputs = np.stack([to_input(image, session.preprocess) for image in images])
+    with torch.inference_mode():
+        theirs = loaded.model(torch.from_numpy(inputs)).numpy()
+    (ours,) = session.run(None, {"image": inputs})
+    same = int((ours.argmax(1) == theirs.argmax(1)).sum())
+    difference = float(np.abs(ours - theirs).max())
+    console.print(f"verified: the same digit as PyTorch for {same} of {len(images)}, logits within {difference:.0e}")
+
+    packed, pytorch = race(session, loaded.model, inputs[:1])
+    console.print(
+        f"one image on one thread: {packed * 1e6:,.0f} µs, in PyTorch {pytorch * 1e6:,.0f} µs: "
+        f"{pytorch / packed:.0f} times as fast"
+    )
+    few = range(0, len(images), len(images) // 10)
+    predictions = session.predict([images[index] for index in few], topk=1)
+    draw(
+        [(images[i], loaded.labels[digits.labels[i]], best) for i, (best,) in zip(few, predictions, strict=True)],
+        run / "predictions.png",
+    )
+    console.print(f"predictions: {run / 'predictions.png'}")
+
+
+def race(
+    session: InferenceSession, model: torch.nn.Module, image: np.ndarray, rounds: int = 200
+) -> tuple[float, float]:
+    """The shortest time in seconds of the packed file and of PyTorch for one image, measured in turn."""
+    torch.set_num_threads(1)
+    calls = (lambda: session.run(None, {"image": image}), lambda: model(torch.from_numpy(image)))
+    times: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for call, spent in zip(calls, times, strict=True):
+                start = time.perf_counter()
+                call()
+                spent.append(time.perf_counter() - start)
+    return min(times[0]), min(times[1])
+
+
+def draw(predicted: list[tuple[Image, str, Prediction]], path: Path) -> None:
+    """Images under what they were taken for, in red where they are something else."""
+    figure = Figure(figsize=(1.1 * len(predicted), 2), dpi=150, layout="constrained")
+    figure.suptitle("Held-out digits under the network's answers and their probabilities; wrong ones in red")
+    for axes, (image, label, best) in zip(figure.subplots(1, len(predicted)), predicted, strict=True):
+        right = best.label == label
+        axes.imshow(image, cmap="gray")
+        axes.set_title(f"{best.label}\n{best.probability:.0%}", color="black" if right else "red", fontsize=10)
+        axes.set_xlabel("" if right else f"is {label}", color="red")
+        axes.set(xticks=[], yticks=[])
+    figure.savefig(path)
+
+
 def main() -> None:
     words = sys.argv[1:]
     run = unused(Path(words.pop(0)) if words and "=" not in words[0] else Path("runs/demo"))
@@ -63,6 +131,7 @@ def main() -> None:
     started = time.perf_counter()
     train(load_recipe(RECIPE, [f"run_dir={run}", *words]), say=console.print)
     report(run, console)
+    deploy(run, console)
     console.print(f"{time.perf_counter() - started:.0f} s in all; the model is {run / 'model.safetensors'}")
 
 
