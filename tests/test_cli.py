@@ -50,7 +50,7 @@ assert not {"torch", "timm", "bcdnet.cli.train"} & set(sys.modules)
 
 def test_every_verb_has_its_file_and_every_file_its_verb() -> None:
     listed = {verb.target for verb in cli.VERBS.values()}
-    files = {path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py")}
+    files = {path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py", "model.py")}
     assert listed == {f"bcdnet.cli.{path.stem}:run" for path in files}
     for path in files:
         functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]

@@ -1,20 +1,30 @@
 """Accuracy, calibration and the command `bcdnet eval`, against plain numpy."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 from bcdnet.cli.main import app
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import DataError
+from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import build, configure, save_model
-from bcdnet.training.assess import assess
+from bcdnet.training.assess import assess, check_classes, own_data
 from bcdnet.training.evaluate import evaluate
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.run import train
+
+MakeRecipe = Callable[..., Recipe]
+CPU = torch.device("cpu")
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "never"]
 
@@ -58,7 +68,7 @@ def test_figures_equal_those_of_plain_numpy() -> None:
     assert result.per_class["never"] is None
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, ranks[:, 0]), 1)
-    assert (result.confusion.numpy() == confusion).all()
+    assert (result.confusion == confusion).all()
 
 
 def test_top_5_of_three_classes_is_all() -> None:
@@ -97,12 +107,83 @@ def test_the_command_on_a_run_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "confusion.png").is_file()
 
 
-def test_other_classes_than_the_models_are_refused(tmp_path: Path) -> None:
+def test_other_classes_than_the_models_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     three = saved(tmp_path / "three.safetensors", ["a", "b", "c"])
     with pytest.raises(DataError, match="knows 3 classes, digits has 10: not the data of this model"):
         assess(three, "digits", "test", 64, torch.device("cpu"))
-    from bcdnet.training.assess import check_classes
-
     with pytest.raises(DataError, match="class 1 is 'b' in model, 'c' in data"):
         check_classes(["a", "b", "c"], ["a", "c", "b"], "model", "data")
-    check_classes(["a", "b"], ["0", "1"], "model", "data")  # numbered classes have no names to compare
+    check_classes(["a", "b"], ["a", "b"], "model", "data")
+    assert not caplog.messages
+    check_classes(["a", "b"], ["0", "1"], "model", "data")
+    check_classes(["0", "1"], ["a", "b"], "model", "data")
+    assert caplog.messages == [
+        f"{whose} numbers its classes: taking 0 for 'a', 1 for 'b'" for whose in ("data", "model")
+    ]
+
+
+def test_the_two_evaluations_agree() -> None:
+    """torchmetrics, which adds processes together, and plain numpy, which packed files use."""
+    generator = np.random.default_rng(1)
+    logits = generator.normal(size=(300, 7)).astype(np.float32) * 3
+    labels = generator.integers(0, 6, 300)
+    pixels = torch.arange(300).view(-1, 1, 1, 1)
+    theirs = evaluate(Lookup(torch.tensor(logits)), [(pixels, torch.tensor(labels))], lambda x: x, NAMES, CPU)
+    ours = evaluate_logits(logits, labels, NAMES, seconds=2.0)
+    assert (ours.confusion == theirs.confusion).all() and ours.images_per_second == 150
+    expected, found = theirs.to_json(), ours.to_json()
+    for figures in (expected, found):
+        figures.pop("images_per_second")
+    per_class = found.pop("per_class")
+    assert per_class == pytest.approx(expected.pop("per_class")) and per_class["never"] is None
+    assert found == pytest.approx(expected, abs=2e-6)
+
+
+def test_another_dataset_leaves_the_runs_files_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(steps=[{"name": "only", "weight_bits": 1, "iterations": 1, "batch_size": 64, "lr": 1e-3}])
+    train(recipe)
+    run = tmp_path / "run"
+    assert own_data(run, "digits") and own_data(run / "only.safetensors", "/elsewhere/digits")
+    assert not own_data(run, "digits2")
+    other = numbered_folder(tmp_path / "other", classes=10)
+    runner = CliRunner()
+    for words in (["--data", str(other), "--split", "all"], ["--data", "digits", "--split", "train"]):
+        result = runner.invoke(app, ["eval", str(run), *words], catch_exceptions=False)
+        assert "so that its files stay as they are; --out FOLDER" in result.stderr
+        assert not (run / "eval.json").exists()
+    runner.invoke(app, ["eval", str(run), "--data", "digits"], catch_exceptions=False)
+    assert (run / "eval.json").exists()
+
+
+def numbered_folder(folder: Path, classes: int, mode: str = "L") -> Path:
+    for k in range(classes):
+        (folder / str(k)).mkdir(parents=True)
+        Image.new(mode, (8, 8)).save(folder / str(k) / "0.png")
+    return folder
+
+
+def test_channels_have_to_fit(tmp_path: Path) -> None:
+    model = saved(tmp_path / "grey.safetensors", [str(digit) for digit in range(10)])
+    colour = numbered_folder(tmp_path / "colour", 10, "RGB")
+    with pytest.raises(DataError, match=r"sees grey images, those of .*colour are colour"):
+        assess(model, str(colour), "all", 64, CPU)
+
+
+def test_a_packed_file_is_evaluated_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("bcdnet.runtime._core")
+    checkpoint = saved(tmp_path / "model.safetensors", [str(digit) for digit in range(10)])
+    packed = tmp_path / "x.bcdn"
+    runner = CliRunner()
+    runner.invoke(app, ["export", str(checkpoint), "-o", str(packed)], catch_exceptions=False)
+    code = (
+        "import sys; from bcdnet.cli.main import main\n"
+        f"try: main(['eval', {str(packed)!r}, '--data', 'digits', '--json'])\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+    figures = json.loads(done.stdout)
+    expected = assess(checkpoint, "digits", "test", 64, CPU).to_json()
+    assert list(figures) == list(expected)
+    assert (figures["top1"], figures["per_class"]) == (expected["top1"], expected["per_class"])
+    assert figures["loss"] == pytest.approx(expected["loss"], abs=1e-4)

@@ -1,4 +1,6 @@
-"""`bcdnet eval`: how good a trained model is on a dataset."""
+"""`bcdnet eval`: how good a trained model, packed or not, is on a dataset."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -7,45 +9,108 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bcdnet.training.evaluate import Evaluation
+    from bcdnet.evaluation import Evaluation
 
 
 def run(
-    checkpoint: Annotated[Path, typer.Argument(help="A model file (.safetensors) or a run folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a model file (.safetensors), a packed file, or a shipped model's name.")
+    ],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for confusion.png and eval.json; by default the run folder, if it is one."),
+        typer.Option(
+            help="Folder for confusion.png and eval.json; by default the run folder, for its own test split.",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; packed files run on the CPU.")] = "auto",
 ) -> None:
     """Top-1, top-5, accuracy by class, calibration error (15 bins) and images per second, in float32.
 
-    JSON: top1, top5 and per_class in percent, ece in [0, 1], images, images_per_second, loss.
+    JSON: top1, top5 and per_class in percent, ece in [0, 1], images, images_per_second, loss; the same for a packed
+    file, which runs without torch.
     """
-    from bcdnet.training.assess import assess, pick_device
-    from bcdnet.training.confusion import draw_confusion
-    from bcdnet.training.run_folder import write_text
+    from bcdnet.runtime.pretrained import is_packed
 
-    result = assess(checkpoint, data, split, batch_size, pick_device(device))
+    if is_packed(model):
+        result = evaluate_packed(model, data, split, batch_size)
+        folder = out
+    else:
+        from bcdnet.training.assess import assess, pick_device
+
+        result = assess(Path(model), data, split, batch_size, pick_device(device))
+        folder = out or _run_folder(Path(model), data, split)
     text = json.dumps(result.to_json(), indent=2)
-    folder = out or (checkpoint if checkpoint.is_dir() else None)
     if folder is not None:
-        title = f"{checkpoint.name} on {split}: {result.top1:.2f} % of {result.images:,}"
+        from bcdnet.training.confusion import draw_confusion
+        from bcdnet.training.run_folder import write_text
+
+        title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
         draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
         write_text(folder / "eval.json", text + "\n")
     if as_json:
         typer.echo(text)
     else:
-        show(result, f"{checkpoint} on {data} ({split})")
+        show(result, f"{model} on {data} ({split})")
         if folder is not None:
             typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
 
 
-def show(result: "Evaluation", title: str) -> None:
+def _run_folder(model: Path, data: str, split: str) -> Path | None:
+    """The run folder, if that is what the model is and the dataset is its own; says so where it is another."""
+    from bcdnet.training.assess import own_data, recipe_of
+
+    if not model.is_dir():
+        return None
+    recipe = recipe_of(model)
+    if recipe is None or (own_data(model, data) and split == recipe.data.test_split):
+        return model
+    typer.echo(
+        f"{model} was trained on {recipe.data.path} ({recipe.data.test_split}), so that its files stay as they are; "
+        "--out FOLDER keeps this result",
+        err=True,
+    )
+    return None
+
+
+def evaluate_packed(model: str, data: str, split: str, batch_size: int, threads: int | None = None) -> Evaluation:
+    """Evaluate a packed file, or a shipped model, on a split of the dataset at `data`, preprocessed as the file says.
+
+    Needs what the dataset's format needs (pyarrow for Parquet), but not torch. Raises ProgramError and DataError: the
+    file or the data cannot be read, or their classes or channels differ.
+    """
+    from time import perf_counter
+
+    import numpy as np
+
+    from bcdnet.data import open_dataset
+    from bcdnet.data.match import check_channels, check_classes, dataset_name
+    from bcdnet.errors import DataError
+    from bcdnet.evaluation import evaluate_logits
+    from bcdnet.runtime import InferenceSession
+
+    session = InferenceSession(model, threads=threads)
+    dataset = open_dataset(data, split)
+    if not len(dataset):
+        raise DataError(f"{data}: split {split!r} is empty")
+    names = list(session.labels) or [str(k) for k in range(int(session.get_outputs()[0].shape[1]))]
+    check_classes(names, dataset.class_names, model, data)
+    if session.provenance.get("data") != dataset_name(data):
+        check_channels(int(session.get_inputs()[0].shape[1]), dataset, model, data)
+    logits, seconds = [], 0.0
+    for begin in range(0, len(dataset), batch_size):
+        images = [dataset.image(index) for index in range(begin, min(begin + batch_size, len(dataset)))]
+        started = perf_counter()
+        logits.append(session.run_images(images)[0])
+        seconds += perf_counter() - started
+    return evaluate_logits(np.concatenate(logits), dataset.labels, names, seconds)
+
+
+def show(result: Evaluation, title: str) -> None:
     """Two tables: the figures, and the accuracy of each class."""
     from rich.console import Console
     from rich.table import Table

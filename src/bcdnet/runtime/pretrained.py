@@ -4,13 +4,24 @@ import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "weights"
+SUFFIX = ".bcdn"
 
 
 def list_pretrained() -> list[str]:
     """Names that `InferenceSession` takes instead of a path."""
-    return sorted(path.stem for path in FOLDER.glob("*.bcdn"))
+    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
 
 
 def locate(model: str | os.PathLike[str]) -> Path:
     """The file of a shipped model's name; anything else is a path, which need not exist."""
-    return FOLDER / f"{model}.bcdn" if str(model) in list_pretrained() else Path(model)
+    return FOLDER / f"{model}{SUFFIX}" if str(model) in list_pretrained() else Path(model)
+
+
+def is_packed(model: str) -> bool:
+    """Whether a name means a packed file: a shipped model, or a path that ends like one."""
+    return model.endswith(SUFFIX) or model in list_pretrained()
+
+
+def model_card(name: str) -> str:
+    """The card of a shipped model: Markdown, with the measured figures in its YAML header too."""
+    return (FOLDER / f"{name}.md").read_text(encoding="utf-8")

@@ -5,25 +5,51 @@ from pathlib import Path
 
 import torch
 
-from bcdnet.data import DataConfig, evaluate_transform, load_images
+from bcdnet.data import DataConfig, evaluate_transform, load_images, open_dataset
+from bcdnet.data.match import check_channels, check_classes, dataset_name
 from bcdnet.errors import BcdnetError, DataError
+from bcdnet.evaluation import Evaluation
 from bcdnet.models import Loaded, load_model
 from bcdnet.training.data import evaluation_batches
-from bcdnet.training.evaluate import Evaluation, evaluate
+from bcdnet.training.evaluate import evaluate
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import load_recipe
+from bcdnet.training.run_folder import RunFolder
+
+__all__ = ["assess", "check_classes", "data_config", "own_data", "pick_device", "recipe_of"]
 
 
 def assess(checkpoint: Path, path: str, split: str, batch_size: int, device: torch.device) -> Evaluation:
     """Evaluate a model file (or a run folder's) on a split of the dataset at `path`, preprocessed as the file says.
 
-    Raises CheckpointError, DataError: either cannot be read, or the number of classes, or their names' order, differ.
+    Raises CheckpointError, DataError: either cannot be read, or the classes (their number, their names' order) or the
+    images' channels are not the model's. The data that the model was trained on may have other channels: its recipe
+    said so.
     """
     loaded = load_model(checkpoint)
     config = data_config(loaded, path, split)
+    dataset = open_dataset(path, split)
+    check_classes(loaded.labels, dataset.class_names, str(checkpoint), path)
+    if not own_data(checkpoint, path, loaded):
+        check_channels(config.channels, dataset, str(checkpoint), path)
     source = load_images(path, split, config)
-    check_classes(loaded.labels, source.class_names, str(checkpoint), path)
     model = loaded.model.to(device)
     batches = evaluation_batches(source, batch_size, device, rank=0, world_size=1)
     return evaluate(model, batches(0), partial(evaluate_transform, config=config), loaded.labels, device)
+
+
+def recipe_of(checkpoint: Path) -> Recipe | None:
+    """The resolved recipe of the run that a model file (or run folder) belongs to, if it lies in one."""
+    path = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent).recipe
+    return load_recipe(path) if path.is_file() else None
+
+
+def own_data(checkpoint: Path, path: str, loaded: Loaded | None = None) -> bool:
+    """Whether the dataset at `path` goes by the name of the one that the model was trained on."""
+    recipe = recipe_of(checkpoint)
+    if recipe is not None:
+        return dataset_name(recipe.data.path) == dataset_name(path)
+    return loaded is not None and loaded.provenance.get("data") == dataset_name(path)
 
 
 def data_config(loaded: Loaded, path: str, split: str) -> DataConfig:
@@ -42,18 +68,6 @@ def data_config(loaded: Loaded, path: str, split: str) -> DataConfig:
         crop_pct=preprocess["crop_pct"],
         interpolation=preprocess["interpolation"],
     )
-
-
-def check_classes(model: list[str], data: list[str], checkpoint: str, path: str) -> None:
-    """Raise DataError unless label k means the same to both (numbered classes have no names to compare)."""
-    if len(model) != len(data):
-        raise DataError(f"{checkpoint} knows {len(model)} classes, {path} has {len(data)}: not the data of this model")
-    numbered = [str(label) for label in range(len(data))]
-    if model != data and numbered not in (model, data):
-        place = next(label for label in range(len(data)) if model[label] != data[label])
-        raise DataError(
-            f"class {place} is {model[place]!r} in {checkpoint}, {data[place]!r} in {path}: not the data of this model"
-        )
 
 
 def pick_device(name: str) -> torch.device:

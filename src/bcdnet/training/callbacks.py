@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
-from bcdnet.training.evaluate import Evaluation
+from bcdnet.evaluation import Evaluation
 from bcdnet.training.log import CsvRows
 from bcdnet.training.module import Running, StepModule
 

@@ -2,22 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
+from numpy.typing import NDArray
 
 NAMED = 40  # with more classes, names and numbers would not be readable
 
 
-def draw_confusion(confusion: Tensor, class_names: list[str], path: Path, title: str) -> None:
+def draw_confusion(confusion: NDArray[np.int64], class_names: list[str], path: Path, title: str) -> None:
     """`confusion`: int64 [K, K], true class by row; a PNG at `path`, coloured by row, with counts up to 20 classes."""
     classes = len(class_names)
-    shares = 100 * confusion / confusion.sum(1, keepdim=True).clamp_min(1)
+    shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = 2.6 + min(max(classes, 6), NAMED) * (0.5 if classes <= 20 else 0.26)
     figure = Figure(figsize=(side + 0.8, side), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     if classes <= NAMED:
         axes.set_xticks(range(classes), class_names)
         if max(map(len, class_names)) > 3:

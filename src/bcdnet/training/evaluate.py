@@ -2,45 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-CALIBRATION_BINS = 15
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """`top1`, `top5` in percent (top-5 of fewer than 5 classes is top-K); `loss`: mean cross-entropy; `ece`: expected
-    calibration error in [0, 1], 15 bins; `per_class`: top-1 in percent by class name, None for a class without images;
-    `confusion`: int64 [K, K], true class by row; `images_per_second`: preprocessing and network, without decoding.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    images: int
-    images_per_second: float
-    ece: float
-    per_class: dict[str, float | None]
-    confusion: Tensor
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the confusion matrix, rounded to what the number of images can tell."""
-        return {
-            "top1": round(self.top1, 4),
-            "top5": round(self.top5, 4),
-            "loss": round(self.loss, 6),
-            "images": self.images,
-            "images_per_second": round(self.images_per_second, 1),
-            "ece": round(self.ece, 6),
-            "per_class": {name: None if value is None else round(value, 4) for name, value in self.per_class.items()},
-        }
+from bcdnet.evaluation import CALIBRATION_BINS, Evaluation, accuracy_by_class
 
 
 def make_metrics(num_classes: int) -> MetricCollection:
@@ -89,19 +59,15 @@ def evaluate(
     for module, training in modes.items():
         module.training = training
     values = metrics.compute()
-    confusion = values["confusion"].cpu()
-    totals = confusion.sum(1)
-    per_class = {
-        name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(class_names)
-    }
+    confusion = values["confusion"].cpu().numpy().astype(np.int64)
     return Evaluation(
         top1=100 * float(values["top1"]),
         top5=100 * float(values["top5"]),
         loss=float(loss.compute()),
-        images=int(totals.sum()),
+        images=int(confusion.sum()),
         images_per_second=images / max(seconds, 1e-9),
         ece=float(values["ece"]),
-        per_class=per_class,
+        per_class=accuracy_by_class(confusion, class_names),
         confusion=confusion,
     )
 

@@ -13,13 +13,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from bcdnet.data import evaluate_transform
+from bcdnet.evaluation import Evaluation
 from bcdnet.models import Network
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import Teacher
 from bcdnet.training.callbacks import Checkpointer, Recorder, Snapshot, callbacks_of
 from bcdnet.training.data import RunData, TrainLoader, augmentation, iterations_per_epoch
 from bcdnet.training.ema import copy_into
-from bcdnet.training.evaluate import Evaluation, evaluate
+from bcdnet.training.evaluate import evaluate
 from bcdnet.training.log import CsvRows
 from bcdnet.training.module import Plan, StepModule, plan_step
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TrainerConfig

@@ -12,6 +12,7 @@ import torch.distributed
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from bcdnet.data import preprocess_of
+from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.models import Network, load_model, save_model
 from bcdnet.nn import set_weight_bits
@@ -143,6 +144,7 @@ class Run:
             "recipe": self.recipe.name,
             "step": phase.name,
             "model": phase.model.name,
+            "data": dataset_name(self.recipe.data.path),
             "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
             **environment(self.recipe.seed),
         }

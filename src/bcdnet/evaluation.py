@@ -1,0 +1,75 @@
+"""What an evaluation says, whoever ran it: PyTorch or the packed file. A leaf that needs numpy alone.
+
+N images, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`top1`, `top5` in percent (top-5 of fewer than 5 classes is top-K); `loss`: mean cross-entropy; `ece`: expected
+    calibration error in [0, 1], 15 bins; `per_class`: top-1 in percent by class name, None for a class without images;
+    `confusion`: int64 [K, K], true class by row; `images_per_second`: preprocessing and network, without decoding.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    images_per_second: float
+    ece: float
+    per_class: dict[str, float | None]
+    confusion: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the confusion matrix, rounded to what the number of images can tell."""
+        return {
+            "top1": round(self.top1, 4),
+            "top5": round(self.top5, 4),
+            "loss": round(self.loss, 6),
+            "images": self.images,
+            "images_per_second": round(self.images_per_second, 1),
+            "ece": round(self.ece, 6),
+            "per_class": {name: None if value is None else round(value, 4) for name, value in self.per_class.items()},
+        }
+
+
+def accuracy_by_class(confusion: NDArray[np.int64], class_names: list[str]) -> dict[str, float | None]:
+    """Top-1 in percent of each class of a confusion matrix [K, K]; None where the class has no images."""
+    totals = confusion.sum(1)
+    return {
+        name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(class_names)
+    }
+
+
+def evaluate_logits(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: list[str], seconds: float
+) -> Evaluation:
+    """The figures of logits [N, K] against labels [N], which took `seconds` to compute."""
+    images, classes = logits.shape
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    hits = order[:, 0] == labels
+    confidence = np.exp(logs.max(1))
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=hits - confidence, minlength=CALIBRATION_BINS)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, order[:, 0]), 1)
+    return Evaluation(
+        top1=100 * float(hits.mean()),
+        top5=100 * float((order[:, :5] == labels[:, None]).any(1).mean()),
+        loss=-float(logs[np.arange(images), labels].mean()),
+        images=images,
+        images_per_second=images / max(seconds, 1e-9),
+        ece=float(np.abs(gaps).sum() / images),
+        per_class=accuracy_by_class(confusion, class_names),
+        confusion=confusion,
+    )
