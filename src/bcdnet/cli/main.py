@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
     "predict": Verb("bcdnet.cli.predict:run", "What a model sees in images."),
     "explain": Verb("bcdnet.cli.explain:run", "Where a model looks, and what its MLP blocks add."),
+    "serve": Verb("bcdnet.cli.serve:run", "Models behind HTTP, with a page."),
     "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),

@@ -169,6 +169,11 @@ class InferenceSession:
         return self._head.activation(features, classes)
 
     @property
+    def cam_problem(self) -> str | None:
+        """Why this network has no exact class activation maps, in one sentence; None if it has."""
+        return self._cam if isinstance(self._cam, str) else None
+
+    @property
     def _head(self) -> Head:
         if isinstance(self._cam, str):
             raise BcdnetError(self._cam)

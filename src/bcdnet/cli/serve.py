@@ -1,0 +1,95 @@
+"""`bcdnet serve`: packed models behind HTTP, with a page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bcdnet.cli.model import packed_file
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from bcdnet.serve import Loaded
+
+TOKEN = "BCDNET_SERVE_TOKEN"
+
+
+def run(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Packed files, shipped models' names, model files or run folders."),
+    ],
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Batches of a model that run at the same time.")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of one batch; by default the CPUs shared out.", show_default=False),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Most images in one batch.")] = 16,
+    wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="Longest wait for others to fill a batch.")] = 4.0,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; more are answered with 503.")] = 128,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 16.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels in one image.")] = 25_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Most images in one request.")] = 16,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 30.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help=f"File with a token that clients must send; or set {TOKEN}.", show_default=False),
+    ] = None,
+) -> None:
+    """Serve models: POST /v1/predict, GET /v1/models, /healthz, /readyz, /metrics, /docs, and a page at /.
+
+    Ctrl-C or SIGTERM ends it after what was taken in is answered.
+    """
+    import warnings
+
+    from bcdnet.runtime.native import available_threads
+    from bcdnet.serve import Settings, load
+    from bcdnet.serve.run import is_loopback
+    from bcdnet.serve.run import run as serve
+
+    # Pillow's remarks on odd uploads, and its own limit of pixels, which --max-pixels replaces.
+    warnings.filterwarnings("ignore", module="PIL")
+    settings = Settings(
+        body_bytes=round(1e6 * max_body_mb),
+        pixels=max_pixels,
+        images=min(max_images, queue),
+        seconds=timeout,
+        queue=queue,
+        batch=batch,
+        wait_seconds=wait_ms / 1e3,
+        workers=workers,
+        token=_token(token_file),
+    )
+    loaded = []
+    for model in models:
+        with packed_file(model) as path:
+            share = threads or max(1, available_threads() // workers)
+            loaded.append(load(path, name=Path(model).stem or Path(model).resolve().name, threads=share))
+    if not is_loopback(host) and settings.token is None:
+        typer.echo(f"warning: {host} may be reached by other machines, and there is no token", err=True)
+    serve(
+        loaded, settings, host, port, lambda bound: typer.echo(f"serving {_names(loaded)} at {_address(host, bound)}")
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    """From the file or the environment: an argument would show in the list of processes."""
+    if file is None:
+        return os.environ.get(TOKEN)
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BcdnetError(f"{file}: cannot be read ({error})") from None
+
+
+def _names(models: list[Loaded]) -> str:
+    return ", ".join(model.name for model in models)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

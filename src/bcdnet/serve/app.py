@@ -1,0 +1,126 @@
+"""The application: routes, health, metrics, page and how errors look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from bcdnet import __version__
+from bcdnet.errors import BcdnetError
+from bcdnet.serve.api import Service, authorised, problems, router
+from bcdnet.serve.batcher import Batcher
+from bcdnet.serve.docs import render
+from bcdnet.serve.loaded import Loaded
+from bcdnet.serve.metrics import CONTENT_TYPE, Metrics
+from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.schemas import Health, Problem
+from bcdnet.serve.settings import Settings
+from bcdnet.serve.shell import Shell
+
+PAGE = Path(__file__).parent / "page"
+PATHS = frozenset({"/", "/v1/predict", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+
+
+def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> FastAPI:
+    """An ASGI application that serves the models, the first one by default.
+
+    Its threads start and end with the application's lifespan. Raises BcdnetError without a model or with two of one
+    name.
+    """
+    settings = settings or Settings()
+    if not models:
+        raise BcdnetError("there is no model to serve")
+    names = [model.name for model in models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BcdnetError(f"two models are called {twice[0]}; rename one of the files")
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batchers = {model.name: Batcher(model, settings, metrics) for model in models}
+        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="bcdnet-decode") as decoders:
+            app.state.service = Service(batchers, decoders, settings)
+            app.state.ready = True
+            yield
+            app.state.ready = False
+            for batcher in batchers.values():
+                batcher.close()
+
+    app = FastAPI(
+        title="bcdnet",
+        summary="Image classification by packed binary neural networks.",
+        version=__version__,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.ready = False
+    app.include_router(router)
+    _add_operations(app, metrics)
+    _add_pages(app)
+    _add_errors(app)
+    app.add_middleware(Shell, metrics=metrics, paths=PATHS, drain_bytes=settings.body_bytes)
+    return app
+
+
+def _add_operations(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> Health:
+        """The process lives."""
+        return Health(status="ok")
+
+    @app.get("/readyz", tags=["operations"], responses={503: {"model": Problem}})
+    async def readyz() -> Health:
+        """The models are loaded, and the server is not shutting down."""
+        if not app.state.ready:
+            raise RefusalError(503, "the server is starting or shutting down", 1)
+        return Health(status="ready")
+
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        response_class=Response,
+        dependencies=[Depends(authorised)],
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+    )
+    async def scrape() -> Response:
+        """Prometheus: requests, latencies, depth of the queues, sizes of the batches, the process."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(render(app.openapi()))
+
+    app.mount("/static", StaticFiles(directory=PAGE))
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(RefusalError)
+    async def refused(_request: Request, refusal: RefusalError) -> JSONResponse:
+        return JSONResponse({"error": refusal.sentence}, refusal.status, refusal.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg'][:1].lower()}{first['msg'][1:]}"}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSONResponse:
+        sentences = {404: "there is nothing at this path", 405: f"{request.method} is not allowed here"}
+        return JSONResponse({"error": sentences.get(error.status_code, error.detail)}, error.status_code, error.headers)

@@ -1,0 +1,153 @@
+"""Gathers the images of many requests into small batches for one model.
+
+Worker threads take what waits; the session releases Python's lock while it runs. A batch waits for more images only
+while some were taken in that are still being decoded, and never longer than the bound, so that a lone client pays
+nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from bcdnet.runtime import Prediction
+from bcdnet.serve.loaded import Loaded
+from bcdnet.serve.metrics import Metrics
+from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.settings import Settings
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """For one image: predictions, best first, their maps [h, w] if asked for, and seconds spent waiting and running."""
+
+    predictions: list[Prediction]
+    maps: list[Array] | None
+    waited: float
+    ran: float
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    x: Array
+    topk: int
+    cam: bool
+    future: Future[Answer] = field(default_factory=Future)
+    arrived: float = field(default_factory=perf_counter)
+
+
+class Batcher:
+    """The queue of one model and its worker threads."""
+
+    def __init__(self, model: Loaded, settings: Settings, metrics: Metrics) -> None:
+        self.model = model
+        self._settings = settings
+        self._metrics = metrics
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._held = 0
+        self._running = 0
+        metrics.watch_depth(model.name, lambda: self._held)
+        self._workers = [
+            threading.Thread(target=self._work, name=f"bcdnet-{model.name}-{number}", daemon=True)
+            for number in range(settings.workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def admit(self, images: int) -> None:
+        """Hold places for so many images, until `release`. Raises RefusalError (503) where too few are left."""
+        with self._lock:
+            if self._held + images > self._settings.queue:
+                raise RefusalError(503, "the server has more images waiting than it takes in; try again in a second", 1)
+            self._held += images
+
+    def release(self, images: int) -> None:
+        """Give the places back."""
+        with self._lock:
+            self._held -= images
+
+    def submit(self, x: Array, topk: int, cam: bool) -> Future[Answer]:
+        """Queue one admitted image, float32 [C, H, W]."""
+        item = _Item(x, topk, cam)
+        self._items.put(item)
+        return item.future
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the threads."""
+        for _ in self._workers:
+            self._items.put(None)
+        for worker in self._workers:
+            worker.join()
+
+    def _work(self) -> None:
+        while (first := self._items.get()) is not None:
+            batch = self._gather(first)
+            try:
+                self._run([item for item in batch if item.future.set_running_or_notify_cancel()])
+            finally:
+                with self._lock:
+                    self._running -= len(batch)
+
+    def _gather(self, first: _Item) -> list[_Item]:
+        batch = [first]
+        with self._lock:
+            self._running += 1
+        deadline = perf_counter() + self._settings.wait_seconds
+        while len(batch) < self._settings.batch:
+            patience = deadline - perf_counter() if self._held > self._running else 0.0
+            try:
+                item = self._items.get(timeout=patience) if patience > 0 else self._items.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                # The end is for the loop to see, after this batch.
+                self._items.put(None)
+                break
+            batch.append(item)
+            with self._lock:
+                self._running += 1
+        return batch
+
+    def _run(self, items: list[_Item]) -> None:
+        if not items:
+            return
+        begin = perf_counter()
+        try:
+            answers = self._answer(items, begin)
+        except BaseException as error:
+            for item in items:
+                item.future.set_exception(error)
+            return
+        for item, answer in zip(items, answers, strict=True):
+            item.future.set_result(answer)
+
+    def _answer(self, items: list[_Item], begin: float) -> list[Answer]:
+        session, name = self.model.session, self.model.name
+        x = np.stack([item.x for item in items])
+        features: Array | None = None
+        if any(item.cam for item in items):
+            logits, features = session.run_maps(x)
+        else:
+            logits = session.run(None, {session.get_inputs()[0].name: x})[0]
+        ran = perf_counter() - begin
+        self._metrics.batches.labels(name).observe(len(items))
+        self._metrics.run_seconds.labels(name).observe(ran)
+        self._metrics.images.labels(name).inc(len(items))
+        answers = []
+        for row, item in enumerate(items):
+            (predictions,) = session.rank(logits[row : row + 1], item.topk)
+            maps = None
+            if item.cam and features is not None:
+                maps = list(session.cams(features[row], [best.index for best in predictions]))
+            answers.append(Answer(predictions, maps, begin - item.arrived, ran, len(items)))
+        return answers

@@ -1,0 +1,74 @@
+"""A model that is ready to be served, and what can be said about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bcdnet.errors import DataError
+from bcdnet.program.file import read_program
+from bcdnet.program.schema import BinaryConv2d, Preprocess
+from bcdnet.runtime import InferenceSession
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Size and work of a network. Operations for one image, with 64 one-bit operations counted as one."""
+
+    file_bytes: int
+    binary_weights: int
+    float_weights: int
+    binary_macs: int
+    float_macs: int
+    operations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One model by the name it is served under; its session may be shared by threads."""
+
+    name: str
+    session: InferenceSession
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    facts: Facts
+
+
+def load(path: str | os.PathLike[str], name: str | None = None, threads: int | None = None) -> Loaded:
+    """Read a packed file, and run it once so that the first request does not pay for it.
+
+    Raises ProgramError for a bad file, DataError for one that says nothing of preprocessing.
+    """
+    path = Path(path)
+    session = InferenceSession(path, threads=threads)
+    if session.preprocess is None:
+        raise DataError(f"{path}: says nothing of preprocessing, so that it cannot be served; export it again with it")
+    (port,) = session.get_inputs()
+    shape = tuple(int(size) for size in port.shape[1:])
+    Image.init()  # Pillow imports its decoders when the first image comes
+    (logits, *_) = session.run(None, {port.name: np.zeros((1, *shape), np.float32)})
+    labels = session.labels or tuple(str(index) for index in range(logits.shape[1]))
+    return Loaded(name or path.stem, session, session.preprocess, labels, _facts(path, session))
+
+
+def _facts(path: Path, session: InferenceSession) -> Facts:
+    program = read_program(path)
+    binary = 0
+    for op in program.ops:
+        if isinstance(op, BinaryConv2d):
+            outputs, rows, columns, _ = program.tensors[op.branches[0].weight].shape
+            binary += int(outputs * rows * columns) * program.buffers[op.input].shape[2] * len(op.branches)
+    binary_macs = sum(price.binary_macs for price in session.costs)
+    float_macs = sum(price.float_macs for price in session.costs)
+    return Facts(
+        file_bytes=path.stat().st_size,
+        binary_weights=binary,
+        float_weights=sum(int(array.size) for array in program.tensors.values() if array.dtype == np.float32),
+        binary_macs=binary_macs,
+        float_macs=float_macs,
+        operations=float_macs + binary_macs // 64,
+    )

@@ -1,0 +1,13 @@
+"""What a client did wrong, or must wait for: a status and one sentence."""
+
+from __future__ import annotations
+
+
+class RefusalError(Exception):
+    """Becomes `{"error": sentence}` with this status; 503 and 429 say when to come again."""
+
+    def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}

@@ -1,0 +1,55 @@
+"""Run the application on uvicorn until it is told to stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import socket
+from collections.abc import Callable, Sequence
+
+from bcdnet.errors import BcdnetError
+from bcdnet.serve.app import create_app
+from bcdnet.serve.loaded import Loaded
+from bcdnet.serve.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run(
+    models: Sequence[Loaded],
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    announce: Callable[[int], None] = lambda _port: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; what was taken in by then is answered first.
+
+    `announce` is told the port once connections are accepted. Raises BcdnetError where the address cannot be listened
+    at.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        create_app(models, settings),
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
+    )
+    try:
+        # Bound here, so that a port in use is one clear error and not a line in a log.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise BcdnetError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    announce(listener.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,85 @@
+"""The images of one request: a raw body or multipart, within the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.settings import Settings
+
+RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+MULTIPART = "multipart/form-data"
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One encoded image and what the client calls it."""
+
+    name: str
+    data: bytes
+
+
+async def read_images(request: Request, settings: Settings) -> list[Upload]:
+    """All images of the body, at least one. Raises RefusalError: 400, 413 or 415; ClientDisconnect."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > settings.body_bytes:
+        raise _too_long(settings)
+    limited = Request(request.scope, _limited(request.receive, settings))
+    if kind == MULTIPART:
+        return await _from_form(limited, settings)
+    if kind not in RAW_TYPES:
+        raise RefusalError(415, f"the body must be {MULTIPART} or one of {', '.join(RAW_TYPES)}")
+    data = await limited.body()
+    if not data:
+        raise RefusalError(400, "the body is empty; send the bytes of an image")
+    return [Upload("image", data)]
+
+
+async def _from_form(request: Request, settings: Settings) -> list[Upload]:
+    try:
+        async with request.form(max_files=settings.images, max_fields=settings.images, max_part_size=4096) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            uploads = [Upload(_printable(file.filename or "image"), await file.read()) for file in files]
+    except (RefusalError, ClientDisconnect):
+        raise
+    except HTTPException as error:
+        if "Too many files" in error.detail:
+            raise RefusalError(413, f"a request may hold at most {settings.images} images") from None
+        raise RefusalError(400, f"the multipart body is not valid ({error.detail.rstrip('.')})") from None
+    # Whatever a parser makes of hostile bytes (an exotic charset, a broken header), they are the client's fault.
+    except Exception:
+        raise RefusalError(400, "the multipart body is not valid") from None
+    if not uploads:
+        raise RefusalError(400, "the multipart body holds no file; send each image as one file")
+    return uploads
+
+
+def _limited(receive: Receive, settings: Settings) -> Receive:
+    """Counts the bytes, since a body need not say its length, nor tell the truth about it."""
+    seen = 0
+
+    async def counted() -> MutableMapping[str, Any]:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > settings.body_bytes:
+            raise _too_long(settings)
+        return message
+
+    return counted
+
+
+def _too_long(settings: Settings) -> RefusalError:
+    return RefusalError(413, f"the body is longer than {settings.body_bytes:,} bytes")
+
+
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:100])

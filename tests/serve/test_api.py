@@ -1,0 +1,318 @@
+"""The API: what it answers, each limit, gathering into batches, the token, errors and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bcdnet.errors import BcdnetError
+from bcdnet.runtime import InferenceSession
+from bcdnet.serve import Settings, create_app, load
+from bcdnet.serve.run import is_loopback
+
+PNG = {"Content-Type": "image/png"}
+
+
+def refused(response, status: int, *parts: str) -> None:
+    """The status, and exactly one sentence that says why."""
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    sentence = response.json()["error"]
+    assert all(part in sentence for part in parts), sentence
+    assert ". " not in sentence.rstrip(".")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_raw_bytes_give_what_the_session_gives(packed_file, serving, png, kind) -> None:
+    data = png(kind=kind, orientation=6)
+    response = serving().post("/v1/predict?topk=3", content=data, headers={"Content-Type": f"image/{kind.lower()}"})
+    assert response.status_code == 200
+    (image,) = response.json()["images"]
+    (expected,) = InferenceSession(packed_file).predict([Image.open(io.BytesIO(data))], topk=3)
+    assert [(row["label"], row["index"]) for row in image["predictions"]] == [(e.label, e.index) for e in expected]
+    assert [row["probability"] for row in image["predictions"]] == pytest.approx([e.probability for e in expected])
+    assert (image["width"], image["height"]) == (20, 24)  # stored as 24 x 20, on its side
+    assert all(row["cam"] is None for row in image["predictions"])
+
+
+def test_many_images_with_maps_in_the_order_of_the_request(packed_file, serving, png) -> None:
+    files = [("image", (f"{seed}.png", png(seed=seed))) for seed in range(5)]
+    response = serving().post("/v1/predict?topk=6&cam=true", files=files)
+    images = response.json()["images"]
+    assert [image["name"] for image in images] == [f"{seed}.png" for seed in range(5)]
+    session = InferenceSession(packed_file)
+    for seed, image in enumerate(images):
+        picture = Image.open(io.BytesIO(png(seed=seed)))
+        for row in image["predictions"]:
+            np.testing.assert_allclose(row["cam"], session.cam(picture, row["index"]), atol=1e-5)
+
+
+def test_models_and_the_choice_between_them(serving, png) -> None:
+    client = serving(("one", "two"))
+    answer = client.get("/v1/models").json()
+    assert [model["name"] for model in answer["models"]] == ["one", "two"]
+    model = answer["models"][0]
+    # Stem, 3x3, three branches of 1x1, 1x1 to twice the channels, head: as in the packed network.
+    assert model["binary_weights"] == 32 * 32 * (9 + 3 + 2) and model["binary_macs"] == 64 * model["binary_weights"]
+    assert model["operations"] == model["float_macs"] + model["binary_macs"] // 64
+    assert model["input"] == [3, 16, 16] and model["labels"] == list("abcdef") and model["cam"]
+    assert answer["limits"]["images"] == 16
+    assert client.post("/v1/predict", content=png(), headers=PNG).json()["model"] == "one"
+    assert client.post("/v1/predict?model=two", content=png(), headers=PNG).json()["model"] == "two"
+    refused(client.post("/v1/predict?model=three", content=png(), headers=PNG), 404, "'three'", "one, two")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has width x height pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_each_limit_has_its_sentence(serving, png) -> None:
+    client = serving(body_bytes=5000, pixels=1000, images=3)
+    refused(client.post("/v1/predict", content=bytes(5001), headers=PNG), 413, "longer than 5,000 bytes")
+    chunks = client.post("/v1/predict", content=(bytes(100) for _ in range(51)), headers=PNG)
+    refused(chunks, 413, "longer than 5,000 bytes")
+    refused(client.post("/v1/predict", files={"image": bytes(5001)}), 413, "longer than 5,000 bytes")
+    refused(client.post("/v1/predict", content=png(50, 21), headers=PNG), 413, "50 x 21 pixels", "at most 1,000")
+    for side in (60_000, 2**31 - 1):
+        refused(client.post("/v1/predict", content=bomb(side, side), headers=PNG), 413, "pixels")
+    many = [("image", (f"{n}.png", png(3, 3))) for n in range(4)]
+    refused(client.post("/v1/predict", files=many), 413, "at most 3 images")
+    assert client.post("/v1/predict", files=many[:3]).status_code == 200
+
+
+def test_what_is_no_image_or_no_body(serving, png) -> None:
+    client = serving()
+    refused(client.post("/v1/predict", content=b"", headers=PNG), 400, "body is empty")
+    refused(client.post("/v1/predict", content=b"x", headers=PNG), 400, "is not a JPEG, PNG or WEBP image")
+    refused(client.post("/v1/predict", content=png()[:200], headers=PNG), 400, "image: cannot be decoded")
+    gif = io.BytesIO()
+    Image.new("L", (3, 3)).save(gif, "GIF")
+    refused(client.post("/v1/predict", content=gif.getvalue(), headers=PNG), 400, "is not a JPEG, PNG or WEBP image")
+    mixed = [("image", ("good.png", png())), ("image", ("b\u202ead.png", b"x"))]
+    refused(client.post("/v1/predict", files=mixed), 400, "b?ad.png: is not a JPEG, PNG or WEBP image")
+    refused(client.post("/v1/predict", data={"image": "x"}), 415, "multipart/form-data")
+    refused(client.post("/v1/predict", content=png(), headers={"Content-Type": "text/plain"}), 415, "image/png")
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    refused(client.post("/v1/predict", content=b"--b\r\nnonsense", headers=form), 400, "multipart body")
+    field = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--b--\r\n'
+    refused(client.post("/v1/predict", content=field, headers=form), 400, "holds no file")
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "idna", "base64", "punycode", "none"])
+def test_odd_charsets_are_no_server_error(serving, png, charset) -> None:
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="\\ud800\xff"\r\n\r\n'
+        + png()
+        + b"\r\n--b--\r\n"
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    assert serving().post("/v1/predict", content=part, headers=headers).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("query", ["topk=0", "topk=1001", "topk=x", "cam=perhaps"])
+def test_a_bad_parameter_is_named(serving, png, query) -> None:
+    refused(serving().post(f"/v1/predict?{query}", content=png(), headers=PNG), 422, query.split("=")[0])
+
+
+def test_other_paths_and_methods(serving) -> None:
+    client = serving()
+    refused(client.get("/nosuch"), 404, "nothing at this path")
+    refused(client.get("/static/../api.py"), 404, "nothing")
+    refused(client.get("/static/%2e%2e/api.py"), 404, "nothing")
+    refused(client.get("/v1/predict"), 405, "GET is not allowed here")
+
+
+def test_token(serving, png) -> None:
+    client = serving(token="0123456789abcdef")
+    for headers in (
+        {},
+        {"Authorization": "Bearer 0123456789abcdeX"},
+        {"Authorization": "Bearer"},
+        {"Authorization": b"\xff"},
+    ):
+        for path in ("/v1/models", "/metrics"):
+            response = client.get(path, headers=headers)
+            refused(response, 401, "Authorization: Bearer TOKEN")
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+        refused(client.post("/v1/predict", content=png(), headers=PNG | headers), 401, "token")
+    good = {"Authorization": "Bearer 0123456789abcdef"}
+    assert client.post("/v1/predict", content=png(), headers=PNG | good).status_code == 200
+    assert client.get("/metrics", headers=good).status_code == 200
+    assert all(client.get(path).status_code == 200 for path in ("/", "/docs", "/healthz", "/readyz", "/openapi.json"))
+
+
+class Slow:
+    """Stands in for a session's run: waits for permission, counts the images of each batch."""
+
+    def __init__(self, session: InferenceSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.batches: list[int] = []
+        run = session.run
+
+        def slow(names, feed):
+            self.batches.append(len(feed["image"]))
+            assert self.go.wait(30)
+            return run(names, feed)
+
+        monkeypatch.setattr(session, "run", slow)
+
+
+def slowed(client, monkeypatch) -> Slow:
+    (batcher,) = client.app.state.service.batchers.values()
+    return Slow(batcher.model.session, monkeypatch)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_requests_are_gathered_into_batches(serving, png, monkeypatch) -> None:
+    client = serving(batch=4, wait_seconds=1)
+    slow = slowed(client, monkeypatch)
+    with ThreadPoolExecutor(9) as pool:
+        answers = [pool.submit(client.post, "/v1/predict", content=png(), headers=PNG)]
+        until(lambda: slow.batches == [1])  # alone: nobody else was on the way, so that it did not wait
+        answers += [pool.submit(client.post, "/v1/predict", content=png(seed=n), headers=PNG) for n in range(8)]
+        (batcher,) = client.app.state.service.batchers.values()
+        until(lambda: batcher._held == 9)
+        slow.go.set()
+        images = [answer.result().json()["images"][0] for answer in answers]
+    assert sum(slow.batches) == 9 and max(slow.batches) == 4 and len(slow.batches) <= 4
+    assert {image["batch"] for image in images} <= {1, 2, 3, 4}
+    assert batcher._held == batcher._running == 0
+
+
+def test_a_full_queue_says_when_to_come_again(serving, png, monkeypatch) -> None:
+    client = serving(queue=2, images=2)
+    slow = slowed(client, monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        taken = [pool.submit(client.post, "/v1/predict", content=png(), headers=PNG) for _ in range(2)]
+        (batcher,) = client.app.state.service.batchers.values()
+        until(lambda: batcher._held == 2)
+        response = client.post("/v1/predict", content=png(), headers=PNG)
+        refused(response, 503, "try again")
+        assert response.headers["Retry-After"] == "1"
+        assert 'bcdnet_queue_images{model="small"} 2.0' in client.get("/metrics").text
+        slow.go.set()
+        assert [answer.result().status_code for answer in taken] == [200, 200]
+    assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+    files = [("image", ("x.png", png())) for _ in range(3)]
+    refused(client.post("/v1/predict", files=files), 413, "at most 2")
+
+
+def test_a_request_that_takes_too_long_gives_its_place_back(serving, png, monkeypatch) -> None:
+    client = serving(seconds=0.2, queue=2, images=2)
+    slow = slowed(client, monkeypatch)
+    for _ in range(3):
+        refused(client.post("/v1/predict", content=png(), headers=PNG), 408, "longer than 0.2 seconds")
+    slow.go.set()
+    (batcher,) = client.app.state.service.batchers.values()
+    until(lambda: batcher._running == 0)
+    assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+    assert batcher._held == 0
+
+
+def test_a_body_that_never_comes(serving, png) -> None:
+    client = serving(seconds=0.2)
+
+    async def call() -> list[dict]:
+        sent: list[dict] = []
+
+        async def receive() -> dict:
+            await asyncio.sleep(3600)
+            return {}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": "/v1/predict", "raw_path": b"/v1/predict", "query_string": b"", "root_path": "",
+            "headers": [(b"content-type", b"image/png")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+        }  # fmt: skip
+        await client.app(scope, receive, send)
+        return sent
+
+    sent = client.portal.call(call)
+    assert sent[0]["status"] == 408
+
+
+def test_a_failure_inside_is_a_500_without_its_details(packed_file, png, monkeypatch) -> None:
+    from fastapi.testclient import TestClient
+
+    model = load(packed_file, "small", threads=1)
+    monkeypatch.setattr(model.session, "run", lambda *_: 1 / 0)
+    with TestClient(create_app([model]), raise_server_exceptions=False) as client:
+        response = client.post("/v1/predict", content=png(), headers=PNG)
+        assert response.status_code == 500 and "zero" not in response.text
+        assert 'status="500"' in client.get("/metrics").text
+        monkeypatch.undo()
+        assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+
+
+def test_metrics_count(serving, png) -> None:
+    client = serving()
+    for _ in range(3):
+        client.post("/v1/predict", content=png(), headers=PNG)
+    client.get("/any/path/that/is/not/there")
+    text = client.get("/metrics").text
+    assert 'bcdnet_requests_total{method="POST",path="/v1/predict",status="200"} 3.0' in text
+    assert 'bcdnet_requests_total{method="GET",path="other",status="404"} 1.0' in text
+    assert 'bcdnet_batch_images_count{model="small"} 3.0' in text and 'bcdnet_images_total{model="small"} 3.0' in text
+    assert "process_resident_memory_bytes" in text and "bcdnet_request_seconds_bucket" in text
+
+
+def test_every_answer_has_the_policy(serving) -> None:
+    client = serving()
+    for path in ("/", "/docs", "/static/app.js", "/v1/models", "/nosuch"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"] and headers["X-Content-Type-Options"] == "nosniff"
+    assert "<script>" not in client.get("/").text and "style=" not in client.get("/").text + client.get("/docs").text
+
+
+def test_openapi_has_examples_and_every_refusal(serving) -> None:
+    document = serving().get("/openapi.json").json()
+    predict = document["paths"]["/v1/predict"]["post"]
+    assert set(predict["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "422", "503"}
+    assert set(predict["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg", "image/webp"}
+    schemas = document["components"]["schemas"]
+    assert schemas["PredictResponse"]["examples"] and schemas["ModelsResponse"]
+
+
+def test_settings_and_models_that_cannot_be(packed_file) -> None:
+    for settings, message in (
+        ({"queue": 0}, "queue: must be above 0"),
+        ({"wait_seconds": 2}, "wait_seconds: must be 0 to 1"),
+        ({"images": 200}, "never fit in a queue of 128"),
+        ({"token": "short"}, "token: must be at least 16"),
+    ):
+        with pytest.raises(BcdnetError, match=message):
+            Settings(**settings)
+    model = load(packed_file, threads=1)
+    with pytest.raises(BcdnetError, match="two models are called small"):
+        create_app([model, model])
+    with pytest.raises(BcdnetError, match="no model"):
+        create_app([])
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "example.org")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
