@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from collect import portable
+from collect import portable_file
 from matrix import finished, read_matrix
 
 from bcdnet.analysis import count
@@ -42,7 +42,7 @@ def gather(folders: list[Path], out: Path) -> list[str]:
         target.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if name in ("recipe.yaml", "environment.json"):
-                (target / name).write_text(portable((run / name).read_text(), run))
+                (target / name).write_text(portable_file(run / name))
             else:
                 shutil.copyfile(run / name, target / name)
     return unfinished

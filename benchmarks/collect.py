@@ -19,22 +19,19 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import yaml
 
 from bcdnet.analysis import count
 from bcdnet.models import load_model
+from bcdnet.training.recipe_file import load_recipe
+from bcdnet.training.run_folder import portable
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json", "curves.png", "confusion.png")
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
-def portable(text: str, run: Path) -> str:
-    """`text` without the places of the data and of the run on the machine that made it."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    for path, name in ((recipe["data"]["path"], "data"), (recipe["run_dir"], "runs")):
-        if Path(path).is_absolute():
-            text = text.replace(f"{Path(path).parent}/", f"{name}/")
-    return text
+def portable_file(path: Path) -> str:
+    """A result file of a run as text, without the places of that machine."""
+    return portable(path.read_text(encoding="utf-8"), load_recipe(path.parent / "recipe.yaml"))
 
 
 def describe(run: Path) -> dict[str, Any]:
@@ -43,7 +40,7 @@ def describe(run: Path) -> dict[str, Any]:
     counts = count(loaded.model, tuple(loaded.preprocess["input_size"]))
     evaluated = json.loads((run / "eval.json").read_text())
     steps = json.loads((run / "metrics.json").read_text())
-    environment = json.loads(portable((run / "environment.json").read_text(), run))
+    environment = json.loads(portable_file(run / "environment.json"))
     return {
         "run": run.name,
         "model": loaded.provenance["model"],
@@ -138,7 +135,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             if name in ("recipe.yaml", "environment.json"):
-                (folder / name).write_text(portable((run / name).read_text(), run))
+                (folder / name).write_text(portable_file(run / name))
             else:
                 shutil.copyfile(run / name, folder / name)
     (arguments.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")

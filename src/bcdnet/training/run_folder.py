@@ -115,6 +115,14 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
+def portable(text: str, recipe: Recipe) -> str:
+    """`text` without the places in which the data and the runs lay on the machine that made it."""
+    for path, name in ((recipe.data.path, "data"), (recipe.run_dir, "runs")):
+        if Path(path).is_absolute():
+            text = text.replace(f"{Path(path).parent}/", f"{name}/")
+    return text
+
+
 def git_state() -> dict[str, Any] | None:
     """Commit of the source tree that runs, and whether it has uncommitted changes; None outside one."""
     folder = Path(__file__).parent

@@ -1,0 +1,291 @@
+"""`bcdnet card`: pack a finished run under a name, check it, and write its model card from what was measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import timeit
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from bcdnet.analysis import Counts
+    from bcdnet.cli.model import Found
+    from bcdnet.evaluation import Evaluation
+    from bcdnet.runtime import InferenceSession
+    from bcdnet.training.recipe import Recipe
+
+WARMUP, TIMED = 50, 300
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a finished training.")],
+    name: Annotated[str, typer.Argument(help="What the packed model shall be called.")],
+    data: Annotated[str, typer.Option(help="The dataset it was trained on: a folder, hf://NAME, wds://… or digits.")],
+    data_licence: Annotated[str, typer.Option(help="Under which terms the images are given out, and by whom.")],
+    data_title: Annotated[
+        str | None, typer.Option(help="What the dataset is called; its folder's name where left out.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of it tells the accuracy.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of NAME.bcdn and NAME.md; the package's own where left out.")
+    ] = None,
+) -> None:
+    """Pack a run as NAME.bcdn and write NAME.md beside it, the model card.
+
+    Both are written only if the packed file gives PyTorch's class for every image of the split. Accuracy, agreement,
+    operations, size and speed are measured here and now; the recipe is the run's own.
+    """
+    from bcdnet.runtime.pretrained import FOLDER
+    from bcdnet.training.run_folder import write_text
+
+    if not name.isidentifier():
+        raise BcdnetError(f"{name!r} is no name: letters, digits and underscores, as in bcdnet_b_r18_cifar10")
+    folder = out or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    packed, page = folder / f"{name}.bcdn", folder / f"{name}.md"
+    card = measure(Path(model), name, data, split, folder / f".{name}.partial.bcdn")
+    card.session_file.replace(packed)
+    text = render(card, data_title or card.dataset, data_licence)
+    write_text(page, text)
+    typer.echo(f"wrote {packed} ({packed.stat().st_size:,} bytes) and {page}")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median time of one image in milliseconds, by number of threads."""
+
+    target: str
+    milliseconds: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that a card says."""
+
+    name: str
+    dataset: str
+    split: str
+    found: Found
+    recipe: Recipe
+    figures: dict[str, Any]
+    torch: Evaluation
+    packed: Evaluation
+    agreement: dict[str, Any]
+    counts: Counts
+    bytes: int
+    speed: Speed
+    session_file: Path
+
+
+def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
+    """Pack a run to `output` and measure all that its card says. BcdnetError where packed and PyTorch differ."""
+    import torch
+
+    from bcdnet.analysis import count
+    from bcdnet.cli.eval import evaluate_packed
+    from bcdnet.cli.model import find_model, pack
+    from bcdnet.cli.verify import compare
+    from bcdnet.data.match import dataset_name
+    from bcdnet.training.assess import assess, own_data, recipe_of
+    from bcdnet.training.run_folder import RunFolder, portable
+
+    recipe = recipe_of(run)
+    if recipe is None or not RunFolder(run).metrics.is_file():
+        raise BcdnetError(f"{run}: not the folder of a finished run; a card tells of its recipe")
+    if not own_data(run, data):
+        raise BcdnetError(f"{run} was trained on {recipe.data.path}, not on {data}: a card is about its own data")
+    found = find_model(str(run))
+    provenance = json.loads(portable(json.dumps(found.provenance), recipe)) | {"data": dataset_name(data)}
+    found = replace(found, provenance=provenance)
+    try:
+        pack(found, output)
+        report = compare(run, output, data, split, None, 100, None)
+        if not report.agrees:
+            raise BcdnetError(
+                f"{run}: packed and PyTorch differ: the same class for {report.same_top1:,} of {report.images:,} images"
+            )
+        return Card(
+            name=name,
+            dataset=dataset_name(data),
+            split=split,
+            found=found,
+            recipe=recipe,
+            figures=json.loads(RunFolder(run).metrics.read_text(encoding="utf-8")),
+            torch=assess(run, data, split, 256, torch.device("cpu")),
+            packed=evaluate_packed(str(output), data, split, 256),
+            agreement=report.to_json(),
+            counts=count(found.module, found.input_size),
+            bytes=output.stat().st_size,
+            speed=time_one_image(output),
+            session_file=output,
+        )
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
+
+
+def time_one_image(packed: Path) -> Speed:
+    """Median of `TIMED` runs on one thread and on all, after `WARMUP` runs."""
+    import numpy as np
+
+    from bcdnet.runtime import InferenceSession
+    from bcdnet.runtime.native import available_threads
+
+    def median(session: InferenceSession) -> float:
+        port = session.get_inputs()[0]
+        image = np.zeros((1, *(int(size) for size in port.shape[1:])), np.float32)
+        times = timeit.repeat(lambda: session.run(None, {port.name: image}), number=1, repeat=WARMUP + TIMED)
+        return 1e3 * statistics.median(times[WARMUP:])
+
+    sessions = [InferenceSession(packed, threads=threads) for threads in sorted({1, available_threads()})]
+    return Speed(sessions[0].target, {session.threads: median(session) for session in sessions})
+
+
+def header(card: Card, data_title: str) -> dict[str, Any]:
+    """The YAML header that model hubs read; the figures under `model-index` are the card's own."""
+    metrics = [
+        {"type": "accuracy", "name": "top-1, packed", "value": round(card.packed.top1, 4)},
+        {"type": "accuracy", "name": "top-1, PyTorch", "value": round(card.torch.top1, 4)},
+    ]
+    dataset = {"name": data_title, "type": card.dataset, "split": card.split}
+    result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
+    return {
+        "license": "apache-2.0",
+        "library_name": "bcdnet",
+        "pipeline_tag": "image-classification",
+        "tags": ["binary-neural-network", "1-bit", "bcdnet"],
+        "model-index": [{"name": card.name, "results": [result]}],
+    }
+
+
+def render(card: Card, data_title: str, data_licence: str) -> str:
+    """The card as Markdown with its YAML header."""
+    import yaml
+
+    counts, ours, theirs, agreement = card.counts, card.packed, card.torch, card.agreement
+    provenance = card.found.provenance
+    commit = (provenance.get("git") or {}).get("commit", "unknown")[:12]
+    shape = "x".join(map(str, card.found.input_size))
+    rows = [
+        ("top-1", f"{ours.top1:.2f} %", f"{theirs.top1:.2f} %"),
+        ("top-5", f"{ours.top5:.2f} %", f"{theirs.top5:.2f} %"),
+        ("cross-entropy", f"{ours.loss:.4f}", f"{theirs.loss:.4f}"),
+        ("calibration error (15 bins)", f"{100 * ours.ece:.2f} %", f"{100 * theirs.ece:.2f} %"),
+    ]
+    speed = ", ".join(
+        f"{milliseconds:.3g} ms on {threads} thread{'s' * (threads > 1)}"
+        for threads, milliseconds in card.speed.milliseconds.items()
+    )
+    return f"""---
+{yaml.safe_dump(header(card, data_title), sort_keys=False, allow_unicode=True)}---
+
+# {card.name}
+
+{provenance["model"]}, trained on {data_title}: {len(card.found.labels)} classes, images of {shape}, weights and
+activations of one bit. The file has {card.bytes:,} bytes and runs without PyTorch.
+
+```python
+from bcdnet.runtime import InferenceSession
+
+for best in InferenceSession("{card.name}").predict(["image.png"], topk=3)[0]:
+    print(f"{{best.label}}: {{best.probability:.1%}}")
+```
+
+## Accuracy
+
+| {card.split} split, {ours.images:,} images | packed | PyTorch |
+| --- | --- | --- |
+{_lines(rows)}
+
+Packed and PyTorch name the same class for {agreement["top1_agreement"]:.4g} % of the images; the largest difference of
+a logit is {agreement["max_logit_difference"]:.2g}, and {agreement["differing_bits"]:,} of {agreement["bits"]:,} binary
+activations differ. To measure it again: `bcdnet eval {card.name} --data DIR`.
+
+## Cost
+
+| | |
+| --- | --- |
+| parameters | {counts.params:,}, {100 * counts.binary_params / counts.params:.1f} % of them binary |
+| BOPs, FLOPs | {counts.bops / 1e6:.2f} M, {counts.flops / 1e6:.2f} M (convolutions and linear layers) |
+| OPs = FLOPs + BOPs / 64 | {counts.ops / 1e6:.2f} M |
+| file | {card.bytes:,} bytes |
+| one image | {speed} |
+
+Time: median of {TIMED} runs after {WARMUP} others, {card.speed.target} instructions, on {_processor()}, without
+preprocessing.
+
+## Training
+
+Recipe `{card.recipe.name}`, seed {card.recipe.seed}, commit {commit}:
+
+```bash
+{provenance["command"]}
+```
+
+| step | weights | epochs | batch | optimiser, rate | top-1 after it |
+| --- | --- | --- | --- | --- | --- |
+{_lines(_steps(card))}
+
+{_teacher(card)} Augmentation: {_augmentation(card.recipe)}.
+
+## Data and licence
+
+Images: {data_title}. Licence of the data: {data_licence}. The weights come under Apache-2.0 as the project does, as far
+as the data's terms allow.
+
+Classes: {", ".join(card.found.labels)}.
+
+The figures hold for images like those of the test split; nothing was measured on others.
+"""
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _steps(card: Card) -> list[tuple[str, ...]]:
+    return [
+        (
+            step.name,
+            "1 bit" if step.weight_bits == 1 else "real-valued",
+            str(card.figures[step.name]["epochs"]),
+            str(step.batch_size),
+            f"{step.optimizer}, {step.lr:g}, {step.schedule}",
+            f"{card.figures[step.name]['top1']:.2f} %",
+        )
+        for step in card.recipe.steps
+    ]
+
+
+def _teacher(card: Card) -> str:
+    teacher = card.recipe.teacher
+    if teacher is None:
+        return "No teacher."
+    reached = f", {card.figures['teacher']['top1']:.2f} % itself" if "teacher" in card.figures else ""
+    return f"Teacher: {teacher.model or 'a checkpoint'}{reached}."
+
+
+def _augmentation(recipe: Recipe) -> str:
+    from dataclasses import fields
+
+    from bcdnet.data.config import AugmentConfig
+
+    augment = recipe.augment
+    changed = {field.name: getattr(augment, field.name) for field in fields(AugmentConfig)}
+    plain = AugmentConfig()
+    said = [f"{key} {value}" for key, value in changed.items() if value != getattr(plain, key)]
+    return ", ".join(said) or "none"
+
+
+def _processor() -> str:
+    from bcdnet.training.run_folder import processor
+
+    return f"{processor()} ({platform.system()}, Python {platform.python_version()})"

@@ -1,0 +1,68 @@
+"""`bcdnet card` on a small run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bcdnet.cli.main import main
+from bcdnet.runtime import InferenceSession
+from bcdnet.training.recipe_file import resolve
+from bcdnet.training.run import train
+
+pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card") / "run"
+    step = {"iterations": 2, "batch_size": 64, "lr": 1e-3}
+    recipe = {
+        "name": "tiny",
+        "run_dir": str(folder),
+        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16},
+        "data": {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]},
+        "augment": {"crop": "pad", "padding": 2},
+        "steps": [{"name": "step1", **step}, {"name": "step2", "weight_bits": 1, **step}],
+        "trainer": {"accelerator": "cpu"},
+    }
+    train(resolve(recipe), say=lambda message: None)
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in ("card", *words)])
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out + captured.err
+
+
+def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--data", "digits", "--data-licence", "CC BY 4.0", "--data-title", "Digits", "--out", tmp_path / "w")
+    code, said = call(capsys, run, "tiny_digits", *options)
+    assert code == 0 and "tiny_digits.bcdn" in said
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["tiny_digits.bcdn", "tiny_digits.md"]
+    packed = tmp_path / "w" / "tiny_digits.bcdn"
+    text = packed.with_suffix(".md").read_text()
+    result = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]
+    assert result["dataset"] == {"name": "Digits", "type": "digits", "split": "test"}
+    top1 = [metric["value"] for metric in result["metrics"]]
+    assert top1[0] == top1[1] and f"| top-1 | {top1[0]:.2f} % | {top1[1]:.2f} % |" in text
+    assert "Licence of the data: CC BY 4.0" in text and f"{packed.stat().st_size:,} bytes" in text
+    assert "| step2 | 1 bit | 1 | 64 | adamw, 0.001, cosine |" in text and "crop pad, padding 2" in text
+    session = InferenceSession(packed, threads=1)
+    assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")
+    assert str(run.parent) not in text and str(run.parent) not in str(session.provenance)
+
+
+def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--data-licence", "none", "--out", tmp_path / "w")
+    for words, message in (
+        ((run, "no-name", "--data", "digits"), "is no name"),
+        ((run, "name", "--data", "cifar10"), "was trained on digits, not on cifar10"),
+        ((tmp_path, "name", "--data", "digits"), "not the folder of a finished run"),
+        ((run, "name", "--data", "digits", "--split", "none"), "no split 'none'"),
+    ):
+        code, said = call(capsys, *words, *options)
+        assert code == 2 and message in said and said.count("\n") == 1
+    assert not list((tmp_path / "w").glob(".*")) and not list((tmp_path / "w").glob("*"))
