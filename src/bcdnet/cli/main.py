@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
+    "card": Verb("bcdnet.cli.card:run", "Pack a finished run under a name, with a model card of measured figures."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
 }
 
