@@ -1,0 +1,129 @@
+"""The server as a process: start, mistakes, answers to clients that misbehave on the wire, and its end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from bcdnet.cli.main import main
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return left.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def address(packed_file: Path, served):
+    with served(packed_file, "--threads", 1, "--max-body-mb", 1, "--timeout", 5) as (address, _):
+        yield address
+
+
+def connect(address: str) -> socket.socket:
+    parts = urlsplit(address)
+    assert parts.hostname and parts.port
+    return socket.create_connection((parts.hostname, parts.port), timeout=30)
+
+
+def head(length: int, *more: str) -> bytes:
+    lines = ["POST /v1/predict HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {length}", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, dict]:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, json.loads(response.read())
+
+
+def test_a_body_that_is_too_long_still_gets_its_answer(address) -> None:
+    """Without reading the rest, closing the connection would reset it, and the client would never see why."""
+    with connect(address) as connection:
+        connection.sendall(head(1_900_000) + bytes(1_900_000))
+        assert answer(connection) == (413, {"error": "the body is longer than 1,000,000 bytes"})
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(address) -> None:
+    with connect(address) as connection:
+        connection.sendall(head(10**12, "Expect: 100-continue"))
+        assert answer(connection)[0] == 413
+
+
+def test_clients_that_leave_early_harm_nobody(address, png) -> None:
+    for sent in (
+        head(500),
+        head(500) + bytes(100),
+        b"POST /v1/predict HTTP/1.1\r\nHost",
+        b"\x16\x03\x01 nonsense\r\n\r\n",
+    ):
+        with connect(address) as connection:
+            connection.sendall(sent)
+    with connect(address) as connection:
+        connection.sendall(head(len(png())) + png())
+        assert answer(connection)[0] == 200
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        text = response.read().decode()
+    assert 'status="500"' not in text and 'bcdnet_queue_images{model="small"} 0.0' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_taken_is_answered_before_the_end(packed_file, served, png, end) -> None:
+    data = png()
+    with served(packed_file, "--threads", 1) as (address, process):
+        clients = [connect(address) for _ in range(8)]
+        for client in clients:
+            client.sendall(head(len(data)) + data[:100])
+        with connect(address) as asking:  # its answer comes after the heads above were seen
+            asking.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert answer(asking) == (200, {"status": "ready"})
+        process.send_signal(end)
+        for client in clients:
+            client.sendall(data[100:])
+            status, body = answer(client)
+            assert status == 200 and body["images"][0]["predictions"]
+            client.close()
+        process.wait(timeout=20)
+        # uvicorn ends as the signal would have ended it; for Ctrl-C the command says 130, as all of ours do.
+        assert process.returncode == {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130}[end]
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
+
+
+def test_mistakes_are_one_line(packed_file, tmp_path, capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = call(capsys, "serve", packed_file, "--port", port)
+        assert code == 2 and f"cannot listen at 127.0.0.1 port {port}: Address already in use" in err
+    for arguments, message in (
+        ((packed_file, packed_file), "two models are called small"),
+        ((tmp_path / "none.bcdn",), "none.bcdn: no such file"),
+        ((packed_file, "--token-file", tmp_path / "none"), "none: cannot be read"),
+        ((packed_file, "--host", "no.such.host.invalid"), "cannot listen at no.such.host.invalid"),
+    ):
+        code, _, err = call(capsys, "serve", *arguments)
+        assert code == 2 and message in err.splitlines()[-1], err
+    (tmp_path / "token").write_text("short")
+    code, _, err = call(capsys, "serve", packed_file, "--token-file", tmp_path / "token")
+    assert code == 2 and err == "error: token: must be at least 16 printable ASCII characters\n"
+
+
+@pytest.mark.slow
+def test_the_token_may_come_from_the_environment_and_never_shows(packed_file, served, monkeypatch) -> None:
+    monkeypatch.setenv("BCDNET_SERVE_TOKEN", "0123456789abcdef")
+    with served(packed_file, "--host", "127.0.0.1") as (address, process):
+        with connect(address) as connection:
+            connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer(connection)[0] == 401
+        assert os.environ["BCDNET_SERVE_TOKEN"] not in Path(f"/proc/{process.pid}/cmdline").read_text()
