@@ -87,7 +87,7 @@ struct Group {
 
   Group(const EpilogueArgs& a, int channel)
       : parameters(a.parameters + ParameterIndex(0, channel)),
-        beta(a.beta != nullptr ? a.beta + channel : kMinusZeros.values),
+        beta(a.beta != nullptr ? a.beta + channel : nullptr),
         channel(channel),
         column(channel - a.channel_begin),
         shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel) {
@@ -149,7 +149,8 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
           }
         }
       }
-      v = Fma(d, hn::Add(v, hn::Load(d, group.beta + c)), parameter(kMul), parameter(kAdd));
+      if (group.beta != nullptr) v = hn::Add(v, hn::Load(d, group.beta + c));
+      v = Fma(d, v, parameter(kMul), parameter(kAdd));
       if constexpr (kFrom == From::kSame) {
         v = hn::Add(v, hn::LoadU(d, a.shortcut + (pixel + p) * a.shortcut_stride + group.shortcut + c));
       }
