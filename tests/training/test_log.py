@@ -16,7 +16,7 @@ def write(path: Path) -> None:
 def test_rows_in_the_order_of_writing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     write(path)
-    assert path.read_text().splitlines()[:2] == [",".join(COLUMNS), "step1,train,,5,,0.123457,,,,,"]
+    assert path.read_text().splitlines()[:2] == [",".join(COLUMNS), "step1,train,,5,,0.123457,,,,,,"]
     assert [(row["step"], row["iteration"]) for row in read_rows(path)] == [
         ("step1", "5"),
         ("step1", "10"),

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
 from bcdnet.evaluation import Evaluation
+from bcdnet.training.flips import SignHistory
 from bcdnet.training.log import CsvRows
 from bcdnet.training.module import Running, StepModule
 
@@ -38,7 +39,8 @@ class Recorder(Callback):
     """Writes rows to the loggers, and evaluates at the end of an epoch where it is due.
 
     `evaluate` runs on every process and returns the same on all of them. `seconds` is the training time so far, that of
-    earlier processes included and evaluation left out; `evaluation` the newest one, as plain values.
+    earlier processes included and evaluation left out; `evaluation` the newest one, as plain values. `history` gives
+    the share of binary weights that an epoch has flipped.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class Recorder(Callback):
         evaluate: Callable[[], Evaluation],
         seconds: float,
         evaluation: dict[str, Any] | None,
+        history: SignHistory,
     ) -> None:
         self.log_every = log_every
         self.evaluate_every = evaluate_every
         self.evaluate = evaluate
         self.seconds = seconds
         self.evaluation = evaluation
+        self.history = history
         self._resumed_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -80,6 +84,8 @@ class Recorder(Callback):
         loss, top1 = means(trainer, pl_module.epoch)
         pl_module.epoch.sums.zero_()
         row: dict[str, Any] = {"event": "epoch", "train_loss": loss, "train_top1": top1}
+        if (rate := self.history.rate()) is not None:
+            row["flip_rate"] = rate
         epoch = -(-iteration // plan.per_epoch)
         if epoch % self.evaluate_every == 0 or iteration == plan.iterations:
             result = self.evaluate()
@@ -139,6 +145,7 @@ class Checkpointer(Callback):
                     "running": running,
                     "seconds": seconds,
                     "evaluation": self.recorder.evaluation,
+                    "signs": [signs.cpu() for signs in self.recorder.history.signs],
                 }
             )
 

@@ -21,17 +21,22 @@ COLUMNS = (
     "val_top1",
     "val_top5",
     "seconds",
+    "flip_rate",
 )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file; a last line that was cut off as it was written is left out."""
+    """The rows of a metrics file; a last line that was cut off as it was written is left out.
+
+    A column that an older version did not write is empty.
+    """
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
         text = file.read()
     whole = text[: text.rfind("\n") + 1]
-    return [row for row in csv.DictReader(whole.splitlines()) if len(row) == len(COLUMNS) and None not in row.values()]
+    rows = [row for row in csv.DictReader(whole.splitlines()) if None not in row and None not in row.values()]
+    return [dict.fromkeys(COLUMNS, "") | row for row in rows]
 
 
 def rewind(path: Path, finished: set[str], step: str, iteration: int) -> None:

@@ -21,6 +21,7 @@ from bcdnet.training.callbacks import Checkpointer, Recorder, Snapshot, callback
 from bcdnet.training.data import RunData, TrainLoader, augmentation, iterations_per_epoch
 from bcdnet.training.ema import copy_into
 from bcdnet.training.evaluate import evaluate
+from bcdnet.training.flips import SignHistory
 from bcdnet.training.log import CsvRows
 from bcdnet.training.module import Plan, StepModule, plan_step
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TrainerConfig
@@ -115,6 +116,7 @@ def run_phase(
         assess,
         state["seconds"] if state else 0.0,
         state["evaluation"] if state else None,
+        SignHistory(model, state.get("signs") if state else None),
     )
     if plan.start < plan.iterations:
         checkpointer = Checkpointer(recipe.trainer.checkpoint_every, recorder, save)

@@ -1,0 +1,184 @@
+"""The dynamic embedding at work: how alpha and beta vary from image to image and from class to class.
+
+N images, I/O channels in/out, K classes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bcdnet.analysis.figures import COLOURS, new_figure, save_figure, tidy
+from bcdnet.errors import BcdnetError
+from bcdnet.nn import ContextualConvBlock, sign
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One vector (alpha or beta) of one block over images and channels.
+
+    `quantiles`: at 5, 25, 50, 75, 95 % of all values; `image_std`: standard deviation over the images, the mean of the
+    channels; `class_share`: part of the variance over the images that the class explains (0: none, 1: all of it).
+    """
+
+    quantiles: tuple[float, ...]
+    image_std: float
+    class_share: float
+
+
+@dataclass(frozen=True)
+class BlockThresholds:
+    """`flipped`: share of the block's binary activations that alpha turns over, against sign(A + b)."""
+
+    block: str
+    alpha: Spread | None
+    beta: Spread | None
+    flipped: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """All blocks, in order, and for each half by class the mean of the block in which the class explains most.
+
+    `by_class`: half ("alpha", "beta") -> (block, float [K, channels]).
+    """
+
+    blocks: list[BlockThresholds]
+    by_class: dict[str, tuple[str, NDArray[np.float64]]]
+
+
+@torch.no_grad()
+def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Thresholds:
+    """Collect alpha and beta of every block over batches of (normalised images [N, C, H, W], labels [N]).
+
+    Raises BcdnetError for a network without a dynamic embedding.
+    """
+    blocks = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, ContextualConvBlock) and module.embedding is not None
+    }
+    if not blocks:
+        raise BcdnetError("the network has no dynamic embedding")
+    vectors: dict[tuple[str, str], list[Tensor]] = {}
+    flips = {path: [0, 0] for path in blocks}
+
+    def record(path: str, block: ContextualConvBlock, x: Tensor) -> None:
+        assert block.embedding is not None
+        for half, value in zip(("alpha", "beta"), block.embedding(x), strict=True):
+            if value is not None:
+                vectors.setdefault((path, half), []).append(value.flatten(1).double().cpu())
+                if half == "alpha":
+                    bias: Any = block.binarize.bias  # RSign's: blocks that have none take no alpha
+                    shifted = x + bias.view(1, -1, 1, 1)
+                    flips[path][0] += int((sign(shifted - value) != sign(shifted)).sum())
+        flips[path][1] += x.numel()
+
+    handles = [
+        block.register_forward_pre_hook(lambda module, inputs, path=path: record(path, module, inputs[0]))
+        for path, block in blocks.items()
+    ]
+    labels: list[Tensor] = []
+    try:
+        for images, targets in batches:
+            model(images)
+            labels.append(targets.cpu())
+    finally:
+        for handle in handles:
+            handle.remove()
+    classes = torch.cat(labels).numpy()
+    values = {key: torch.cat(parts).numpy() for key, parts in vectors.items()}
+    spreads = {key: _spread(value, classes, num_classes) for key, value in values.items()}
+    rows = [
+        BlockThresholds(
+            path, spreads.get((path, "alpha")), spreads.get((path, "beta")), flips[path][0] / flips[path][1]
+        )
+        for path in blocks
+    ]
+    by_class = {}
+    for half in ("alpha", "beta"):
+        own = {path: found.class_share for (path, kind), found in spreads.items() if kind == half}
+        if own:
+            path = max(own, key=lambda name: own[name])
+            by_class[half] = (path, _class_means(values[path, half], classes, num_classes))
+    return Thresholds(rows, by_class)
+
+
+def _class_means(values: NDArray[np.float64], classes: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """[N, channels] -> [K, channels]; NaN for a class without images."""
+    means = np.full((num_classes, values.shape[1]), np.nan)
+    for k in np.unique(classes):
+        means[k] = values[classes == k].mean(0)
+    return means
+
+
+def _spread(values: NDArray[np.float64], classes: NDArray[np.int64], num_classes: int) -> Spread:
+    variance = values.var(0)
+    means = _class_means(values, classes, num_classes)[classes]
+    between = ((means - values.mean(0)) ** 2).mean(0)
+    total = float(variance.sum())
+    return Spread(
+        tuple(float(value) for value in np.quantile(values, QUANTILES)),
+        float(np.sqrt(variance).mean()),
+        float(between.sum()) / total if total else 0.0,
+    )
+
+
+def to_json(found: Thresholds) -> dict[str, Any]:
+    """Every block's figures as plain values."""
+    return {"quantiles": list(QUANTILES), "blocks": [asdict(row) for row in found.blocks]}
+
+
+def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> None:
+    """Above: alpha and beta of every block. Below: their class means in the block where classes matter most."""
+    figure, first = new_figure(10, 7)
+    first.remove()
+    figure.suptitle(title)
+    grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": (1, 1.25)})
+    for axes, half, colour in zip(grid[0], ("alpha", "beta"), COLOURS, strict=False):
+        _boxes(tidy(axes), found, half, colour)
+    for axes, half in zip(grid[1], ("alpha", "beta"), strict=True):
+        if half not in found.by_class:
+            axes.set_axis_off()
+            continue
+        block, means = found.by_class[half]
+        telling = np.sort(np.argsort(-np.nanstd(means, axis=0))[:24])
+        limit = float(np.nanmax(np.abs(means[:, telling] - np.nanmean(means[:, telling], axis=0)))) or 1.0
+        centred = means[:, telling] - np.nanmean(means[:, telling], axis=0)
+        image = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        share = max(spread.class_share for row in found.blocks if (spread := getattr(row, half)))
+        axes.set_title(f"{half} of {block} by class; classes explain {100 * share:.0f} %", fontsize=9)
+        axes.set_xlabel("the channels that differ most")
+        axes.set_xticks([])
+        if len(class_names) <= 20:
+            axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
+        figure.colorbar(image, ax=axes, label="difference from the mean class", shrink=0.85)
+    save_figure(figure, path)
+
+
+def _boxes(axes: Any, found: Thresholds, half: str, colour: str) -> None:
+    spreads = [(place, getattr(row, half)) for place, row in enumerate(found.blocks, 1) if getattr(row, half)]
+    for place, spread in spreads:
+        low, left, middle, right, high = spread.quantiles
+        axes.plot([place, place], [low, high], color=colour, lw=1.2)
+        axes.plot([place, place], [left, right], color=colour, lw=7, solid_capstyle="butt", alpha=0.55)
+        axes.plot(place, middle, "o", ms=3.5, color="white", mec=colour)
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel="convolution block", ylabel=half, title=f"{half}: 5 to 95 % and quartiles over images and channels")
+    axes.title.set_fontsize(9)
+    axes.set_xticks(range(1, len(found.blocks) + 1))
+    if half == "alpha" and spreads:
+        right = axes.twinx()
+        right.plot(
+            [p for p, _ in spreads], [100 * found.blocks[p - 1].flipped for p, _ in spreads], "--", c="#777777", lw=1
+        )
+        right.set_ylabel("activations turned over by alpha (%)", color="#777777", fontsize=8)
+        right.set_ylim(bottom=0)
+        right.spines["top"].set_visible(False)

@@ -1,0 +1,137 @@
+"""`bcdnet analyze`: what binarisation costs, what training does to the weights, what context does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bcdnet.cli.model import Found
+
+BATCH = 50
+
+
+class Kind(StrEnum):
+    """What is analysed."""
+
+    ERROR = "error"
+    FLIPS = "flips"
+    THRESHOLDS = "thresholds"
+    FIELD = "field"
+
+
+def run(
+    kind: Annotated[Kind, typer.Argument(help="Which analysis.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A run folder or a model file; for flips a run folder.")],
+    data: Annotated[
+        str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of them.")] = "test",
+    images: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the split.")] = 500,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; `analysis` in the run folder, or here.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is written as JSON.")] = False,
+) -> None:
+    """Write KIND.json and a figure of it.
+
+    error: the binarisation error of the three branches of every MLP block, over real images. flips: how many weights
+    change their sign in each epoch, and in each layer from step to step. thresholds: the dynamic alpha and beta over
+    images and classes. field: which pixels the middle of the last map depends on, with and without the long range.
+    """
+    folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
+    folder.mkdir(parents=True, exist_ok=True)
+    title = Path(model).resolve().name
+    figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
+    if kind is Kind.FLIPS:
+        document = _flips(Path(model), figure, title)
+    elif data is None:
+        raise BcdnetError(f"analyze {kind}: looks at real images; say which with --data DIR")
+    else:
+        document = _with_images(kind, model, data, split, images, device, figure, title)
+    text = json.dumps({"model": title, "analysis": str(kind), **document}, indent=2, ensure_ascii=False)
+    target = folder / f"{kind}.json"
+    partial = folder / f".{kind}.json.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(target)
+    typer.echo(text if as_json else f"wrote {target} and {figure}")
+
+
+def _flips(folder: Path, figure: Path, title: str) -> dict[str, Any]:
+    from bcdnet.analysis import flips
+    from bcdnet.models import load_model
+    from bcdnet.training.assess import recipe_of
+    from bcdnet.training.log import read_rows
+    from bcdnet.training.run_folder import RunFolder
+
+    recipe = recipe_of(folder) if folder.is_dir() else None
+    if recipe is None:
+        raise BcdnetError(f"{folder}: not a run folder, whose log and steps tell of flips")
+    run_folder = RunFolder(folder)
+    steps = [step.name for step in recipe.steps if run_folder.weights(step.name).is_file()]
+    layers, before, after = [], "", ""
+    if len(steps) > 1:
+        before, after = steps[0], steps[-1]
+        layers = flips.flips_between(*(load_model(run_folder.weights(name)).model for name in (before, after)))
+    found = flips.Flips(flips.epochs_of(read_rows(run_folder.rows)), layers, before, after)
+    if not found.epochs and not found.layers:
+        raise BcdnetError(f"{folder}: neither flip rates in metrics.csv nor two finished steps to compare")
+    flips.draw(found, figure, f"weight flips of {title}")
+    return flips.to_json(found)
+
+
+def _with_images(
+    kind: Kind, model: str, data: str, split: str, count: int, device: str, figure: Path, title: str
+) -> dict[str, Any]:
+    from bcdnet.analysis import binarisation, field, thresholds
+    from bcdnet.cli.model import find_model
+    from bcdnet.training.assess import pick_device
+
+    found = find_model(model)
+    where = pick_device(device)
+    network: Any = found.module.to(where)
+    pairs = [(x.to(where), y) for x, y in _batches(found, model, data, split, count)]
+    origin = {"data": data, "split": split, "images": sum(len(labels) for _, labels in pairs)}
+    shown = f"{title}, {origin['images']} images"
+    if kind is Kind.ERROR:
+        errors = binarisation.branch_errors(network, (x for x, _ in pairs))
+        binarisation.draw(errors, figure, f"binarisation error of the branches: {shown}")
+        return origin | binarisation.to_json(errors)
+    if kind is Kind.THRESHOLDS:
+        spread = thresholds.thresholds(network, pairs, len(found.labels))
+        thresholds.draw(spread, found.labels, figure, f"dynamic thresholds: {shown}")
+        return origin | thresholds.to_json(spread)
+    fields = field.receptive_fields(network, (x for x, _ in pairs))
+    field.draw(fields, figure, f"effective receptive field: {shown}")
+    return origin | field.to_json(fields)
+
+
+def _batches(found: Found, model: str, data: str, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images [N, C, H, W] and labels [N], as the model wants them."""
+    import numpy as np
+    import torch
+
+    from bcdnet.data import evaluate_transform, open_dataset
+    from bcdnet.data.resize import to_pixels
+    from bcdnet.models import Loaded
+    from bcdnet.training.assess import check_classes, data_config
+
+    network: Any = found.module
+    config = data_config(Loaded(network, found.labels, found.preprocess, found.provenance), data, split)
+    dataset = open_dataset(data, split)
+    check_classes(found.labels, dataset.class_names, model, data)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+    for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
+        pixels = np.stack([to_pixels(dataset.image(int(index)), config, config.image_size) for index in indices])
+        yield evaluate_transform(torch.from_numpy(pixels), config), torch.from_numpy(dataset.labels[indices])
