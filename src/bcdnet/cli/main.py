@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
     "card": Verb("bcdnet.cli.card:run", "Pack a finished run under a name, with a model card of measured figures."),
+    "analyze": Verb("bcdnet.cli.analyze:run", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
 }
 
