@@ -9,7 +9,7 @@ namespace {
 
 const BinaryAlgorithm& Choose(const KernelTable& table, const ConvShape&) { return table.algorithms.front(); }
 
-/// The same three bounds with one value at a time; see kernels/peak.cc.
+/// The same bounds with one value at a time; see kernels/peak.cc.
 double Peak(const std::string& kind) {
   using Clock = std::chrono::steady_clock;
   constexpr int kSteps = 1 << 22;
@@ -21,7 +21,7 @@ double Peak(const std::string& kind) {
     table[i] = static_cast<unsigned char>(std::popcount(static_cast<unsigned>(i) ^ (x & 15)));
   const Clock::time_point begin = Clock::now();
   double operations = 0;
-  if (kind == "shuffle") {
+  if (kind == "shuffle" || kind == "pairs") {
     for (int i = 0; i < kSteps; ++i) sum += table[(x + static_cast<uint32_t>(i)) & 15];
     operations = 4.0 * kSteps;
   } else if (kind == "popcount") {

@@ -197,7 +197,7 @@ std::vector<std::string> Algorithms(const std::string& target) {
 
 double Peak(const std::string& kind, const std::string& target) {
   const double peak = FindKernelTable(target).peak(kind);
-  if (peak <= 0) throw std::invalid_argument("unknown kind of peak '" + kind + "': shuffle, popcount or fp32");
+  if (peak <= 0) throw std::invalid_argument("unknown kind of peak '" + kind + "': shuffle, pairs, popcount or fp32");
   return peak;
 }
 

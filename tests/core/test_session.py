@@ -93,7 +93,7 @@ def test_targets_and_peaks(network: Any) -> None:
         network.session(threads=0)
     with pytest.raises(ValueError, match="peak"):
         _core.peak("steam", names[0])
-    for kind in ("shuffle", "popcount", "fp32"):
+    for kind in ("shuffle", "pairs", "popcount", "fp32"):
         assert _core.peak(kind, names[0]) > 1e8
 
 

@@ -57,8 +57,8 @@ std::vector<std::string> Targets();
 std::vector<std::string> Algorithms(const std::string& target);
 
 /// Operations per second of one thread in a loop that is bound by one thing: "shuffle" (byte look-ups; binary
-/// multiply-accumulates at 4 per byte), "popcount" (xor, population count, add; binary MACs), "fp32" (multiply-add;
-/// MACs).
+/// multiply-accumulates at 4 per byte), "pairs" (look-ups of two pixels at once, at 8 per byte), "popcount" (xor,
+/// population count, add; binary MACs), "fp32" (multiply-add; MACs).
 double Peak(const std::string& kind, const std::string& target);
 
 }  // namespace bcdnet

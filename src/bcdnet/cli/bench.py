@@ -37,8 +37,9 @@ def run(
 ) -> None:
     """Latency (median and 95th percentile), multiply-accumulates per second and share of the machine's measured roof.
 
-    The roof is the time that the network's work would take at the rates of three loops measured here on one thread:
-    byte look-ups, population counts (the better of the two for one-bit work) and float32 multiply-adds.
+    The roof is the time that the network's work would take at the rates of loops measured here on one thread: byte
+    look-ups, look-ups for two pixels at once, population counts (the best of these for one-bit work) and float32
+    multiply-adds.
     """
     from bcdnet.runtime import InferenceSession
     from bcdnet.runtime.native import available_threads
@@ -74,12 +75,13 @@ class Roof:
     """Multiply-accumulates per second of one thread in loops bound by one thing."""
 
     shuffle: float
+    pairs: float
     popcount: float
     fp32: float
 
     def seconds(self, binary_macs: int, float_macs: int) -> float:
         """Least time for so much work on one thread."""
-        return binary_macs / max(self.shuffle, self.popcount) + float_macs / self.fp32
+        return binary_macs / max(self.shuffle, self.pairs, self.popcount) + float_macs / self.fp32
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Result:
 def _roof(target: str) -> Roof:
     from bcdnet.runtime.native import core
 
-    kinds = ("shuffle", "popcount", "fp32")
+    kinds = ("shuffle", "pairs", "popcount", "fp32")
     # The best of several: another process can only make a loop slower.
     return Roof(*(max(core().peak(kind, target) for _ in range(5)) for kind in kinds))
 

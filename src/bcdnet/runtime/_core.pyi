@@ -57,6 +57,6 @@ def algorithms(target: str) -> list[str]:
     """Algorithms for binary convolutions on a target."""
 
 def peak(kind: str, target: str) -> float:
-    """Operations per second of one thread in a loop bound by `kind`: shuffle and popcount (binary multiply-accumulates)
-    or fp32 (multiply-accumulates).
+    """Operations per second of one thread in a loop bound by `kind`: shuffle, pairs and popcount (binary
+    multiply-accumulates) or fp32 (multiply-accumulates).
     """
