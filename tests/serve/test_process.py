@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bcdnet.cli.main import main
+from bcdnet.serve.run import listen
 
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -99,6 +100,13 @@ def test_what_was_taken_is_answered_before_the_end(packed_file, served, png, end
         assert process.returncode == {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130}[end]
         with pytest.raises(ConnectionRefusedError):
             connect(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_are_not_held_back(host) -> None:
+    """asyncio switches Nagle's algorithm off only for sockets that name their protocol."""
+    with listen(host, 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP and listener.getsockname()[1] > 0
 
 
 def test_mistakes_are_one_line(packed_file, tmp_path, capsys) -> None:

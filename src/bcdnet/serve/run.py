@@ -45,11 +45,22 @@ def run(
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
     )
-    try:
-        # Bound here, so that a port in use is one clear error and not a line in a log.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise BcdnetError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    # Bound here, so that a port in use is one clear error and not a line in a log.
+    listener = listen(host, port)
     announce(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 picks a free one. Raises BcdnetError where the address cannot be listened at."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol said outright: asyncio turns Nagle's delay (40 ms an answer) off only for sockets that name theirs.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise BcdnetError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    return listener
