@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def run(
     model: Annotated[
-        str, typer.Argument(help="A run folder, a model file (.safetensors), a packed file, or a shipped model's name.")
+        str,
+        typer.Argument(
+            help="A run folder, a model file (.safetensors), a packed file, a shipped model's name, or hf-hub:ORG/REPO."
+        ),
     ],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
@@ -34,8 +37,11 @@ def run(
     JSON: top1, top5 and per_class in percent, ece in [0, 1], images, images_per_second, loss; the same for a packed
     file, which runs without torch.
     """
+    from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
     from bcdnet.runtime.pretrained import is_packed
 
+    if is_hub_name(model):
+        model = str(download(model, [MODEL_FILE, PACKED_FILE]))
     if is_packed(model):
         result = evaluate_packed(model, data, split, batch_size)
         folder = out

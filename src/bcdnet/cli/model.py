@@ -1,4 +1,6 @@
-"""What a command means by MODEL: a trained model (file or run folder), the name of a timm model, or a packed file."""
+"""What a command means by MODEL: a trained model (file or run folder), the name of a timm model, a packed file, or
+`hf-hub:ORG/REPO`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcdnet.errors import BcdnetError
+from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +38,7 @@ class Found:
 
 
 def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: Any) -> Found:
-    """The trained model of a file or run folder, or a named timm model with fresh weights.
+    """The trained model of a file, run folder or hub repository, or a named timm model with fresh weights.
 
     `size`: channels, height and width instead of the model's own. `settings`: keyword arguments of a named model; None
     stands for its default. Raises BcdnetError for an unknown name and settings that do not fit, CheckpointError for a
@@ -46,6 +49,8 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     from bcdnet.models import VARIANTS, load_model
 
     settings = {key: value for key, value in settings.items() if value is not None}
+    if is_hub_name(name):
+        name = str(download(name, [MODEL_FILE]))
     if Path(name).exists() or "/" in name or name.endswith((".safetensors", PACKED_SUFFIX)):
         if name.endswith(PACKED_SUFFIX):
             raise BcdnetError(f"{name} is packed, which is for running only; give the model file or run folder")
@@ -96,6 +101,8 @@ def packed_file(name: str) -> Iterator[Path]:
     """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
     from bcdnet.runtime.pretrained import list_pretrained, locate
 
+    if is_hub_name(name):
+        name = str(download(name, [PACKED_FILE, MODEL_FILE]))
     if name.endswith(PACKED_SUFFIX) or name in list_pretrained():
         yield locate(name)
         return

@@ -1,0 +1,142 @@
+"""`bcdnet push`: a trained model goes to the Hugging Face hub, from where `hf-hub:ORG/REPO` fetches it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcdnet.errors import BcdnetError
+
+if TYPE_CHECKING:
+    from bcdnet.cli.model import Found
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="A run folder, a model file, a packed file, or a shipped model's name.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/REPO", help="Made if there is none.")],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="Model card; the one beside a packed file, or one generated, where left out."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is not public.")] = False,
+) -> None:
+    """Push a model as model.safetensors, model.bcdn, config.json and a card (README.md).
+
+    A packed file is pushed as model.bcdn alone, beside config.json and its card. The login is that of `hf auth login`
+    or HF_TOKEN.
+    """
+    from bcdnet.hub import PREFIX, upload
+    from bcdnet.runtime.pretrained import is_packed
+
+    if card is not None and not card.is_file():
+        raise BcdnetError(f"--card {card}: no such file")
+    with tempfile.TemporaryDirectory() as folder:
+        files = packed_files(model) if is_packed(model) else trained_files(model, repository, Path(folder))
+        if card is not None:
+            files["README.md"] = card
+        url = upload(repository, files, f"Push {Path(model).name} with bcdnet", private)
+    typer.echo(f"pushed {', '.join(files)} to {url}; it is called {PREFIX}{repository}")
+
+
+def packed_files(model: str) -> dict[str, Path | bytes]:
+    """A packed file, its configuration and the card beside it."""
+    from bcdnet.hub import PACKED_FILE
+    from bcdnet.program.file import read_program
+    from bcdnet.runtime.pretrained import locate
+
+    path = locate(model)
+    program = read_program(path)
+    beside = path.with_suffix(".md")
+    if not beside.is_file():
+        raise BcdnetError(f"{path}: has no card beside it; give one with --card, or push the run that it was made from")
+    shape = list(program.buffers[program.inputs[0].buffer].shape)
+    preprocess = vars(program.preprocess) if program.preprocess else {}
+    config = _config(list(program.labels), {"input_size": shape, **preprocess}, program.provenance)
+    return {PACKED_FILE: path, "config.json": config, "README.md": beside}
+
+
+def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path | bytes]:
+    """A model file, the packed file made of it in `folder`, its configuration and a card."""
+    from dataclasses import asdict, replace
+
+    from bcdnet.cli.model import find_model, pack
+    from bcdnet.hub import MODEL_FILE, PACKED_FILE
+    from bcdnet.models import Network, save_model, weight_bits_of
+    from bcdnet.models.registry import family_of
+    from bcdnet.training.assess import recipe_of
+    from bcdnet.training.run_folder import portable
+
+    if not Path(model).exists():
+        raise BcdnetError(f"{model}: no such run folder, model file or shipped model")
+    found = find_model(model)
+    recipe = recipe_of(Path(model))
+    if recipe is not None:
+        found = replace(found, provenance=json.loads(portable(json.dumps(found.provenance), recipe)))
+    network = found.module
+    assert isinstance(network, Network)
+    weights = save_model(
+        folder / MODEL_FILE, network, labels=found.labels, preprocess=found.preprocess, provenance=found.provenance
+    )
+    bits = weight_bits_of(network)
+    more = {"family": family_of(network.config), "config": asdict(network.config), "weight_bits": bits}
+    files: dict[str, Path | bytes] = {
+        MODEL_FILE: weights,
+        "config.json": _config(found.labels, found.preprocess, found.provenance, more),
+        "README.md": generated_card(found, repository).encode(),
+    }
+    if bits == 1:
+        files[PACKED_FILE] = pack(found, folder / PACKED_FILE)
+    return files
+
+
+def _config(
+    labels: list[str], preprocess: dict[str, Any], provenance: dict[str, Any], more: dict[str, Any] | None = None
+) -> bytes:
+    """config.json: timm's keys where it has some, and ours."""
+    document = {
+        "library_name": "bcdnet",
+        "architecture": provenance.get("model"),
+        "num_classes": len(labels),
+        "label_names": labels,
+        "pretrained_cfg": preprocess,
+        **(more or {}),
+        "provenance": provenance,
+    }
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def generated_card(found: Found, repository: str) -> str:
+    """A card of what the model file says of itself, and of the operations counted now."""
+    import yaml
+
+    from bcdnet.analysis import count
+    from bcdnet.hub import PREFIX
+
+    counts = count(found.module, found.input_size)
+    origin, results = found.provenance, found.provenance.get("results", {})
+    header: dict[str, Any] = {
+        "library_name": "bcdnet",
+        "pipeline_tag": "image-classification",
+        "tags": ["binary-neural-network", "bcdnet"],
+    }
+    measured = ""
+    if "top1" in results:
+        measured = (
+            f"Top-1 {results['top1']:.2f} %, top-5 {results['top5']:.2f} % of {results['images']:,} images of "
+            f"{origin.get('data', 'its data')}, evaluated at the end of the training.\n\n"
+        )
+    shape = "x".join(map(str, found.input_size))
+    command = f"```bash\n{origin['command']}\n```\n\n" if "command" in origin else ""
+    return (
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {repository}\n\n"
+        f"{origin.get('model', 'A network')} for bcdnet: {len(found.labels)} classes, "
+        f"images of {shape}.\n\n```bash\nbcdnet predict {PREFIX}{repository} image.png\n"
+        f"bcdnet eval {PREFIX}{repository} --data DIR\n```\n\n{measured}"
+        f"{counts.params:,} parameters, {counts.binary_params:,} of them of one bit; {counts.bops / 1e6:.2f} M BOPs, "
+        f"{counts.flops / 1e6:.2f} M FLOPs, {counts.ops / 1e6:.2f} M OPs for an image; packed "
+        f"{counts.packed_bytes / 1e3:,.0f} kB.\n\n{command}Classes: {', '.join(found.labels)}.\n"
+    )

@@ -1,0 +1,76 @@
+"""Models on the Hugging Face hub: `hf-hub:ORG/REPO` names one, `hf-hub:ORG/REPO@REVISION` a certain version of it.
+
+A leaf; huggingface_hub is imported where it is used. `HF_ENDPOINT` names another hub, `HF_HOME` where files are kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bcdnet.errors import BcdnetError
+
+PREFIX = "hf-hub:"
+MODEL_FILE, PACKED_FILE = "model.safetensors", "model.bcdn"
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's name means a repository of the hub."""
+    return name.startswith(PREFIX)
+
+
+def download(name: str, files: Sequence[str]) -> Path:
+    """The first of `files` that the repository has, as a local (cached) file.
+
+    Raises BcdnetError: no such repository or revision, none of the files in it, no connection.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    check_repository(repository)
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision or None))
+        except LocalEntryNotFoundError as error:
+            raise BcdnetError(f"{name}: cannot reach the hub, and nothing is cached: {_first_line(error)}") from None
+        except EntryNotFoundError:
+            continue
+        except Exception as error:
+            # The hub's client reports through many kinds of exception, its HTTP library's among them.
+            raise BcdnetError(f"{name}: {_first_line(error)}") from None
+    raise BcdnetError(f"{name}: holds none of {', '.join(files)}")
+
+
+def upload(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
+    """Make the repository if there is none, and commit `files` (name in it -> local file or content); its address.
+
+    The token is the one of `hf auth login` or `HF_TOKEN`. Raises BcdnetError with the hub's reason.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    check_repository(repository)
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        additions = [
+            CommitOperationAdd(
+                path_in_repo=name, path_or_fileobj=str(content) if isinstance(content, Path) else content
+            )
+            for name, content in files.items()
+        ]
+        api.create_commit(repository, additions, commit_message=message)
+    except Exception as error:
+        hint = "; log in with `hf auth login`, or set HF_TOKEN" if "401" in str(error) else ""
+        raise BcdnetError(f"cannot push to {repository}: {_first_line(error)}{hint}") from None
+    return str(url)
+
+
+def check_repository(name: str) -> None:
+    """Raise BcdnetError unless `name` is ORG/REPO."""
+    parts = name.split("/")
+    if len(parts) != 2 or not all(part.strip(".-_") and part == part.strip() for part in parts):
+        raise BcdnetError(f"{name!r} is no repository; it is called ORG/REPO")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

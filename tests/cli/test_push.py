@@ -1,0 +1,132 @@
+"""`bcdnet push` and `hf-hub:` names, against a stand-in for the hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load
+
+from bcdnet.errors import BcdnetError
+from bcdnet.hub import check_repository, download
+from bcdnet.models import build, configure, save_model
+from bcdnet.nn import set_weight_bits
+
+pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hub import TOKEN, Hub, running_hub
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with running_hub() as server:
+        yield server
+
+
+@pytest.fixture
+def bcdnet(hub: Hub, tmp_path: Path) -> Command:
+    """The command in a process of its own: the hub's client reads its environment once."""
+
+    def call(*words: object, token: str = TOKEN, endpoint: str = hub.url) -> subprocess.CompletedProcess[str]:
+        own = {"HF_ENDPOINT": endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        code = "from bcdnet.cli.main import main; main()"
+        arguments = [sys.executable, "-W", "ignore", "-c", code, *map(str, words)]
+        return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=120)
+
+    return call
+
+
+def saved(folder: Path, bits: int) -> Path:
+    torch.manual_seed(0)
+    model = build(configure("bcdnet_b_r18_small", width=1 / 16, num_classes=10, in_chans=1))
+    set_weight_bits(model, bits)
+    preprocess = {"input_size": [1, 16, 16], "mean": [0.3], "std": [0.35], "interpolation": "bilinear", "crop_pct": 1.0}
+    provenance = {
+        "model": "bcdnet_b_r18_small",
+        "results": {"top1": 12.5, "top5": 50.0, "images": 360},
+        "data": "digits",
+    }
+    labels = [str(k) for k in range(10)]
+    return save_model(folder / "m.safetensors", model, labels=labels, preprocess=preprocess, provenance=provenance)
+
+
+@pytest.mark.slow
+def test_there_and_back(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    model = saved(tmp_path, bits=1)
+    done = bcdnet("push", model, "someone/digits-1bit")
+    assert done.returncode == 0, done.stderr
+    assert "it is called hf-hub:someone/digits-1bit" in done.stdout
+    files = hub.repositories["someone/digits-1bit"]
+    assert set(files) == {"model.safetensors", "model.bcdn", "config.json", "README.md"}
+    assert "stem.0.weight" in load(files["model.safetensors"])
+    config = json.loads(files["config.json"])
+    assert config["architecture"] == "bcdnet_b_r18_small" and config["config"]["num_classes"] == 10
+    card = files["README.md"].decode()
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "bcdnet" and "Top-1 12.50 %" in card
+
+    name = "hf-hub:someone/digits-1bit"
+    figures = {}
+    for which in (name, model):
+        done = bcdnet("eval", which, "--data", "digits", "--json")
+        assert done.returncode == 0, done.stderr
+        figures[which] = json.loads(done.stdout)
+        figures[which].pop("images_per_second")
+    assert figures[name] == figures[model]
+    done = bcdnet("summary", f"{name}@main", "--json")
+    assert json.loads(done.stdout)["input_size"] == [1, 16, 16], done.stderr
+    done = bcdnet("bench", name, "--seconds", "0.1", "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes"] == len(files["model.bcdn"])
+
+
+@pytest.mark.slow
+def test_a_shipped_model_goes_with_its_card(hub: Hub, bcdnet: Command) -> None:
+    shipped = "bcdnet_b_r18_fashion_mnist"
+    done = bcdnet("push", shipped, "someone/fashion", "--private")
+    assert done.returncode == 0, done.stderr
+    files = hub.repositories["someone/fashion"]
+    assert set(files) == {"model.bcdn", "config.json", "README.md"} and "someone/fashion" in hub.private
+    assert json.loads(files["config.json"])["label_names"][9] == "Ankle boot"
+    assert files["README.md"].decode().count(shipped) > 2 and hub.messages[-1] == f"Push {shipped} with bcdnet"
+
+
+@pytest.mark.slow
+def test_real_valued_weights_are_not_packed(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# mine\n")
+    done = bcdnet("push", saved(tmp_path, bits=32), "someone/step1", "--card", tmp_path / "card.md")
+    assert done.returncode == 0, done.stderr
+    files = hub.repositories["someone/step1"]
+    assert set(files) == {"model.safetensors", "config.json", "README.md"} and files["README.md"] == b"# mine\n"
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
+    model = saved(tmp_path, bits=1)
+    for words, options, message in (
+        (("push", model, "alone"), {}, "'alone' is no repository; it is called ORG/REPO"),
+        (("push", tmp_path / "none", "a/b"), {}, "no such run folder, model file or shipped model"),
+        (("push", model, "a/b", "--card", tmp_path / "none.md"), {}, "no such file"),
+        (("push", model, "a/b"), {"token": "another"}, "log in with `hf auth login`"),
+        (("push", model, "a/b"), {"endpoint": "http://127.0.0.1:9"}, "cannot push to a/b"),
+        (("eval", "hf-hub:a/none", "--data", "digits"), {}, "hf-hub:a/none: "),
+        (("summary", "hf-hub:a/none"), {"endpoint": "http://127.0.0.1:9"}, "cannot reach the hub"),
+    ):
+        done = bcdnet(*words, **options)
+        assert done.returncode == 2 and message in done.stderr, (words, done.stderr)
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a", "a/b/c", "/b", "a/", "a/.."])
+def test_repositories_are_org_and_name(name: str) -> None:
+    with pytest.raises(BcdnetError, match="ORG/REPO"):
+        check_repository(name)
+    with pytest.raises(BcdnetError, match="ORG/REPO"):
+        download(f"hf-hub:{name}", ["x"])
