@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
     "card": Verb("bcdnet.cli.card:run", "Pack a finished run under a name, with a model card of measured figures."),
     "analyze": Verb("bcdnet.cli.analyze:run", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
+    "push": Verb("bcdnet.cli.push:run", "Put a trained model on the Hugging Face hub."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
 }
 
