@@ -1,0 +1,184 @@
+"""One training step of ours against the same network composed naively: images per second and peak memory.
+
+    python benchmarks/training.py                    # a GPU if there is one
+    python benchmarks/training.py --device cpu --out benchmarks/results/2026-01-31-training
+
+A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie on
+the device. Ours runs as the recipes do there: channels_last, torch.compile, and on a GPU bfloat16 autocast and the fused
+optimiser. The naive network (naive.py) runs in float32, NCHW, uncompiled. Each measurement has a process of its own, and
+the two take turns. Memory is what torch allocated at most (GPU), or the process's peak resident set (CPU), compilation
+included.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from naive import naive
+from race.machine import describe
+
+from bcdnet.models import build, configure
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = ("ours", "naive")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network and its batch; the step is timed `steps` times."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    width: float = 1.0
+    classes: int = 1000
+    steps: int = 30
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, width {self.width:g}, {self.image_size} px, batch {self.batch_size}"
+
+
+ENTRIES = {
+    "cuda": [Entry("bcdnet_a", 224, 64), Entry("bcdnet_a_r18_small", 32, 256, classes=10)],
+    "cpu": [
+        Entry("bcdnet_a", 112, 8, width=0.5, steps=10),
+        Entry("bcdnet_a_r18_small", 32, 64, width=0.5, classes=10, steps=10),
+    ],
+}
+
+
+def measure(entry: Entry, variant: str, device: str) -> dict[str, Any]:
+    """Median seconds of a step, and peak bytes, in this process."""
+    torch.manual_seed(0)
+    ours = variant == "ours"
+    gpu = device == "cuda"
+    torch.backends.cudnn.benchmark = True
+    model = build(configure(entry.model, width=entry.width, num_classes=entry.classes))
+    model = model.to(device) if ours else naive(model).to(device)
+    images = torch.randn(entry.batch_size, 3, entry.image_size, entry.image_size, device=device)
+    labels = torch.randint(0, entry.classes, (entry.batch_size,), device=device)
+    call: Any = model
+    if ours:
+        model.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+        call = torch.compile(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0, fused=True if ours and gpu else None)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=ours and gpu):
+            logits = call(images)
+        F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
+        optimizer.step()
+
+    def wait() -> None:
+        if gpu:
+            torch.cuda.synchronize()
+
+    started = time.perf_counter()
+    for _ in range(3):
+        step()
+    wait()
+    warmup = time.perf_counter() - started
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(entry.steps):
+        started = time.perf_counter()
+        step()
+        wait()
+        times.append(time.perf_counter() - started)
+    peak = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": statistics.median(times), "least": min(times), "peak_bytes": peak, "warmup_seconds": warmup}
+
+
+def compare(entry: Entry, device: str, rounds: int) -> dict[str, Any]:
+    """Both variants in turn, `rounds` times; of each the fastest round."""
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for variant in VARIANTS:
+            job = json.dumps({"entry": asdict(entry), "variant": variant, "device": device})
+            done = subprocess.run(
+                [sys.executable, __file__, "--worker", job], stdout=subprocess.PIPE, text=True, check=True
+            )
+            found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+    best = {variant: min(runs, key=lambda run: run["seconds"]) for variant, runs in found.items()}
+    rates = {variant: entry.batch_size / run["seconds"] for variant, run in best.items()}
+    return {
+        "name": entry.name,
+        **asdict(entry),
+        "images_per_second": rates,
+        "speed_ratio": rates["ours"] / rates["naive"],
+        "peak_bytes": {variant: run["peak_bytes"] for variant, run in best.items()},
+        "memory_ratio": best["ours"]["peak_bytes"] / best["naive"]["peak_bytes"],
+        "rounds": found,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| network | images/s, ours | naive | ratio | peak memory, ours (MB) | naive | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        rates, peaks = row["images_per_second"], row["peak_bytes"]
+        lines.append(
+            f"| {row['name']} | {rates['ours']:,.1f} | {rates['naive']:,.1f} | **{row['speed_ratio']:.2f}** "
+            f"| {peaks['ours'] / 1e6:,.0f} | {peaks['naive'] / 1e6:,.0f} | **{row['memory_ratio']:.2f}** |"
+        )
+    return "\n".join(lines)
+
+
+def page(document: dict[str, Any]) -> str:
+    machine = document["machine"]
+    return (
+        f"# One training step against the same network composed naively\n\n{table(document['results'])}\n\n"
+        f"On {document['device_name']} ({machine['processor']}, {machine['cpus']} CPUs, {document['threads']} threads), "
+        f"torch {document['torch']}; commit {machine['commit'][:12]}. Median of the timed steps, the fastest of "
+        f"{document['rounds']} rounds.\n\n```bash\n{document['command']}\n```\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", type=int, nargs="+", help="entries by number, from 0")
+    parser.add_argument("--out", type=Path, help="write results.json and README.md there")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        job = json.loads(arguments.worker)
+        print(json.dumps(measure(Entry(**job["entry"]), job["variant"], job["device"])))
+        return
+    entries = ENTRIES[arguments.device]
+    chosen = [entries[number] for number in arguments.only] if arguments.only else entries
+    rows = [compare(entry, arguments.device, arguments.rounds) for entry in chosen]
+    print(table(rows))
+    if arguments.out:
+        document = {
+            "command": f"python benchmarks/training.py {' '.join(sys.argv[1:])}",
+            "machine": describe(ROOT),
+            "device_name": torch.cuda.get_device_name() if arguments.device == "cuda" else "the CPU",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "rounds": arguments.rounds,
+            "results": rows,
+        }
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+        (arguments.out / "README.md").write_text(page(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The naive network that training.py compares with computes what ours does."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from naive import NAIVE, naive
+from training import Entry, measure
+
+from bcdnet.models import build, configure
+from bcdnet.nn import ContextualEmbedding, RPReLU, RSign
+
+
+@pytest.mark.parametrize("name", ["bcdnet_a_small", "bcdnet_b_r18_small"])
+def test_the_same_logits_and_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    # In float64 the two orders of scaling and summing do not turn a sign over.
+    ours = build(configure(name, width=0.125, num_classes=5)).double()
+    for module in ours.modules():
+        if isinstance(module, (RSign, RPReLU)):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.3)
+        if isinstance(module, ContextualEmbedding):
+            for head in (module.to_alpha, module.to_beta):
+                nn.init.normal_(head.weight, std=0.1)
+    theirs = naive(ours)
+    assert not any(type(module) in NAIVE for module in theirs.modules())
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    logits = [model(images) for model in (ours, theirs)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-9, atol=1e-9)
+    for found in logits:
+        F.cross_entropy(found, labels).backward()
+    gradients = [{path: parameter.grad for path, parameter in model.named_parameters()} for model in (ours, theirs)]
+    for path, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][path], gradient, rtol=1e-6, atol=1e-9, msg=path)
+
+
+def test_a_measurement() -> None:
+    found = measure(Entry("bcdnet_a_small", 32, 2, width=0.125, classes=3, steps=2), "naive", "cpu")
+    assert 0 < found["least"] <= found["seconds"] and found["peak_bytes"] > 1e6
