@@ -3,11 +3,11 @@
     python benchmarks/training.py                    # a GPU if there is one
     python benchmarks/training.py --device cpu --out benchmarks/results/2026-01-31-training
 
-A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie on
-the device. Ours runs as the recipes do there: channels_last, torch.compile, and on a GPU bfloat16 autocast and the fused
-optimiser. The naive network (naive.py) runs in float32, NCHW, uncompiled. Each measurement has a process of its own, and
-the two take turns. Memory is what torch allocated at most (GPU), or the process's peak resident set (CPU), compilation
-included.
+A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie
+on the device. Ours runs as the recipes do there: channels_last, torch.compile, and on a GPU bfloat16 autocast and the
+fused optimiser. The naive network (naive.py) runs in float32, NCHW, uncompiled. Each measurement has a process of its
+own, and the two take turns. Memory is what torch allocated at most (GPU), or the process's peak resident set (CPU),
+compilation included.
 """
 
 import argparse
@@ -143,8 +143,8 @@ def page(document: dict[str, Any]) -> str:
     machine = document["machine"]
     return (
         f"# One training step against the same network composed naively\n\n{table(document['results'])}\n\n"
-        f"On {document['device_name']} ({machine['processor']}, {machine['cpus']} CPUs, {document['threads']} threads), "
-        f"torch {document['torch']}; commit {machine['commit'][:12]}. Median of the timed steps, the fastest of "
+        f"On {document['device_name']} ({machine['processor']}, {machine['cpus']} CPUs, {document['threads']} threads)"
+        f", torch {document['torch']}; commit {machine['commit'][:12]}. Median of the timed steps, the fastest of "
         f"{document['rounds']} rounds.\n\n```bash\n{document['command']}\n```\n"
     )
 
