@@ -16,14 +16,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from collect import portable_file
+from collect import describe, portable_file
 from matrix import finished, read_matrix
-
-from bcdnet.analysis import count
-from bcdnet.training.build import build_model
-from bcdnet.training.recipe_file import load_recipe
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
 RUN_NAME = re.compile(r"(\w+)-s(\d+)")
@@ -46,35 +41,6 @@ def gather(folders: list[Path], out: Path) -> list[str]:
             else:
                 shutil.copyfile(run / name, target / name)
     return unfinished
-
-
-def describe(run: Path) -> dict[str, Any]:
-    """One run's figures."""
-    recipe = load_recipe(run / "recipe.yaml")
-    evaluated, steps, environment = (
-        json.loads((run / f"{name}.json").read_text()) for name in ("eval", "metrics", "environment")
-    )
-    with torch.device("meta"):
-        model = build_model(recipe.model, len(evaluated["per_class"]), recipe.data.channels)
-    counts = count(model, (recipe.data.channels, recipe.data.image_size, recipe.data.image_size))
-    own = {name: step for name, step in steps.items() if name != "teacher"}
-    return {
-        "seed": recipe.seed,
-        "command": environment["command"],
-        "machine": environment["machine"]["gpus"] or [environment["machine"]["processor"]],
-        "commit": (environment["git"] or {}).get("commit", ""),
-        "torch": environment["versions"]["torch"],
-        "top1": evaluated["top1"],
-        "top1_by_step": [step["top1"] for step in own.values()],
-        "teacher_top1": steps["teacher"]["top1"] if "teacher" in steps else None,
-        "ece": evaluated["ece"],
-        "images": evaluated["images"],
-        "epochs": sum(step["epochs"] for step in own.values()),
-        "train_seconds": sum(step["train_seconds"] for step in steps.values()),
-        "ops": counts.ops,
-        "bops": counts.bops,
-        "packed_bytes": counts.packed_bytes,
-    }
 
 
 def read_results(out: Path) -> dict[str, Cells]:
@@ -126,7 +92,7 @@ def table(cells: Cells) -> str:
         for name, label in rows:
             cell, first = cells[name], cells[name]["runs"][0]
             gain = f"{cell['top1_mean'] - base['top1_mean']:+.2f}" if base and name != REFERENCE else ""
-            before = statistics.fmean(run["top1_by_step"][0] for run in cell["runs"])
+            before = statistics.fmean(next(iter(run["top1_by_step"].values())) for run in cell["runs"])
             ece = 100 * statistics.fmean(run["ece"] for run in cell["runs"])
             lines.append(
                 f"| {label} | {plus_minus(cell)} | {gain} | {len(cell['runs'])} | {first['ops'] / 1e6:.2f} "
@@ -148,8 +114,8 @@ def page(results: dict[str, Cells]) -> str:
             f"Mean ± standard deviation over seeds, of {images:,} test images (one standard error of such a test set: "
             f"{error:.2f} points); {', '.join(sorted({str(run['epochs']) for run in runs}))} epochs; "
             f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training on "
-            f"{', '.join(sorted({name for run in runs for name in run['machine']}))}; "
-            f"torch {', '.join(sorted({run['torch'] for run in runs}))}; "
+            f"{', '.join(sorted({run['machine'] for run in runs}))}; "
+            f"torch {', '.join(sorted({run['versions']['torch'] for run in runs}))}; "
             f"commit {', '.join(sorted({run['commit'][:12] for run in runs}))}.",
             "", "```bash", *(run["command"] for run in runs), "```", "",
         ]  # fmt: skip

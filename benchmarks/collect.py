@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bcdnet.analysis import count
-from bcdnet.models import load_model
+from bcdnet.nn import set_weight_bits
+from bcdnet.training.build import build_model
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import portable
 
@@ -35,26 +37,31 @@ def portable_file(path: Path) -> str:
 
 
 def describe(run: Path) -> dict[str, Any]:
-    """One row of the table, read off a run folder."""
-    loaded = load_model(run)
-    counts = count(loaded.model, tuple(loaded.preprocess["input_size"]))
-    evaluated = json.loads((run / "eval.json").read_text())
-    steps = json.loads((run / "metrics.json").read_text())
-    environment = json.loads(portable_file(run / "environment.json"))
+    """One run's figures, from its result files alone; operations are counted anew from its recipe."""
+    recipe = load_recipe(run / "recipe.yaml")
+    evaluated, metrics, environment = (
+        json.loads(portable_file(run / f"{name}.json")) for name in ("eval", "metrics", "environment")
+    )
+    steps = {name: step for name, step in metrics.items() if name != "teacher"}
+    with torch.device("meta"):
+        model = build_model(recipe.model, len(evaluated["per_class"]), recipe.data.channels)
+    set_weight_bits(model, recipe.steps[-1].weight_bits)
+    counts = count(model, (recipe.data.channels, recipe.data.image_size, recipe.data.image_size))
     return {
         "run": run.name,
-        "model": loaded.provenance["model"],
+        "model": recipe.model.name,
         "command": environment["command"],
         "seed": environment["seed"],
         "commit": (environment["git"] or {}).get("commit", ""),
-        "machine": environment["machine"]["processor"],
+        "machine": ", ".join(environment["machine"]["gpus"]) or environment["machine"]["processor"],
         "versions": environment["versions"],
         "top1": evaluated["top1"],
         "top1_by_step": {name: step["top1"] for name, step in steps.items()},
+        "teacher_top1": metrics["teacher"]["top1"] if "teacher" in metrics else None,
         "ece": evaluated["ece"],
         "images": evaluated["images"],
         "epochs": sum(step["epochs"] for step in steps.values()),
-        "train_seconds": sum(step["train_seconds"] for step in steps.values()),
+        "train_seconds": sum(step["train_seconds"] for step in metrics.values()),
         "params": counts.params,
         "packed_bytes": counts.packed_bytes,
         "bops": counts.bops,

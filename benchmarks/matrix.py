@@ -2,11 +2,12 @@
 
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --data DIR --seeds 0 1 2
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --groups models branches --print
+    python benchmarks/matrix.py recipes/cifar10.yaml --costs
 
 Each row is one command, `bcdnet train RECIPE KEY=VALUE ... seed=S run_dir=OUT/ROW-sS`, and then `bcdnet eval` on the
 test split. A finished run is left alone and a stopped one goes on, so that the same line can be given again after any
-interruption. Words after `--` go to every command (`-- trainer.compile=true`). `--teacher FILE` trains the recipe's
-teacher once instead of in every run: give a finished run's teacher.safetensors.
+interruption. Words after `--` go to every command (`-- trainer.compile=true`). `--teacher FILE` takes a trained teacher
+(a finished run's teacher.safetensors) instead of training it in every run. `--costs` counts every row's operations.
 """
 
 import argparse
@@ -70,6 +71,32 @@ def commands(
     ]
 
 
+def costs(recipe: Path, row: Row) -> Any:
+    """What `bcdnet summary` counts for the row's network (a `Counts`)."""
+    import torch
+
+    from bcdnet.analysis import count
+    from bcdnet.training.build import build_model
+    from bcdnet.training.recipe_file import load_recipe
+
+    resolved = load_recipe(recipe, row.words)
+    channels, size = resolved.data.channels, resolved.data.image_size
+    with torch.device("meta"):
+        model = build_model(resolved.model, read_matrix()["recipes"][recipe.stem]["classes"], channels)
+    return count(model, (channels, size, size))
+
+
+def print_costs(recipe: Path, rows: list[Row]) -> None:
+    """A Markdown table of every row's operations, beside ReActNet's."""
+    counted = {row.name: costs(recipe, row) for row in rows}
+    base = counted.get("reactnet") or costs(recipe, next(row for row in rows_of(recipe) if row.name == "reactnet"))
+    print("| row | BOPs (1e6) | FLOPs (1e6) | OPs (1e6) | over ReActNet |\n| --- | --- | --- | --- | --- |")
+    for row in rows:
+        own = counted[row.name]
+        over = f"{100 * (own.ops / base.ops - 1):+.2f} %"
+        print(f"| {row.title} | {own.bops / 1e6:.2f} | {own.flops / 1e6:.2f} | {own.ops / 1e6:.2f} | {over} |")
+
+
 def finished(run: Path) -> list[bool]:
     """Whether the run is trained, and whether it is evaluated."""
     return [(run / "metrics.json").is_file() and (run / "model.safetensors").is_file(), (run / "eval.json").is_file()]
@@ -79,12 +106,13 @@ def main() -> None:
     own, _, rest = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--out", type=Path, help="folder of the run folders")
     parser.add_argument("--data", help="the dataset, instead of the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--groups", nargs="+", default=None, help="only these groups of rows")
     parser.add_argument("--rows", nargs="+", default=None, help="only these rows")
     parser.add_argument("--teacher", help="a trained teacher's file, instead of training one in every run")
+    parser.add_argument("--costs", action="store_true", help="show each row's operations, and run none")
     parser.add_argument("--print", action="store_true", help="show the commands that are left, and run none")
     arguments = parser.parse_args(shlex.split(own))
     rows = [
@@ -95,6 +123,11 @@ def main() -> None:
     ]
     if unknown := set(arguments.rows or ()) - {row.name for row in rows}:
         parser.error(f"no row {', '.join(sorted(unknown))} for {arguments.recipe.stem} in {MATRIX.name}")
+    if arguments.costs:
+        print_costs(arguments.recipe, rows)
+        return
+    if arguments.out is None:
+        parser.error("--out: say where the runs shall go")
     failed: list[str] = []
     for seed in arguments.seeds:  # all rows once before any row twice: whatever stops it leaves a whole comparison
         for row in rows:

@@ -26,7 +26,11 @@ def runs(tmp_path: Path) -> Path:
         words += ["model.mlp_blocks=0"] if name.startswith("reactnet") else []
         (run / "recipe.yaml").write_text(to_yaml(load_recipe(ROOT / "recipes" / "cifar10_cpu.yaml", words)))
         machine = {"processor": "a CPU", "gpus": []}
-        environment = {"command": f"bcdnet train data.path=/elsewhere/cifar10 run_dir={run}", "machine": machine}
+        environment = {
+            "seed": int(name[-1]),
+            "command": f"bcdnet train data.path=/elsewhere/cifar10 run_dir={run}",
+            "machine": machine,
+        }
         environment |= {"git": None, "versions": {"torch": "2.0"}}
         step = {"top1": top1 - 1, "epochs": 3, "train_seconds": 1800.0}
         evaluated = {"top1": top1, "ece": 0.05, "images": 10_000, "per_class": dict.fromkeys("abcdefghij")}
