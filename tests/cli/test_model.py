@@ -39,5 +39,7 @@ def test_mistakes_name_the_remedy() -> None:
         pass
     with pytest.raises(BcdnetError, match=r"x\.bcdn is packed, .*give the model file"):
         find_model("x.bcdn")
+    with pytest.raises(BcdnetError, match=r"bcdnet_b_r18_fashion_mnist is packed, .*give the model file"):
+        find_model("bcdnet_b_r18_fashion_mnist")
     with pytest.raises(BcdnetError, match="did you mean bcdnet_"):
         find_model("bcdnet_c")

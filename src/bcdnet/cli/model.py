@@ -18,8 +18,6 @@ from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
 if TYPE_CHECKING:
     from torch import nn
 
-PACKED_SUFFIX = ".bcdn"
-
 
 @dataclass(frozen=True)
 class Found:
@@ -47,13 +45,14 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     import timm
 
     from bcdnet.models import VARIANTS, load_model
+    from bcdnet.runtime.pretrained import is_packed
 
     settings = {key: value for key, value in settings.items() if value is not None}
     if is_hub_name(name):
         name = str(download(name, [MODEL_FILE]))
-    if Path(name).exists() or "/" in name or name.endswith((".safetensors", PACKED_SUFFIX)):
-        if name.endswith(PACKED_SUFFIX):
-            raise BcdnetError(f"{name} is packed, which is for running only; give the model file or run folder")
+    if is_packed(name):
+        raise BcdnetError(f"{name} is packed, which is for running only; give the model file or run folder")
+    if Path(name).exists() or "/" in name or name.endswith(".safetensors"):
         if settings:
             raise BcdnetError(f"{name} is a file with a fixed network: leave {' and '.join(settings)} to named models")
         loaded = load_model(name)
@@ -99,11 +98,11 @@ def pack(found: Found, output: Path) -> Path:
 @contextmanager
 def packed_file(name: str) -> Iterator[Path]:
     """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
-    from bcdnet.runtime.pretrained import list_pretrained, locate
+    from bcdnet.runtime.pretrained import SUFFIX, is_packed, list_pretrained, locate
 
     if is_hub_name(name):
         name = str(download(name, [PACKED_FILE, MODEL_FILE]))
-    if name.endswith(PACKED_SUFFIX) or name in list_pretrained():
+    if is_packed(name):
         yield locate(name)
         return
     if not Path(name).exists():
@@ -111,4 +110,4 @@ def packed_file(name: str) -> Iterator[Path]:
         hint = f"; did you mean {near[0]}?" if near else "; give a packed file, a model file or a run folder"
         raise BcdnetError(f"no trained model is called {name}, and there is no such file{hint}")
     with tempfile.TemporaryDirectory() as folder:
-        yield pack(find_model(name), Path(folder) / f"model{PACKED_SUFFIX}")
+        yield pack(find_model(name), Path(folder) / f"model{SUFFIX}")
