@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kMaxBuffers = 16384, kMaxOps = 4096, kMaxDimension = 65536, kMaxOutputs = 16, kMaxInputs = 64;
 constexpr int64_t kMaxWindow = 255, kMaxConvInputs = int64_t{1} << 24, kMaxWork = int64_t{1} << 38;
-constexpr int64_t kMaxBytes = int64_t{1} << 30;
+constexpr int64_t kMaxBytes = int64_t{1} << 31;
 constexpr int64_t kMaxPaddedBytes = int64_t{1} << 32;  // with channels padded for the kernels
 
 class Validator {
@@ -58,7 +58,7 @@ class Validator {
       const int64_t pixels = static_cast<int64_t>(b.height) * b.width;
       bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : b.channels);
       padded_bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels));
-      Require(bytes <= kMaxBytes, "buffers need more than 2^30 bytes per image");
+      Require(bytes <= kMaxBytes, "buffers need more than 2^31 bytes per image");
       Require(padded_bytes <= kMaxPaddedBytes, "buffers need more than 2^32 bytes per image in memory");
     }
   }

@@ -19,7 +19,7 @@ from bcdnet.program.schema import Buffer, Preprocess, Program, buffer_bytes
 MAX_BUFFERS = 16384
 MAX_OPS = 4096
 MAX_DIM = 65536
-MAX_BUFFER_BYTES = 2**30
+MAX_BUFFER_BYTES = 2**31
 MAX_OUTPUTS = 16
 MAX_NAME = 256
 MAX_LABEL = 1024
