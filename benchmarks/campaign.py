@@ -2,9 +2,9 @@
 
     python benchmarks/campaign.py OUT [RUNS ...]
 
-RUNS are folders of run folders called ROW-sSEED, as matrix.py leaves them. The small files of every finished run are
-copied to OUT/RECIPE/ROW-sSEED; from these copies come OUT/results.json, OUT/README.md and OUT/comparison.svg, so that
-the same command without RUNS makes them again. Operations are counted anew from each run's recipe.
+RUNS are folders of run folders called ROW-sSEED (or ROW), as matrix.py leaves them. The small files of every finished
+run are copied to OUT/RECIPE/ROW-sSEED; from these copies come OUT/results.json, OUT/README.md and OUT/comparison.svg, so
+that the same command without RUNS makes them again. Operations are counted anew from each run's recipe.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collect import describe, portable_file
 from matrix import finished, read_matrix
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
-RUN_NAME = re.compile(r"(\w+)-s(\d+)")
+RUN_NAME = re.compile(r"(\w+?)(?:-s\d+)?")
 REFERENCE = "reactnet"
 Cells = dict[str, dict[str, Any]]  # by row name: what its seeds have in common, and their figures
 

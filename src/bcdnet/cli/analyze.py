@@ -96,13 +96,14 @@ def _with_images(
 ) -> dict[str, Any]:
     from bcdnet.analysis import binarisation, field, thresholds
     from bcdnet.cli.model import find_model
+    from bcdnet.data.match import dataset_name
     from bcdnet.training.assess import pick_device
 
     found = find_model(model)
     where = pick_device(device)
     network: Any = found.module.to(where)
     pairs = [(x.to(where), y) for x, y in _batches(found, model, data, split, count)]
-    origin = {"data": data, "split": split, "images": sum(len(labels) for _, labels in pairs)}
+    origin = {"data": dataset_name(data), "split": split, "images": sum(len(labels) for _, labels in pairs)}
     shown = f"{title}, {origin['images']} images"
     if kind is Kind.ERROR:
         errors = binarisation.branch_errors(network, (x for x, _ in pairs))
