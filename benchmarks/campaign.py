@@ -3,7 +3,7 @@
     python benchmarks/campaign.py OUT [RUNS ...]
 
 RUNS are folders of run folders called ROW-sSEED (or ROW), as matrix.py leaves them. The small files of every finished
-run are copied to OUT/RECIPE/ROW-sSEED; from these copies come OUT/results.json, OUT/README.md and OUT/comparison.svg, so
+run are copied to OUT/RECIPE/ROW-sSEED; from these copies come results.json, README.md and comparison.svg in OUT, so
 that the same command without RUNS makes them again. Operations are counted anew from each run's recipe.
 """
 
