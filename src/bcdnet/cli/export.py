@@ -1,27 +1,43 @@
-"""`bcdnet export`: a model becomes one packed file that runs without torch."""
+"""`bcdnet export`: a model becomes one packed file that runs without torch, or an ONNX model."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import find_model, pack
+from bcdnet.cli.model import compile_found, find_model, pack, packed_file
+from bcdnet.errors import BcdnetError
+
+
+class Format(StrEnum):
+    """What `bcdnet export` writes."""
+
+    bcdn = "bcdn"
+    onnx = "onnx"
 
 
 def run(
     model: Annotated[str, typer.Argument(help="A model file, a run folder, or the name of a timm model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Packed file to write, .bcdn.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Channels, height and width; the model's own where left out.", show_default=False),
     ] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="By default what the file's suffix says.", show_default=False)
+    ] = None,
 ) -> None:
     """Pack a model: one-bit weights, fused operations, preprocessing, labels and origin in one file.
 
-    A named model has fresh weights: good for timing, not for predictions.
+    A named model has fresh weights: good for timing, not for predictions. `--format onnx`, also from a packed file,
+    writes the same network with standard operators, the bits as float32: for other tools, neither small nor fast.
     """
+    if (file_format or output.suffix.removeprefix(".")) == Format.onnx:
+        typer.echo(_export_onnx(model, output, input_size))
+        return
     found = find_model(model, input_size)
     path = pack(found, output)
     parameters = sum(parameter.numel() for parameter in found.module.parameters())
@@ -31,3 +47,26 @@ def run(
         f"{path}: {size / 1e6:.2f} MB for {parameters:,} parameters ({4 * parameters / size:.1f} times smaller than "
         f"float32), input {shape}, {len(found.labels) or 'unnamed'} classes"
     )
+
+
+def _export_onnx(model: str, output: Path, input_size: tuple[int, int, int] | None) -> str:
+    """Write the ONNX model; the line to print."""
+    from bcdnet.program import read_program
+    from bcdnet.runtime.pretrained import is_packed
+
+    try:
+        from bcdnet.interop.onnx import OPSET, write_onnx
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise BcdnetError("writing ONNX needs the package onnx: pip install 'bcdnet[onnx]'") from None
+    if is_packed(model):
+        if input_size is not None:
+            raise BcdnetError(f"{model} is packed for one input size: leave --input-size to models")
+        with packed_file(model) as packed:
+            program = read_program(packed)
+    else:
+        program = compile_found(find_model(model, input_size))
+    write_onnx(program, output)
+    shape = "x".join(map(str, program.buffers[program.inputs[0].buffer].shape))
+    return f"{output}: {output.stat().st_size / 1e6:.2f} MB, ONNX opset {OPSET}, input Nx{shape}"

@@ -18,6 +18,8 @@ from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
 if TYPE_CHECKING:
     from torch import nn
 
+    from bcdnet.program import Program
+
 
 @dataclass(frozen=True)
 class Found:
@@ -80,19 +82,25 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     return Found(module, [], preprocess, {"model": name, "weights": "fresh"})
 
 
-def pack(found: Found, output: Path) -> Path:
-    """Compile to a packed file that says what it was made by."""
+def compile_found(found: Found) -> Program:
+    """The packed program, in memory, that says what it was made by."""
     from bcdnet import __version__
-    from bcdnet.compiler import export
+    from bcdnet.compiler import compile_module
 
-    return export(
+    return compile_module(
         found.module,
-        output,
         input_size=found.preprocess["input_size"],
         labels=found.labels,
         preprocess=found.preprocess,
         provenance=found.provenance | {"exported_by": f"bcdnet {__version__}"},
     )
+
+
+def pack(found: Found, output: Path) -> Path:
+    """Compile to a packed file."""
+    from bcdnet.program import write_program
+
+    return write_program(compile_found(found), output)
 
 
 @contextmanager

@@ -1,0 +1,121 @@
+"""ONNX models of packed programs in ONNX Runtime, against PyTorch and the program's own oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import nn
+
+from bcdnet.cli.main import main
+from bcdnet.compiler import compile_module
+from bcdnet.errors import InteropError
+from bcdnet.interop.onnx import to_onnx, write_onnx
+from bcdnet.nn import BinaryConv2d, RSign
+from bcdnet.program import Program, execute, write_program
+
+NETWORKS = {
+    "bcdnet_b_small": {"width": 0.25},
+    "bcdnet_a_r18_small": {"width": 0.125},
+    "mobilenet_v1_twin_small": {"width": 0.25},
+    "binary_mixer": {"width": 0.125, "depth": 2, "patch_size": 8, "img_size": 32},
+}
+
+
+def settled(name: str, classes: int = 10) -> nn.Module:
+    """A small network whose statistics and parameters are not at their initial values."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=classes, **NETWORKS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        for _ in range(2):
+            model(torch.randn(8, 3, 32, 32))
+    return model.eval()
+
+
+def run(program: Program, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(to_onnx(program).SerializeToString(), providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: images})
+    return result
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_agrees_with_pytorch(name: str) -> None:
+    model = settled(name)
+    program = compile_module(model, input_size=(3, 32, 32))
+    images = np.random.default_rng(1).standard_normal((16, 3, 32, 32), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    got = run(program, images)
+    # An engine may sum real values in another order; a threshold can then fall the other way. Most images are equal.
+    close = np.abs(got - expected).max(axis=1) <= 1e-4
+    assert close.mean() >= 0.75 and (got.argmax(1) == expected.argmax(1)).mean() >= 0.9
+
+
+def test_batches_of_any_size_give_the_same() -> None:
+    program = compile_module(settled("bcdnet_b_small"), input_size=(3, 32, 32))
+    images = np.random.default_rng(2).standard_normal((5, 3, 32, 32), np.float32)
+    assert np.allclose(np.concatenate([run(program, image[None]) for image in images]), run(program, images), atol=1e-4)
+
+
+def test_sign_of_zero_is_plus_one_and_padding_is_zero() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sign = RSign(3)
+            self.conv = BinaryConv2d(3, 4, 3, padding=1)
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.flatten(self.pool(self.conv(self.sign(x))), 1)
+
+    torch.manual_seed(3)
+    net = Net().eval()
+    program = compile_module(net, input_size=(3, 5, 7))
+    images = np.random.default_rng(3).integers(-1, 2, (4, 3, 5, 7)).astype(np.float32)  # a third of them zeros
+    images[:, :, 0, 0] = -0.0
+    with torch.no_grad():
+        expected = net(torch.from_numpy(images)).numpy()
+    assert np.allclose(run(program, images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bcdnet_b_small", "binary_mixer"])
+def test_it_agrees_with_the_oracle_of_programs(name: str) -> None:
+    program = compile_module(settled(name), input_size=(3, 32, 32))
+    images = np.random.default_rng(4).standard_normal((3, 3, 32, 32), np.float32)
+    expected = np.concatenate([execute(program, image[None])[0] for image in images])
+    assert (np.abs(run(program, images) - expected).max(axis=1) <= 1e-4).mean() >= 0.6
+
+
+def test_the_command_writes_from_a_model_and_from_a_packed_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    program = compile_module(settled("bcdnet_b_small"), input_size=(3, 32, 32), labels=list("abcdefghij"))
+    packed = write_program(program, tmp_path / "m.bcdn")
+    for arguments in (
+        [str(packed), "-o", str(tmp_path / "a.onnx")],
+        ["bcdnet_a_small", "-o", str(tmp_path / "b"), "--format", "onnx"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["export", *arguments])
+        assert left.value.code == 0, capsys.readouterr().err
+    model = onnx.load(tmp_path / "a.onnx")
+    properties = {item.key: json.loads(item.value) for item in model.metadata_props}
+    assert properties["labels"] == list("abcdefghij")
+    assert {node.domain for node in model.graph.node} == {""}
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    with pytest.raises(SystemExit) as left:
+        main(["export", str(packed), "-o", str(tmp_path / "c.onnx"), "--input-size", "3", "64", "64"])
+    assert left.value.code == 2 and "packed for one input size" in capsys.readouterr().err
+
+
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    program = compile_module(settled("bcdnet_b_small"), input_size=(3, 32, 32))
+    with pytest.raises(InteropError, match="cannot be written"):
+        write_onnx(program, tmp_path / "missing" / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
