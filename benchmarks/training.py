@@ -112,6 +112,8 @@ def compare(entry: Entry, device: str, rounds: int) -> dict[str, Any]:
                 [sys.executable, __file__, "--worker", job], stdout=subprocess.PIPE, text=True, check=True
             )
             found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+            rate = entry.batch_size / found[variant][-1]["seconds"]
+            print(f"{entry.name}, {variant}: {rate:.1f} images/s", file=sys.stderr, flush=True)
     best = {variant: min(runs, key=lambda run: run["seconds"]) for variant, runs in found.items()}
     rates = {variant: entry.batch_size / run["seconds"] for variant, run in best.items()}
     return {
