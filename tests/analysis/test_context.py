@@ -128,7 +128,7 @@ def test_flips_by_layer_and_by_epoch() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analyze") / "run"
-    step = {"iterations": 22, "batch_size": 128, "lr": 4e-3}
+    step = {"iterations": 4, "batch_size": 512, "lr": 4e-3}  # two epochs
     recipe = {
         "name": "tiny",
         "run_dir": str(folder),

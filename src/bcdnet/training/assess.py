@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bcdnet.data import DataConfig, evaluate_transform, load_images, open_dataset
+from bcdnet.data import AugmentConfig, DataConfig, evaluate_transform, open_dataset
+from bcdnet.data.load import load
 from bcdnet.data.match import check_channels, check_classes, dataset_name
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import Evaluation
@@ -32,7 +33,7 @@ def assess(checkpoint: Path, path: str, split: str, batch_size: int, device: tor
     check_classes(loaded.labels, dataset.class_names, str(checkpoint), path)
     if not own_data(checkpoint, path, loaded):
         check_channels(config.channels, dataset, str(checkpoint), path)
-    source = load_images(path, split, config)
+    source = load(dataset, config, AugmentConfig(), split)
     model = loaded.model.to(device)
     batches = evaluation_batches(source, batch_size, device, rank=0, world_size=1)
     return evaluate(model, batches(0), partial(evaluate_transform, config=config), loaded.labels, device)
