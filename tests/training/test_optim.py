@@ -1,11 +1,15 @@
 """Which parameters decay, in step 1 and in step 2."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from bcdnet.models import Network, build, configure
 from bcdnet.training.optim import build_optimizer, parameter_groups
-from bcdnet.training.recipe import StepConfig
+from bcdnet.training.recipe import Recipe, StepConfig
+from bcdnet.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +57,29 @@ def test_a_step_without_a_gradient_moves_what_decays_alone(model: Network, kind:
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     nonzero = {name for name, value in before.items() if value.any()}
     assert moved == decaying(model, 1) & nonzero
+
+
+def test_what_is_learned_per_channel_may_have_a_rate_of_its_own(model: Network) -> None:
+    step = StepConfig("s", 0.1, weight_bits=1, epochs=1, weight_decay=0.5, channel_lr=0.25)
+    optimizer = build_optimizer(model, step)
+    groups = optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.0] and groups[2]["lr_factor"] == 0.25
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert all(parameter.dim() <= 1 for parameter in groups[2]["params"])
+    assert all(parameter.dim() > 1 for group in groups[:2] for parameter in group["params"])
+    assert len(parameter_groups(model, 0.5, 1, 1.0)) == 2
+
+
+def test_the_schedule_keeps_the_factor(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+    original = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *arguments: Any, **options: Any) -> Any:
+        seen.append([group["lr"] for group in self.param_groups])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    step = {"name": "only", "weight_bits": 1, "iterations": 4, "batch_size": 64, "lr": 1e-3, "channel_lr": 0.5}
+    train(make_recipe(steps=[step]), say=lambda message: None)
+    assert len(seen) == 4 and all(rates[2] == pytest.approx(0.5 * rates[0]) and rates[0] == rates[1] for rates in seen)
+    assert seen[0][0] > seen[-1][0] > 0

@@ -161,7 +161,7 @@ class StepModule(pl.LightningModule):
         torch.manual_seed(seed)
         set_progress(self.model, annealing(self.step, self.iteration, self.plan.iterations))
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group.get("lr_factor", 1.0)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Forward, teacher, loss."""

@@ -11,12 +11,15 @@ from bcdnet.training.recipe import StepConfig
 DECAYING = (nn.Conv2d, nn.Linear)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, weight_bits: int) -> list[dict[str, Any]]:
-    """Two groups for a torch optimiser, those that decay first; each parameter once, in the model's order.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, weight_bits: int, channel_lr: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser, those that decay first; each parameter once, in the model's order.
 
     Only the weights of convolutions and linear layers decay. A binary layer's latent weight does while it is used as a
     real number (`weight_bits` 32) and never once its sign is (1): decay would only pull it to where its sign flips.
-    Batch norm, biases, thresholds and the parameters of RPReLU never decay.
+    Batch norm, biases, thresholds and the parameters of RPReLU never decay. They are the last group, whose `lr_factor`
+    is `channel_lr`, where that is not 1.
     """
     decaying: set[int] = set()
     for module in model.modules():
@@ -25,18 +28,24 @@ def parameter_groups(model: nn.Module, weight_decay: float, weight_bits: int) ->
         elif isinstance(module, BinaryLayer) and weight_bits == 32:
             decaying.add(id(module.latent_weight))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
+    still = [p for p in trained if id(p) not in decaying]
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if id(p) in decaying], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
+        {"params": still, "weight_decay": 0.0},
     ]
+    if channel_lr != 1:
+        groups[1]["params"] = [p for p in still if p.dim() > 1]
+        groups.append({"params": [p for p in still if p.dim() <= 1], "weight_decay": 0.0, "lr_factor": channel_lr})
+    return groups
 
 
 def build_optimizer(model: nn.Module, step: StepConfig) -> torch.optim.Optimizer:
-    """The step's optimiser over `parameter_groups`; the learning rate is set before every step by the schedule.
+    """The step's optimiser over `parameter_groups`; the learning rate is set before every step by the schedule, times
+    the group's `lr_factor`.
 
     `adam` with a weight decay adds it to the gradient (ReActNet's way), `adamw` decouples it (the paper's).
     """
-    groups = parameter_groups(model, step.weight_decay, step.weight_bits)
+    groups = parameter_groups(model, step.weight_decay, step.weight_bits, step.channel_lr)
     if step.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=step.lr, momentum=step.momentum, nesterov=step.momentum > 0)
     kind = torch.optim.AdamW if step.optimizer == "adamw" else torch.optim.Adam

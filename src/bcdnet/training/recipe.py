@@ -41,8 +41,9 @@ class StepConfig:
 
     Lengths are `epochs` or `iterations` (optimiser steps), exactly one. `batch_size` is the global batch of one
     optimiser step, over all devices and accumulated parts. `warmup_*`: see `schedule.py`. `anneal`: the estimators'
-    progress at the step's start and end. `ema`: decay of the averaged weights that are then evaluated and exported, or
-    null. `augment` overrides keys of the recipe's `augment`.
+    progress at the step's start and end. `channel_lr`: factor on the learning rate of what is learned per channel
+    (thresholds, RPReLU, batch norm, biases). `ema`: decay of the averaged weights that are then evaluated and exported,
+    or null. `augment` overrides keys of the recipe's `augment`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StepConfig:
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = 0.9
     weight_decay: float = 0.0
+    channel_lr: float = 1.0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr: float = 0.0
     warmup_iterations: int = 0
@@ -78,7 +80,7 @@ class StepConfig:
         for key in ("epochs", "iterations", "batch_size"):
             value = getattr(self, key)
             _check(value is None or value >= 1, f"{key}: must be >= 1, got {value}")
-        for key in ("lr", "weight_decay", "min_lr", "warmup_iterations", "warmup_epochs", "warmup_lr"):
+        for key in ("lr", "weight_decay", "channel_lr", "min_lr", "warmup_iterations", "warmup_epochs", "warmup_lr"):
             _check(getattr(self, key) >= 0, f"{key}: must be >= 0, got {getattr(self, key)}")
         _check(
             not (self.warmup_iterations and self.warmup_epochs),
