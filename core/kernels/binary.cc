@@ -5,7 +5,7 @@
 #define HWY_TARGET_INCLUDE "kernels/binary.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.
-#include "hwy/highway.h"
+#include "kernels/highway-inl.h"
 #include "kernels/binary_bytes-inl.h"
 #include "kernels/tables.h"
 
@@ -22,6 +22,16 @@ const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& s
   return table.algorithms.back();
 }
 
+#if HWY_TARGET == HWY_WASM
+
+/// The one that is fastest there, since each makes the module larger.
+void AddBinary(KernelTable& table) {
+  table.algorithms = {BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"), reference::WordsAlgorithm()};
+  table.choose = ChooseBinary;
+}
+
+#else
+
 void AddBinary(KernelTable& table) {
   // Where bytes have a population count, it beats the look-up (docs/kernels.md).
   constexpr bool kBytePopulationCount = HWY_TARGET == HWY_NEON || HWY_TARGET <= HWY_AVX3_DL;
@@ -33,7 +43,8 @@ void AddBinary(KernelTable& table) {
   table.choose = ChooseBinary;
 }
 
-#endif
+#endif  // HWY_TARGET == HWY_WASM
+#endif  // BCDNET_VECTORS
 }  // namespace HWY_NAMESPACE
 }  // namespace bcdnet
 HWY_AFTER_NAMESPACE();

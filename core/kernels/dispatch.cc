@@ -11,7 +11,11 @@ namespace bcdnet {
 const std::vector<KernelTable>& KernelTables() {
   static const std::vector<KernelTable> tables = [] {
     std::vector<KernelTable> found;
+#ifdef HWY_COMPILE_ONLY_STATIC  // one instruction set: nothing to ask the machine
+    const int64_t supported = HWY_STATIC_TARGET;
+#else
     const int64_t supported = hwy::SupportedTargets();
+#endif
 #define BCDNET_COLLECT(NAMESPACE, BIT, NAME)   \
   if ((supported & (BIT)) != 0) {              \
     KernelTable& table = found.emplace_back(); \

@@ -199,8 +199,10 @@ void Rows(const EpilogueArgs& a, const Pixels& pixels) {
   for (int c = a.channel_begin; c < a.channel_end; c += kChannelPad) {
     const Group group(a, c);
     int i = 0;
-    for (; i + kTilePixels <= pixels.count; i += kTilePixels) {
-      Tile<kTilePixels, kSource, kFrom>(a, group, pixels, i);
+    if constexpr (kTilePixels > 1) {
+      for (; i + kTilePixels <= pixels.count; i += kTilePixels) {
+        Tile<kTilePixels, kSource, kFrom>(a, group, pixels, i);
+      }
     }
     for (; i < pixels.count; ++i) Tile<1, kSource, kFrom>(a, group, pixels, i);
   }

@@ -16,6 +16,52 @@ namespace bcdnet {
 namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 
+#if HWY_TARGET == HWY_WASM
+
+/// Two lanes in float64, where the product is exact. The sum is rounded to odd: where it is not exact its last bit is
+/// made 1, so that the rounding to float32 after it sees on which side of a half it lies.
+HWY_INLINE v128_t FmaRoundedToOdd(v128_t a, v128_t b, v128_t c) {
+  const v128_t product = wasm_f64x2_mul(a, b), sum = wasm_f64x2_add(product, c);
+  // What the sum lost, exactly (Knuth's two-sum).
+  const v128_t part = wasm_f64x2_sub(sum, product);
+  const v128_t lost = wasm_f64x2_add(wasm_f64x2_sub(product, wasm_f64x2_sub(sum, part)), wasm_f64x2_sub(c, part));
+  const v128_t inexact = wasm_f64x2_gt(wasm_f64x2_abs(lost), wasm_f64x2_const_splat(0.0));  // not of a NaN
+  // Of an even sum that is too large the odd neighbour is the one below; bits count up with the magnitude.
+  const v128_t even = wasm_i64x2_eq(wasm_v128_and(sum, wasm_i64x2_const_splat(1)), wasm_i64x2_const_splat(0));
+  const v128_t below = wasm_i64x2_shr(wasm_v128_xor(lost, sum), 63);
+  const v128_t step = wasm_v128_or(below, wasm_i64x2_const_splat(1));  // -1 or 1
+  return wasm_i64x2_add(sum, wasm_v128_and(step, wasm_v128_and(inexact, even)));
+}
+
+HWY_INLINE v128_t LowLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(v); }
+HWY_INLINE v128_t HighLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(wasm_i64x2_shuffle(v, v, 1, 1)); }
+HWY_INLINE v128_t Narrow(v128_t low, v128_t high) {
+  return wasm_i64x2_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high), 0, 2);
+}
+
+/// Right for all lanes, and seldom needed: kept out of the loops.
+HWY_NOINLINE inline v128_t CarefulFma(v128_t a, v128_t b, v128_t c) {
+  return Narrow(FmaRoundedToOdd(LowLanes(a), LowLanes(b), LowLanes(c)),
+                FmaRoundedToOdd(HighLanes(a), HighLanes(b), HighLanes(c)));
+}
+
+/// There is no such instruction. In float64 the product is exact and the sum nearly so; rounding twice differs from
+/// rounding once only where the sum ends exactly between two float32, or is tiny: those few are done again.
+template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
+HWY_INLINE V Fma(D, V a, V b, V c) {
+  const v128_t sum_low = wasm_f64x2_add(wasm_f64x2_mul(LowLanes(a.raw), LowLanes(b.raw)), LowLanes(c.raw));
+  const v128_t sum_high = wasm_f64x2_add(wasm_f64x2_mul(HighLanes(a.raw), HighLanes(b.raw)), HighLanes(c.raw));
+  const v128_t mask = wasm_i64x2_const_splat(0x1FFFFFFF), half = wasm_i64x2_const_splat(0x10000000);
+  const v128_t halves = wasm_v128_or(wasm_i64x2_eq(wasm_v128_and(sum_low, mask), half),
+                                     wasm_i64x2_eq(wasm_v128_and(sum_high, mask), half));
+  const v128_t result = Narrow(sum_low, sum_high);
+  const v128_t tiny = wasm_f32x4_le(wasm_f32x4_abs(result), wasm_f32x4_const_splat(1.17549435e-38f));
+  if (HWY_LIKELY(!wasm_v128_any_true(wasm_v128_or(halves, tiny)))) return V{result};
+  return V{CarefulFma(a.raw, b.raw, c.raw)};
+}
+
+#else
+
 template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
 HWY_INLINE V Fma(D d, V a, V b, V c) {
 #if HWY_NATIVE_FMA
@@ -32,6 +78,7 @@ HWY_INLINE V Fma(D d, V a, V b, V c) {
 #endif
 }
 
+#endif  // HWY_TARGET == HWY_WASM
 #endif  // BCDNET_VECTORS
 }  // namespace HWY_NAMESPACE
 }  // namespace bcdnet

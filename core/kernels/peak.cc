@@ -17,7 +17,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace bcdnet {
 namespace HWY_NAMESPACE {
-#if BCDNET_VECTORS
+#if BCDNET_VECTORS && HWY_TARGET != HWY_WASM
 namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr int kChains = 10;  // independent sums, enough to hide the latency of each loop's instructions
@@ -123,6 +123,11 @@ double Peak(const std::string& kind) {
 }
 
 void AddPeak(KernelTable& table) { table.peak = Peak; }
+
+#elif HWY_TARGET == HWY_WASM
+
+/// A page has no use for the roofs of its visitor's machine.
+void AddPeak(KernelTable&) {}
 
 #endif
 }  // namespace HWY_NAMESPACE

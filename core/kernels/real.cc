@@ -198,6 +198,8 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
   }
 }
 
+#if HWY_HAVE_FLOAT64  // else the plain loops of core/reference
+
 /// Sums and divides in float64 and rounds once at the end.
 void GlobalAvgPool(const float* input, int pixels, int stride, int channel_begin, int channel_end, float* out) {
   const hn::Repartition<double, DF> dd;
@@ -248,15 +250,19 @@ void Linear(const float* input, int inputs, const float* packed, const float* bi
   }
 }
 
+#endif  // HWY_HAVE_FLOAT64
+
 void AddReal(KernelTable& table) {
   table.conv2d_weight_floats = Conv2dWeightFloats;
   table.conv2d_pack_weights = Conv2dPackWeights;
   table.conv2d = Conv2d;
   table.pool = Pool;
+#if HWY_HAVE_FLOAT64
   table.global_avg_pool = GlobalAvgPool;
   table.linear_weight_floats = reference::LinearWeightFloats;
   table.linear_pack_weights = LinearPackWeights;
   table.linear = Linear;
+#endif
 }
 
 #endif  // BCDNET_VECTORS

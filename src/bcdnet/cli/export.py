@@ -51,15 +51,10 @@ def run(
 
 def _export_onnx(model: str, output: Path, input_size: tuple[int, int, int] | None) -> str:
     """Write the ONNX model; the line to print."""
+    from bcdnet.interop.onnx import OPSET, write_onnx
     from bcdnet.program import read_program
     from bcdnet.runtime.pretrained import is_packed
 
-    try:
-        from bcdnet.interop.onnx import OPSET, write_onnx
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise BcdnetError("writing ONNX needs the package onnx: pip install 'bcdnet[onnx]'") from None
     if is_packed(model):
         if input_size is not None:
             raise BcdnetError(f"{model} is packed for one input size: leave --input-size to models")

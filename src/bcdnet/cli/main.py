@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
     "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
     "card": Verb("bcdnet.cli.card:run", "Pack a finished run under a name, with a model card of measured figures."),
+    "export-web": Verb("bcdnet.cli.export_web:run", "A web page that runs a packed model in the browser."),
     "analyze": Verb("bcdnet.cli.analyze:run", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
     "push": Verb("bcdnet.cli.push:run", "Put a trained model on the Hugging Face hub."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
@@ -45,6 +46,8 @@ VERBS: dict[str, Verb] = {
 # Which extra brings a package that a verb misses; `train` brings all others.
 EXTRAS = {
     "pytorch_grad_cam": "explain",
+    "onnx": "onnx",
+    "ray": "ray",
     **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
 }
 

@@ -1,0 +1,163 @@
+// Packed networks in the browser: `const session = await Session.load("model.bcdn")`, then `session.predict(image, 5)`.
+import { FormatError, readFile } from "./format.js";
+import { toInput } from "./preprocess.js";
+
+export { FormatError };
+
+const WASM = new URL("bcdnet.wasm", import.meta.url);
+let compiled = null;
+
+async function fetchBytes(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
+  return response.arrayBuffer();
+}
+
+/** One instance of the core: its memory, and calls with plain values. */
+class Core {
+  static async start() {
+    compiled ??= fetchBytes(WASM).then((bytes) => WebAssembly.compile(bytes));
+    const core = new Core();
+    const instance = await WebAssembly.instantiate(await compiled, {
+      env: { emscripten_notify_memory_growth: () => {} },
+      wasi_snapshot_preview1: {
+        proc_exit: (code) => {
+          throw new Error(`the core stopped with code ${code}`);
+        },
+        clock_time_get: () => 52, // ENOSYS: only loops that measure the machine ask for the time
+      },
+    });
+    core.exports = instance.exports;
+    core.exports._initialize();
+    return core;
+  }
+
+  /** A typed array over the memory; valid until the memory grows. */
+  view(Type, address, length) {
+    return new Type(this.exports.memory.buffer, address, length);
+  }
+
+  allocate(bytes) {
+    const address = this.exports.malloc(Math.max(bytes, 1)) >>> 0;
+    if (address === 0) throw new Error("out of memory");
+    return address;
+  }
+
+  /** Address of a copy of a typed array. */
+  copy(array) {
+    const address = this.allocate(array.byteLength);
+    this.view(Uint8Array, address, array.byteLength).set(
+      new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+    );
+    return address;
+  }
+
+  text(address) {
+    const bytes = this.view(Uint8Array, address >>> 0);
+    return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
+  }
+
+  /** What the core says went wrong, if `done` is false. */
+  check(done) {
+    if (!done) throw new FormatError(this.text(this.exports.bcdnet_error()));
+  }
+}
+
+/** A network ready to run, with the same logits as bcdnet's InferenceSession, bit for bit. */
+export class Session {
+  /**
+   * Loads a .bcdn file from a URL, an ArrayBuffer or a Blob. Throws FormatError where the file breaks a rule of the
+   * format, Error where it cannot be fetched or the browser has no WebAssembly SIMD.
+   */
+  static async load(source) {
+    const buffer =
+      source instanceof ArrayBuffer ? source : source instanceof Blob ? await source.arrayBuffer() : await fetchBytes(source);
+    const file = readFile(buffer);
+    return new Session(file, await Core.start(), buffer.byteLength);
+  }
+
+  constructor(file, core, bytes) {
+    this.labels = file.labels;
+    this.preprocess = file.preprocess;
+    this.provenance = file.provenance;
+    this.input = file.input;
+    this.outputs = file.outputs;
+    this.bytes = bytes;
+    this._core = core;
+    const copies = file.tensors.map((tensor) => core.copy(tensor.bytes));
+    const table = new Int32Array(7 * copies.length);
+    file.tensors.forEach(({ words, shape }, i) => table.set([words, copies[i], shape.length, ...shape], 7 * i));
+    copies.push(core.copy(table), core.copy(file.stream));
+    const [tableAt, streamAt] = copies.slice(-2);
+    core.check(core.exports.bcdnet_load(streamAt, file.stream.length, tableAt, file.tensors.length));
+    copies.forEach((address) => core.exports.free(address));
+    this._size = file.input.shape.reduce((a, b) => a * b, 1);
+    this._outputSize = file.outputs.reduce((sum, { channels }) => sum + channels, 0);
+  }
+
+  /** Instruction set in use. */
+  get target() {
+    return this._core.text(this._core.exports.bcdnet_target());
+  }
+
+  /** Float32Array [N, C, H, W], already normalised -> Float32Array [N, K]: the first output. Throws Error. */
+  run(images) {
+    return this.runAll(images)[0];
+  }
+
+  /** The same, and returns every output. */
+  runAll(images) {
+    if (!(images instanceof Float32Array)) throw new Error("expected a Float32Array");
+    const count = images.length / this._size;
+    if (!Number.isInteger(count) || count < 1) {
+      throw new Error(`expected N x ${this.input.shape.join(" x ")} values, got ${images.length}`);
+    }
+    if (!images.every(Number.isFinite)) throw new Error("every value of the input must be finite");
+    const core = this._core;
+    const at = core.copy(images);
+    const out = core.allocate(4 * count * this._outputSize);
+    try {
+      core.check(core.exports.bcdnet_run(at, count, out));
+      let begin = out;
+      return this.outputs.map(({ channels }) => {
+        const values = core.view(Float32Array, begin, count * channels).slice();
+        begin += values.byteLength;
+        return values;
+      });
+    } finally {
+      core.exports.free(at);
+      core.exports.free(out);
+    }
+  }
+
+  /** The network's input for an ImageBitmap, image, video or canvas, preprocessed as the file says. */
+  prepare(image) {
+    if (this.preprocess === null) throw new Error("the file says nothing of preprocessing; pass normalised values to run()");
+    if (![1, 3].includes(this.input.shape[0])) throw new Error("images have 1 or 3 channels; pass values to run()");
+    const width = image.videoWidth ?? image.naturalWidth ?? image.width;
+    const height = image.videoHeight ?? image.naturalHeight ?? image.height;
+    if (!width || !height) throw new Error("the image is empty");
+    const canvas = new OffscreenCanvas(width, height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    return toInput(context.getImageData(0, 0, width, height), this.preprocess);
+  }
+
+  /** The `topk` most probable classes of an image, best first: [{label, probability, index}]. */
+  predict(image, topk = 5) {
+    return this.rank(this.run(this.prepare(image)), topk);
+  }
+
+  /** The same for logits. */
+  rank(logits, topk = 5) {
+    const most = logits.reduce((a, b) => Math.max(a, b));
+    const odds = Array.from(logits, (logit) => Math.exp(logit - most));
+    const total = odds.reduce((a, b) => a + b);
+    const ranked = odds.map((odd, index) => ({
+      label: this.labels[index] ?? String(index),
+      probability: odd / total,
+      index,
+    }));
+    return ranked.sort((a, b) => b.probability - a.probability).slice(0, topk);
+  }
+}

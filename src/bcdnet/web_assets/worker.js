@@ -1,0 +1,28 @@
+// The network off the page's own thread, so that the page stays quick while it computes.
+import { Session } from "./bcdnet.js";
+
+let session = null;
+
+const answers = {
+  async load({ model }) {
+    session = await Session.load(model);
+    const { labels, outputs, provenance, bytes, target } = session;
+    return { classes: outputs[0].channels, named: labels.length > 0, provenance, bytes, target, shape: session.input.shape };
+  },
+  predict({ image, topk }) {
+    const begin = performance.now();
+    const input = session.prepare(image);
+    image.close();
+    const prepared = performance.now();
+    const best = session.rank(session.run(input), topk);
+    return { best, prepare: prepared - begin, run: performance.now() - prepared };
+  },
+};
+
+addEventListener("message", async ({ data }) => {
+  try {
+    postMessage({ id: data.id, answer: await answers[data.what](data) });
+  } catch (error) {
+    postMessage({ id: data.id, error: error.message });
+  }
+});
