@@ -47,7 +47,9 @@ def rows_of(recipe: Path) -> list[Row]:
     matrix = read_matrix()
     if recipe.stem not in matrix["recipes"]:
         raise KeyError(f"{MATRIX.name} knows {', '.join(matrix['recipes'])}, not {recipe.stem}")
-    own, content = matrix["recipes"][recipe.stem], yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    own = matrix["recipes"][recipe.stem]
+    own["b"] = f"model.reduction={own['reduction']}"
     return [
         Row(name, row["title"], row["group"], tuple(row["words"].format(**own).split()), "operations" not in row)
         for name, row in matrix["rows"].items()
@@ -60,7 +62,7 @@ def commands(
 ) -> list[list[str]]:
     """The arguments of `bcdnet` that train and evaluate one run; the recipe's own data where `data` is None."""
     changed = list(row.words)
-    if teacher and "teacher=null" not in changed:
+    if teacher and not any(word.startswith("teacher") for word in changed):
         changed.append(f"teacher={{checkpoint: {teacher}}}")
     changed += [f"data.path={data}"] if data else []
     place = data or yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["path"]
