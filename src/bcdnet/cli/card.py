@@ -161,7 +161,7 @@ def header(card: Card, data_title: str) -> dict[str, Any]:
         "license": "apache-2.0",
         "library_name": "bcdnet",
         "pipeline_tag": "image-classification",
-        "tags": ["binary-neural-network", "1-bit", "bcdnet"],
+        "tags": (["binary-neural-network", "1-bit"] if card.counts.binary_params else []) + ["bcdnet"],
         "model-index": [{"name": card.name, "results": [result]}],
     }
 
@@ -174,6 +174,7 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
     provenance = card.found.provenance
     commit = (provenance.get("git") or {}).get("commit", "unknown")[:12]
     shape = "x".join(map(str, card.found.input_size))
+    kind = "weights and activations of one bit" if counts.binary_params else "real-valued weights and activations"
     rows = [
         ("top-1", f"{ours.top1:.2f} %", f"{theirs.top1:.2f} %"),
         ("top-5", f"{ours.top5:.2f} %", f"{theirs.top5:.2f} %"),
@@ -189,8 +190,8 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
 
 # {card.name}
 
-{provenance["model"]}, trained on {data_title}: {len(card.found.labels)} classes, images of {shape}, weights and
-activations of one bit. The file has {card.bytes:,} bytes and runs without PyTorch.
+{provenance["model"]}, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
+{kind}. The file has {card.bytes:,} bytes and runs without PyTorch.
 
 ```python
 from bcdnet.runtime import InferenceSession
