@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "export-web": Verb("bcdnet.cli.export_web:run", "A web page that runs a packed model in the browser."),
     "analyze": Verb("bcdnet.cli.analyze:run", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
     "push": Verb("bcdnet.cli.push:run", "Put a trained model on the Hugging Face hub."),
+    "doctor": Verb("bcdnet.cli.doctor:run", "What works on this machine, for bug reports."),
     "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
 }
 
