@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,14 @@ from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
     from bcdnet.runtime.stream import Outcome
+
+
+class Engine(StrEnum):
+    """What runs the predictor."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
 
 # Suffixes that Pillow writes as they are; a copy of anything else becomes a PNG.
 COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
@@ -42,6 +51,14 @@ def run(
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are skipped.")] = 178_956_970,
     batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
+    ] = Engine.LOCAL,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Parquet file to write, with --engine ray.", show_default=False),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that predict, with --engine ray.")] = 2,
 ) -> None:
     """Classify images: JPEG, PNG, WebP and what else Pillow reads, turned upright as their EXIF data say.
 
@@ -58,6 +75,15 @@ def run(
         raise BcdnetError("--json and --csv exclude each other")
     # Pillow's remarks on odd files, and its own limit of pixels, which --max-pixels replaces.
     warnings.filterwarnings("ignore", module="PIL")
+    if engine is Engine.RAY:
+        if output is None or as_json or as_csv or annotate is not None or allow_urls:
+            raise BcdnetError(
+                "--engine ray writes Parquet: give -o FILE, and none of --json, --csv, --annotate, --allow-urls"
+            )
+        _predict_with_ray(model, sources, output, topk, batch, workers, threads or 1, max_pixels)
+        return
+    if output is not None:
+        raise BcdnetError("-o is for --engine ray; print --json or --csv into a file, or give --annotate FOLDER")
     found = find_images(sources, allow_urls=allow_urls, max_pixels=max_pixels)
     with packed_file(model) as path:
         session = InferenceSession(path, threads=threads)
@@ -76,6 +102,23 @@ def run(
         _print_table(rows)
     if problems:
         typer.echo(f"{len(problems)} of {len(found)} images could not be read", err=True)
+        raise typer.Exit(1)
+
+
+def _predict_with_ray(
+    model: str, sources: list[str], output: Path, topk: int, batch: int, workers: int, threads: int, max_pixels: int
+) -> None:
+    from bcdnet.runtime.distributed import predict_dataset
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    begin = perf_counter()
+    with packed_file(model) as path:
+        rows, problems = predict_dataset(
+            path, sources, output, topk=topk, batch=batch, workers=workers, threads=threads, max_pixels=max_pixels
+        )
+    typer.echo(f"wrote {output}: {rows:,} images, {rows / (perf_counter() - begin):,.0f} images/s", err=True)
+    if problems:
+        typer.echo(f"{problems} of {rows} images could not be read; the column error says why", err=True)
         raise typer.Exit(1)
 
 

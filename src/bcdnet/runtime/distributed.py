@@ -1,0 +1,236 @@
+"""Predictions over more images than one machine should read: Ray Data runs the session in a pool of workers.
+
+Ray starts a worker that died anew and gives it the same rows again; since results do not depend on who computes them,
+each row arrives here once. The driver writes them, which are small, into one Parquet file.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bcdnet.errors import DataError
+from bcdnet.runtime.prediction import Prediction
+from bcdnet.runtime.preprocess import open_image, to_input
+from bcdnet.runtime.session import InferenceSession
+from bcdnet.runtime.sources import MAX_PIXELS, find_images
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+# Sources with many images in a file.
+TABLES = (".parquet", ".tar")
+READ_CPUS = 0.5  # reading waits for disks and networks
+# Columns that may hold an image: ours, Hugging Face's, and WebDataset's by suffix.
+IMAGE_COLUMNS = ("bytes", "image", "jpg", "jpeg", "png", "webp")
+
+
+class Predictor:
+    """One worker: the packed file's bytes become a session; a call adds predictions to a table.
+
+    The table has a column of encoded images, which is dropped, or a column `path`; all other columns stay. Adds
+    `label`, `index` and `probability` of the best class, `labels` and `probabilities` of the `topk` best, and `error`,
+    which says why an image could not be read.
+    """
+
+    def __init__(self, packed: bytes, topk: int, threads: int, max_pixels: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.bcdn"
+            path.write_bytes(packed)
+            self._session = InferenceSession(path, threads=threads)
+        self._topk = topk
+        self._max_pixels = max_pixels
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rest, names, images = _split(table)
+        inputs: list[Any] = []
+        errors: list[str | None] = []
+        for name, image in zip(names, images, strict=True):
+            x, error = self._prepare(name, image)
+            errors.append(error)
+            if x is not None:
+                inputs.append(x)
+        ranked: Iterator[list[Prediction]] = iter(())
+        if inputs:
+            port = self._session.get_inputs()[0].name
+            ranked = iter(self._session.rank(self._session.run(None, {port: np.stack(inputs)})[0], self._topk))
+        rows = [[] if error is not None else next(ranked) for error in errors]
+        return _with_predictions(rest, rows, errors)
+
+    def _prepare(self, name: str, image: bytes | str | None) -> tuple[Any, str | None]:
+        preprocess = self._session.preprocess
+        if preprocess is None:
+            raise DataError("the model's file says nothing of preprocessing, so that images cannot be given to it")
+        try:
+            if image is None:
+                raise DataError(f"{name}: no image in this row")
+            return to_input(open_image(image, name, max_pixels=self._max_pixels), preprocess), None
+        except DataError as error:
+            return None, str(error)
+
+
+def _split(table: pa.Table) -> tuple[pa.Table, list[str], Sequence[bytes | str | None]]:
+    """The table without its image columns, a name for each row, and the encoded images or their paths."""
+    import pyarrow as pa
+
+    found = [
+        name for name in IMAGE_COLUMNS if name in table.column_names and _holds_images(table.schema.field(name).type)
+    ]
+    if not found and "path" in table.column_names:
+        paths = table.column("path").to_pylist()
+        return table, [str(path) for path in paths], paths
+    if not found:
+        raise DataError(f"no column of encoded images or paths among {', '.join(table.column_names)}")
+    images: list[bytes | None] = [None] * len(table)
+    places: list[str | None] = [None] * len(table)
+    for column in found:
+        for row, value in enumerate(table.column(column).to_pylist()):
+            data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+            images[row] = images[row] or data
+            places[row] = places[row] or path
+    rest = table.drop_columns(found)
+    if any(places) and "path" not in rest.column_names:
+        rest = rest.append_column("path", pa.array(places, pa.string()))
+    key = next((name for name in ("path", "__key__") if name in rest.column_names), None)
+    names = [str(value) for value in rest.column(key).to_pylist()] if key else ["image"] * len(table)
+    return rest, names, images
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind))
+
+
+def _with_predictions(rest: pa.Table, rows: list[Any], errors: list[str | None]) -> pa.Table:
+    import pyarrow as pa
+
+    best = [row[0] if row else None for row in rows]
+    columns = {
+        "label": pa.array([found and found.label for found in best], pa.string()),
+        "index": pa.array([found and found.index for found in best], pa.int64()),
+        "probability": pa.array([found and found.probability for found in best], pa.float64()),
+        "labels": pa.array([[found.label for found in row] for row in rows], pa.list_(pa.string())),
+        "probabilities": pa.array([[found.probability for found in row] for row in rows], pa.list_(pa.float64())),
+        "error": pa.array(errors, pa.string()),
+    }
+    for name, column in columns.items():
+        # What the data set itself calls so (its true label, mostly) is kept beside.
+        if name in rest.column_names:
+            rest = rest.rename_columns([f"given_{old}" if old == name else old for old in rest.column_names])
+        rest = rest.append_column(name, column)
+    return rest
+
+
+def open_sources(sources: Sequence[str]) -> Dataset:
+    """Parquet files, WebDataset shards (.tar) or image files, by what `sources` (files, folders, globs) hold.
+
+    Raises DataError for a mixture and for nothing.
+    """
+    import ray
+
+    tables = [file for source in sources for file in _tables(source)]
+    kinds = {Path(file).suffix for file in tables}
+    if len(kinds) > 1 or (tables and not all(_tables(source) for source in sources)):
+        raise DataError("the sources mix Parquet, shards and images; give one kind at a time")
+    if kinds == {".parquet"}:
+        return ray.data.read_parquet(tables, num_cpus=READ_CPUS)
+    if kinds == {".tar"}:
+        return ray.data.read_webdataset(tables, decoder=None, num_cpus=READ_CPUS)
+    # The workers read the files themselves, which saves a copy of each through Ray's object store.
+    return ray.data.from_items([{"path": source.name} for source in find_images(sources)])
+
+
+def _tables(source: str) -> list[str]:
+    """The Parquet files or shards that a source means; none if it means images."""
+    if Path(source).is_dir():
+        return sorted(str(path) for suffix in TABLES for path in Path(source).rglob(f"*{suffix}"))
+    if not source.endswith(TABLES):
+        return []
+    found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
+    if not found:
+        raise DataError(f"{source}: no such file")
+    return found
+
+
+def predict_dataset(
+    packed: Path,
+    sources: Sequence[str],
+    output: Path,
+    *,
+    topk: int = 5,
+    batch: int = 64,
+    workers: int = 2,
+    threads: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    advance: Callable[[int, int], None] = lambda _rows, _problems: None,
+) -> tuple[int, int]:
+    """Write one Parquet file with a row for each image; (rows, rows that could not be read).
+
+    Joins the cluster at `$RAY_ADDRESS`, or starts Ray on this machine for the while. `advance` is told both counts
+    after each block. Raises DataError for sources that hold nothing.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves them where anything else runs
+    import pyarrow.parquet as pq
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        # More CPUs than the workers take, so that reading is never starved by them.
+        alone: dict[str, Any] = {"num_cpus": workers * threads + 2, "include_dashboard": False}
+        here = {} if os.environ.get("RAY_ADDRESS") else alone
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, **here)
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        results: Any = open_sources(sources).map_batches(
+            Predictor,
+            fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels),
+            batch_format="pyarrow",
+            batch_size=batch,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=threads,
+        )
+        rows = problems = 0
+        beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        writer: pq.ParquetWriter | None = None
+        try:
+            for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                writer = writer or pq.ParquetWriter(beside, table.schema)
+                writer.write_table(_like(table, writer.schema))
+                rows += len(table)
+                problems += len(table) - table.column("error").null_count
+                advance(rows, problems)
+            if writer is None:
+                raise DataError("the sources hold no rows")
+            writer.close()
+            beside.replace(output)
+        finally:
+            beside.unlink(missing_ok=True)
+        return rows, problems
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _like(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of the first one: shards need not all have the same extra fields."""
+    import pyarrow as pa
+
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -1,0 +1,151 @@
+"""Ray Data runs the same predictor: every image once, whatever dies meanwhile; Parquet, shards and images alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow", reason="needs pyarrow")
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bcdnet.cli.main import main
+from bcdnet.errors import DataError
+from bcdnet.runtime import InferenceSession
+from bcdnet.runtime.distributed import Predictor, predict_dataset
+
+
+def encoded(seed: int, side: int = 20) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def predictor(packed_file: Path) -> Predictor:
+    return Predictor(packed_file.read_bytes(), topk=2, threads=1, max_pixels=10_000)
+
+
+def test_a_table_keeps_its_columns_and_gains_predictions(packed_file, predictor) -> None:
+    images = [
+        {"bytes": encoded(0), "path": "a.png"},
+        {"bytes": b"x", "path": "b.png"},
+        {"bytes": encoded(2), "path": None},
+    ]
+    result = predictor(pa.table({"image": images, "label": [3, 4, 5], "id": [7, 8, 9]})).to_pylist()
+    first, second = InferenceSession(packed_file).predict(
+        [Image.open(io.BytesIO(encoded(seed))) for seed in (0, 2)], topk=2
+    )
+    assert [row["given_label"] for row in result] == [3, 4, 5] and [row["id"] for row in result] == [7, 8, 9]
+    assert [row["path"] for row in result] == ["a.png", "b.png", None]
+    for row, expected in ((result[0], first), (result[2], second)):
+        assert (row["label"], row["index"]) == (expected[0].label, expected[0].index) and row["error"] is None
+        assert row["labels"] == [best.label for best in expected]
+        assert row["probabilities"] == pytest.approx([best.probability for best in expected])
+    assert result[1]["error"] == "b.png: is not an image, or is damaged" and result[1]["label"] is None
+
+
+def test_rows_without_an_image_and_tables_without_a_column(predictor) -> None:
+    (row,) = predictor(pa.table({"bytes": pa.array([None], pa.binary())})).to_pylist()
+    assert row["error"] == "image: no image in this row"
+    (row,) = predictor(pa.table({"__key__": ["k"], "png": [encoded(0, 200)]})).to_pylist()
+    assert "k: has 200 x 200 pixels" in row["error"]
+    with pytest.raises(DataError, match="no column of encoded images or paths among text"):
+        predictor(pa.table({"text": ["x"]}))
+
+
+def workers() -> set[int]:
+    """Processes of Ray's that run a Predictor."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"Predictor" in title:
+            found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_image_once_though_a_worker_is_killed(packed_file, tmp_path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    for seed in range(300):
+        (tmp_path / f"{seed:04d}.png").write_bytes(encoded(seed, 700 if seed < 10 else 300))
+    (tmp_path / "damaged.png").write_bytes(b"x")
+    killed: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def kill(rows: int, _problems: int) -> None:
+        running = workers()
+        seen.update(running)
+        if not killed and rows >= 20:
+            victim = min(running)
+            os.kill(victim, signal.SIGKILL)
+            killed[victim] = rows
+
+    out = tmp_path / "out.parquet"
+    rows, problems = predict_dataset(
+        packed_file, [str(tmp_path)], out, batch=4, workers=2, max_pixels=10**6, advance=kill
+    )
+    assert killed and next(iter(killed.values())) < 200, killed
+    assert len(seen) >= 3  # two, and the one in the place of the dead one
+    assert (rows, problems) == (301, 1)
+    table = pq.read_table(out)
+    assert sorted(Path(path).name for path in table.column("path").to_pylist()) == sorted(
+        path.name for path in tmp_path.glob("*.png")
+    )
+    session = InferenceSession(packed_file)
+    for row in table.slice(0, 20).to_pylist():
+        if row["error"] is None:
+            (best,) = session.predict([row["path"]], topk=1)[0]
+            assert (row["label"], row["probability"]) == (best.label, pytest.approx(best.probability))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_parquet_and_shards_from_the_command_line(packed_file, tmp_path, capsys) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    (tmp_path / "in").mkdir()
+    for part in range(2):
+        rows = [{"image": {"bytes": encoded(10 * part + n), "path": None}, "id": 10 * part + n} for n in range(10)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / f"{part}.parquet")
+        with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
+            for n in range(10):
+                info = tarfile.TarInfo(f"k{10 * part + n}.png")
+                data = encoded(10 * part + n)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    results = {}
+    for source, key in ((tmp_path / "in", "id"), (tmp_path / "*.tar", "__key__")):
+        out = tmp_path / f"{key}.parquet"
+        with pytest.raises(SystemExit) as left:
+            main(["predict", str(packed_file), str(source), "--engine", "ray", "-o", str(out)])
+        assert (left.value.code or 0) == 0, capsys.readouterr().err
+        table = pq.read_table(out).to_pylist()
+        results[key] = {int(str(row[key]).removeprefix("k")): row["probability"] for row in table}
+        assert len(table) == 20
+    assert results["id"].keys() == set(range(20)) and results["id"] == pytest.approx(results["__key__"])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--engine", "ray"], "writes Parquet: give -o FILE"),
+        (["--engine", "ray", "-o", "x.parquet", "--csv"], "none of --json, --csv"),
+        (["-o", "x.parquet"], "-o is for --engine ray"),
+    ],
+)
+def test_options_that_do_not_fit(packed_file, capsys, arguments, message) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(packed_file), "x.png", *arguments])
+    assert left.value.code == 2 and message in capsys.readouterr().err
