@@ -52,6 +52,9 @@ COMPARE_EVERY = 8
 KINDS = [mutation.__name__ for mutation in MUTATIONS]
 OUTCOMES = ["rejected", "valid, run", "valid, run, equal to the numpy executor", "valid, too large to run", "FAILED"]
 RUN_BYTES = 16 * 2**20
+# The heap of a process that runs a hundred thousand different networks frays by some MB, which must not be held against
+# the next file.
+PER_WORKER = 50_000
 NOISE = np.random.default_rng(0).normal(size=2**22).astype(np.float32)
 
 
@@ -137,15 +140,16 @@ class Reader:
         return "valid, run, equal to the numpy executor"
 
 
-def work(marks: Any, pipe: Connection, args: argparse.Namespace, folder: Path, first: int) -> None:
-    """Judge the files from `first` on and mark each with its outcome; in a process of its own.
+def work(marks: Any, pipe: Connection, args: argparse.Namespace, folder: Path, done: int) -> None:
+    """Judge PER_WORKER files, the first of them after `done` others, and mark each; in a process of its own.
 
     Sends (index, text) of every failure, and at the end the peak of resident memory in kB.
     """
     seeds, weights = zip(*load_seeds(folder), strict=True)
     reader = Reader(folder / "x.bcdn")
     limit_memory()
-    for index in range(first, args.files):
+    for place in range(done, min(args.files, done + PER_WORKER)):
+        index = args.first + place
         rng = random.Random(f"{args.seed}/{index}")
         kind, content = mutate(rng.choices(seeds, weights)[0], rng)
         # A loop without end, even one in C++, is then ended by the kernel.
@@ -155,7 +159,7 @@ def work(marks: Any, pipe: Connection, args: argparse.Namespace, folder: Path, f
         except BaseException as error:
             outcome = "FAILED"
             pipe.send((index, f"{type(error).__name__}: {error}"[:300]))
-        marks[index] = mark(kind, outcome)
+        marks[place] = mark(kind, outcome)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -202,8 +206,8 @@ def fuzz(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Counter[str]
         worker.join()
         done = _first_zero(marks, done)
         if worker.exitcode:
-            failures[done] = f"the process ended with {worker.exitcode}"
-            kind, _ = remake(args.seed, done, folder)
+            failures[args.first + done] = f"the process ended with {worker.exitcode}"
+            kind, _ = remake(args.seed, args.first + done, folder)
             marks[done] = mark(kind, "FAILED")
             done += 1
     table: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
@@ -229,6 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file, to repeat a part of a run")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for the files that failed")
     parser.add_argument("--json", type=Path, help="write the counts here")
     args = parser.parse_args()
@@ -246,7 +251,8 @@ def main() -> int:
             print(f"file {index}: {text}")
     total = sum(table.values(), Counter())
     result = {
-        "files": sum(total.values()), "seed": args.seed, "failures": len(failures), "outcomes": dict(total),
+        "files": sum(total.values()), "seed": args.seed, "first": args.first, "failures": len(failures),
+        "outcomes": dict(total),
         "by_mutation": {kind: dict(counts) for kind, counts in table.items()},
         "seconds": round(time.perf_counter() - begin), "peak_resident_mb": round(peak / 1024),
         "versions": {
