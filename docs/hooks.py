@@ -1,5 +1,6 @@
-"""MkDocs: the page of the command line is what the commands say of themselves."""
+"""MkDocs: the page of the command line is what the commands say of themselves; marks for the tests are taken away."""
 
+import re
 from typing import Any
 
 import typer
@@ -31,3 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated page."""
     files.append(File.generated(config, "cli.md", content=command_page()))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Leave out the marks that tell the tests which blocks to run: MkDocs knows the language alone."""
+    return re.sub(r"^```(sh|python) test(?: slow)?$", r"```\1", markdown, flags=re.MULTILINE)
