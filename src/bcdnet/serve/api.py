@@ -58,9 +58,24 @@ def authorised(request: Request) -> None:
         raise refusal
 
 
+EXAMPLES = {
+    400: "cat.jpg: is not a JPEG, PNG or WEBP image, or is damaged",
+    401: "this server wants a token: send it as Authorization: Bearer TOKEN",
+    404: "no model is called 'bcdnet_c'; there are bcdnet_a, bcdnet_b",
+    408: "the request took longer than 30 seconds",
+    413: "cat.jpg: has 9000 x 6000 pixels; at most 25,000,000 are allowed",
+    415: f"the body must be {MULTIPART} or one of {', '.join(RAW_TYPES)}",
+    422: "topk: input should be greater than or equal to 1",
+    503: "the server has more images waiting than it takes in; try again in a second",
+}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that refuses with these statuses."""
-    return {status: {"model": Problem} for status in (401, *statuses)}
+    return {
+        status: {"model": Problem, "content": {"application/json": {"example": {"error": EXAMPLES[status]}}}}
+        for status in statuses
+    }
 
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(authorised)], tags=["v1"])
@@ -80,7 +95,7 @@ _BODY = {
 }
 
 
-@router.get("/models", responses=problems())
+@router.get("/models", responses=problems(401))
 async def models(request: Request) -> ModelsResponse:
     """The served models, what they cost, and the limits of a request."""
     service: Service = request.app.state.service
@@ -93,7 +108,9 @@ async def models(request: Request) -> ModelsResponse:
     )
 
 
-@router.post("/predict", responses=problems(400, 404, 408, 413, 415, 422, 503), openapi_extra={"requestBody": _BODY})
+@router.post(
+    "/predict", responses=problems(400, 401, 404, 408, 413, 415, 422, 503), openapi_extra={"requestBody": _BODY}
+)
 async def predict(
     request: Request,
     topk: Annotated[int, Query(ge=1, le=MOST_CLASSES, description="How many classes for each image.")] = 5,

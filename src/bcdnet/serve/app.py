@@ -22,7 +22,7 @@ from bcdnet.serve.docs import render
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.metrics import CONTENT_TYPE, Metrics
 from bcdnet.serve.refusal import RefusalError
-from bcdnet.serve.schemas import Health, Problem
+from bcdnet.serve.schemas import Health
 from bcdnet.serve.settings import Settings
 from bcdnet.serve.shell import Shell
 
@@ -79,7 +79,7 @@ def _add_operations(app: FastAPI, metrics: Metrics) -> None:
         """The process lives."""
         return Health(status="ok")
 
-    @app.get("/readyz", tags=["operations"], responses={503: {"model": Problem}})
+    @app.get("/readyz", tags=["operations"], responses=problems(503))
     async def readyz() -> Health:
         """The models are loaded, and the server is not shutting down."""
         if not app.state.ready:
@@ -91,7 +91,7 @@ def _add_operations(app: FastAPI, metrics: Metrics) -> None:
         tags=["operations"],
         response_class=Response,
         dependencies=[Depends(authorised)],
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401)},
     )
     async def scrape() -> Response:
         """Prometheus: requests, latencies, depth of the queues, sizes of the batches, the process."""

@@ -37,7 +37,7 @@ def _operation(path: str, method: str, operation: dict[str, Any], document: dict
     for status, answer in operation["responses"].items():
         parts.append(f"<h3>{escape(status)} {escape(answer.get('description', ''))}</h3>")
         for entry in answer.get("content", {}).values():
-            example = _example(entry.get("schema", {}), document)
+            example = entry.get("example") or _example(entry.get("schema", {}), document)
             if example is not None:
                 parts.append(f"<pre>{escape(json.dumps(example, indent=2))}</pre>")
     return f"<section>{''.join(parts)}</section>"
@@ -74,10 +74,6 @@ def _fields(schema: dict[str, Any]) -> str:
 
 
 def _example(schema: dict[str, Any], document: dict[str, Any]) -> Any:
-    """The schema's first example, or one put together from its fields' examples."""
+    """The first example of a named schema."""
     name = schema.get("$ref", "").rpartition("/")[2]
-    found = document["components"]["schemas"].get(name, {})
-    if found.get("examples"):
-        return found["examples"][0]
-    fields = {key: value["examples"][0] for key, value in found.get("properties", {}).items() if value.get("examples")}
-    return fields or None
+    return next(iter(document["components"]["schemas"].get(name, {}).get("examples", [])), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -67,21 +69,25 @@ class PredictResponse(BaseModel):
     images: list[ImageResult]
 
 
+EXAMPLE_MODEL: JsonDict = {
+    "name": "bcdnet_b",
+    "input": [3, 224, 224],
+    "labels": ["tench", "goldfish"],
+    "cam": True,
+    "file_bytes": 4_900_000,
+    "binary_weights": 34_000_000,
+    "float_weights": 1_100_000,
+    "binary_macs": 4_820_000_000,
+    "float_macs": 12_000_000,
+    "operations": 87_312_500,
+    "target": "AVX3_DL",
+    "threads": 2,
+}
+EXAMPLE_LIMITS: JsonDict = {"body_bytes": 16_777_216, "pixels": 25_000_000, "images": 16, "seconds": 30.0}
+
+
 class ModelInfo(BaseModel):
     """A served model. Multiply-accumulates (MACs) are for one image; 64 one-bit MACs count as one operation."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "bcdnet_b", "input": [3, 224, 224], "labels": ["tench", "goldfish"], "cam": True,
-                    "file_bytes": 4_900_000, "binary_weights": 34_000_000, "float_weights": 1_100_000,
-                    "binary_macs": 4_820_000_000, "float_macs": 12_000_000, "operations": 87_312_500,
-                    "target": "AVX3_DL", "threads": 2,
-                }
-            ]
-        }
-    )  # fmt: skip
 
     name: str
     input: list[int]
@@ -109,6 +115,8 @@ class Limits(BaseModel):
 class ModelsResponse(BaseModel):
     """All models, the one that is used by default first, and the limits of a request."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"models": [EXAMPLE_MODEL], "limits": EXAMPLE_LIMITS}]})
+
     models: list[ModelInfo]
     limits: Limits
 
@@ -116,10 +124,10 @@ class ModelsResponse(BaseModel):
 class Health(BaseModel):
     """Whether the process lives, or takes requests."""
 
-    status: str = Field(examples=["ok"])
+    status: Literal["ok", "ready"]
 
 
 class Problem(BaseModel):
     """What went wrong, in one sentence."""
 
-    error: str = Field(examples=["cat.jpg: is not a JPEG, PNG or WEBP image, or is damaged"])
+    error: str = Field(description="The sentence.")
