@@ -161,18 +161,28 @@ def damaged(packed: Path) -> dict[str, bytes]:
     }
 
 
+LOAD = """async (model) => {
+  const { Session } = await import("./bcdnet.js");
+  try {
+    await Session.load(Uint8Array.from(atob(model), (c) => c.charCodeAt(0)).buffer);
+    return "loaded";
+  } catch (error) {
+    return `${error.name}: ${error.message}`;
+  }
+}"""
+
+
+def test_what_the_packages_reader_refuses_is_refused(page: Any) -> None:
+    files = sorted((Path(__file__).parents[1] / "malformed").glob("*.bcdn"))
+    told = {file.stem: page.evaluate(LOAD, base64.b64encode(file.read_bytes()).decode()) for file in files}
+    assert told.pop("valid") == "loaded"
+    assert len(told) > 40
+    assert [name for name, answer in told.items() if not answer.startswith("FormatError: ")] == []
+
+
 def test_damaged_files_are_errors(page: Any, packed: Path) -> None:
-    script = """async (model) => {
-      const { Session } = await import("./bcdnet.js");
-      try {
-        await Session.load(Uint8Array.from(atob(model), (c) => c.charCodeAt(0)).buffer);
-        return "loaded";
-      } catch (error) {
-        return `${error.name}: ${error.message}`;
-      }
-    }"""
     for reason, content in damaged(packed).items():
-        told = page.evaluate(script, base64.b64encode(content).decode())
+        told = page.evaluate(LOAD, base64.b64encode(content).decode())
         assert told.startswith("FormatError: "), (reason, told)
         if reason not in ("not JSON", "must be positive"):
             assert reason.strip() in told, (reason, told)
