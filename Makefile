@@ -14,7 +14,7 @@ CORE := $(shell find core bindings -name '*.h' -o -name '*.cc')
 # All extras and the native core, editable.
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml CMakeLists.txt $(CORE)
+$(STAMP): pyproject.toml CMakeLists.txt cmake/highway.cmake $(CORE)
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || {
 	    echo "error: no '$(PYTHON)' here; install Python 3.11 or newer, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
