@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a newcomer needs. Each target first sets up what it uses in .venv.
-.PHONY: setup demo test test-slow lint bench
+.PHONY: setup demo test test-slow lint bench docs
 .ONESHELL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml CMakeLists.txt cmake/highway.cmake $(CORE)
 	fi
 	echo "Installing bcdnet with all extras in .venv; the first time takes some minutes."
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train,serve,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train,explain,serve,onnx,docs,dev]'
 	touch $@
 
 demo: setup
@@ -57,6 +57,10 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site in build/site.
+docs: setup
+	@$(BIN)/mkdocs build --strict --site-dir build/site
 
 # The engines that peers.py measures against have environments of their own, so that they ask nothing of ours.
 bench: setup .venv-bench/.installed .venv-lce/.installed
