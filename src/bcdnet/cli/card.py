@@ -51,7 +51,7 @@ def run(
     folder = out or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     packed, page = folder / f"{name}.bcdn", folder / f"{name}.md"
-    card = measure(Path(model), name, data, split, folder / f".{name}.partial.bcdn")
+    card = measure(Path(model), name, data, split, folder / f".{name}.partial")
     card.session_file.replace(packed)
     text = render(card, data_title or card.dataset, data_licence)
     write_text(page, text)
