@@ -39,22 +39,15 @@ alignas(64) constexpr Fill kMinusZeros(-0.0f);
 enum class Source { kValues, kSums, kBranchSums, kLongSums };  // kLongSums: int32_t, any number of branches
 enum class From { kNone, kSame, kScattered, kPool };
 
-/// What depends on the pixel only.
+/// The pixels of a call, and where a pooled shortcut lies for each.
 struct Pixels {
   int begin, count;
-  size_t base[kMaxPixels];             // row of the border table
-  const float* pooled[kMaxPixels][4];  // pixels of the shortcut to average
+  const float* pooled[kMaxPixels][4];
   int averaged[kMaxPixels];
 
   Pixels(const EpilogueArgs& a, int begin, int end) : begin(begin), count(end - begin) {
-    const size_t padded = PadChannels(a.out_c);
-    int y = begin / a.out_w, x = begin % a.out_w;
-    for (int i = 0; i < count; ++y, x = 0) {
-      for (; x < a.out_w && i < count; ++x, ++i) {
-        if (a.values == nullptr) base[i] = (a.row_class[y] + a.column_class[x]) * padded;
-        if (a.shortcut_avg_pool) Pool(a, i, y, x);
-      }
-    }
+    if (!a.shortcut_avg_pool) return;
+    for (int i = 0; i < count; ++i) Pool(a, i, (begin + i) / a.out_w, (begin + i) % a.out_w);
   }
 
  private:
@@ -141,7 +134,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
       if constexpr (kSource == Source::kValues) {
         v = hn::Add(hn::Load(d, a.values + at), parameter(kConvBias));
       } else {
-        const size_t border = pixels.base[i + p];
+        const size_t border = a.border[pixel + p];
         v = SumTerm<kSource>(a, group, 0, at, border, c, parameter(kScale));
         if constexpr (kSource != Source::kSums) {
           for (int b = 1; b < a.branches; ++b) {

@@ -93,9 +93,8 @@ struct EpilogueArgs {
   int branches;
   int sum_bytes;
   const void* counts[kMaxBranches];
-  const int32_t* base[kMaxBranches];  // [classes][padded O]
-  const uint32_t* row_class;          // [out_h]; class of a pixel = row_class[y] + column_class[x]
-  const uint32_t* column_class;       // [out_w]
+  const int32_t* base[kMaxBranches];  // [border classes][padded O]
+  const uint32_t* border;             // [pixel of the whole map]: where the row of its class starts in base
   int value_stride;
 
   const float* parameters;

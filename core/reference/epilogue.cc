@@ -37,11 +37,9 @@ float SourceValue(const EpilogueArgs& a, int pixel, int channel) {
     return a.sum_bytes == 2 ? static_cast<const uint16_t*>(a.counts[b])[at]
                             : static_cast<const int32_t*>(a.counts[b])[at];
   };
-  const uint32_t border = a.row_class[pixel / a.out_w] + a.column_class[pixel % a.out_w];
-  const int padded = PadChannels(a.out_c);
   float value = 0.0f;
   for (int b = 0; b < a.branches; ++b) {
-    const int32_t dot = a.base[b][static_cast<size_t>(border) * padded + channel] - 2 * count(b);
+    const int32_t dot = a.base[b][a.border[pixel] + channel] - 2 * count(b);
     const float term = static_cast<float>(dot) * Constant(a, kScale + b, channel);
     value = b == 0 ? term : value + term;
   }

@@ -19,7 +19,7 @@ namespace {
 
 // Pixels of one work item: enough that a panel of weights is used often once it is in the first-level cache, few enough
 // that the counts stay there too.
-constexpr int kItemPixels = 40;
+constexpr int kItemPixels = 56;
 constexpr int kExpandRows = 8;
 
 using Taps = std::pair<int, int>;  // the good ones, [first, last)
@@ -113,11 +113,17 @@ class BinaryStep final : public Step {
         block_(algorithm_.block_channels(shape)),
         blocks_((PadChannels(shape.out_c) + block_ - 1) / block_),
         epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {
+    std::vector<uint32_t> row_class, column_class;
     const std::vector<Taps> rows =
-        AxisClasses(shape.in_h, shape.out_h, shape.k_h, shape.stride_h, shape.pad_h, row_class_);
+        AxisClasses(shape.in_h, shape.out_h, shape.k_h, shape.stride_h, shape.pad_h, row_class);
     const std::vector<Taps> columns =
-        AxisClasses(shape.in_w, shape.out_w, shape.k_w, shape.stride_w, shape.pad_w, column_class_);
-    for (uint32_t& c : row_class_) c *= static_cast<uint32_t>(columns.size());
+        AxisClasses(shape.in_w, shape.out_w, shape.k_w, shape.stride_w, shape.pad_w, column_class);
+    border_.reserve(shape.pixels());
+    for (const uint32_t row : row_class) {
+      for (const uint32_t column : column_class) {
+        border_.push_back((row * static_cast<uint32_t>(columns.size()) + column) * PadChannels(shape.out_c));
+      }
+    }
     for (const Branch& branch : op.branches) {
       BranchData& data = branches_.emplace_back();
       data.weights.resize(algorithm_.weight_bytes(shape));
@@ -189,8 +195,7 @@ class BinaryStep final : public Step {
     for (int b = 0; b < args.branches; ++b) {
       args.base[b] = branches_[b].base.data();
     }
-    args.row_class = row_class_.data();
-    args.column_class = column_class_.data();
+    args.border = border_.data();
     args.value_stride = block_;
     args.sum_bytes = algorithm_.sum_bytes;
     return args;
@@ -203,7 +208,7 @@ class BinaryStep final : public Step {
   Chunks chunks_;
   int block_, blocks_;
   PreparedEpilogue epilogue_;
-  std::vector<uint32_t> row_class_, column_class_;
+  std::vector<uint32_t> border_;
   std::vector<BranchData> branches_;
   size_t index_bytes_, shifted_bytes_, sums_bytes_;
 };

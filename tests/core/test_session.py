@@ -128,7 +128,7 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("missing key", lambda d, t: d["ops"][1].pop("stride"), "has no 'stride'"),
     ("type", lambda d, t: d["ops"][1].update(type="magic"), "unknown type"),
     ("dimension", lambda d, t: d["buffers"][1].update(shape=[0, 1, 1]), "dimension"),
-    ("large", lambda d, t: d["buffers"][1].update(shape=[65536, 65536, 1]), r"2\^30"),
+    ("large", lambda d, t: d["buffers"][1].update(shape=[65536, 65536, 1]), r"2\^31"),
     ("second image", lambda d, t: d["buffers"][1].update(kind="image"), "image"),
     ("branches", lambda d, t: d["ops"][1].update(branches=[]), "branches"),
     ("no result", lambda d, t: d["ops"][1]["epilogue"].update(map=None, bits=[]), "no result"),
