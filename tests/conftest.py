@@ -1,8 +1,11 @@
 """What every test may rely on: the shared data's folder, a reproducible hypothesis profile, one torch thread."""
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,6 +50,22 @@ def packed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "crop_pct": 0.875}
     path = tmp_path_factory.mktemp("packed") / "small.bcdn"
     return export(network, path, input_size=(3, 16, 16), labels=list("abcdef"), preprocess=preprocess)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of this machine with a camera that shows a test picture; one at a time in a process."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)
