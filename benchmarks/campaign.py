@@ -10,14 +10,13 @@ that the same command without RUNS makes them again. Operations are counted anew
 import argparse
 import json
 import re
-import shutil
 import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from collect import describe, portable_file
+from collect import describe, keep
 from matrix import finished, read_matrix
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
@@ -33,13 +32,7 @@ def gather(folders: list[Path], out: Path) -> list[str]:
         if not all(finished(run)):
             unfinished.append(str(run))
             continue
-        target = out / yaml.safe_load((run / "recipe.yaml").read_text())["name"] / run.name
-        target.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            if name in ("recipe.yaml", "environment.json"):
-                (target / name).write_text(portable_file(run / name))
-            else:
-                shutil.copyfile(run / name, target / name)
+        keep(run, out / yaml.safe_load((run / "recipe.yaml").read_text())["name"] / run.name, KEPT)
     return unfinished
 
 

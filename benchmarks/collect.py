@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,16 @@ def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -
     plt.close(figure)
 
 
+def keep(run: Path, folder: Path, names: Sequence[str] = KEPT) -> None:
+    """Copy result files of a run, without this machine's paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name in ("recipe.yaml", "environment.json"):
+            (folder / name).write_text(portable_file(run / name))
+        else:
+            shutil.copyfile(run / name, folder / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -138,13 +149,7 @@ def main() -> None:
             )
     rows = [describe(run) for run in arguments.runs]
     for run in arguments.runs:
-        folder = arguments.out / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            if name in ("recipe.yaml", "environment.json"):
-                (folder / name).write_text(portable_file(run / name))
-            else:
-                shutil.copyfile(run / name, folder / name)
+        keep(run, arguments.out / run.name)
     (arguments.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     (arguments.out / "README.md").write_text(page(arguments.title, rows))
     draw(arguments.runs, rows, arguments.title, arguments.out / "comparison.png")
