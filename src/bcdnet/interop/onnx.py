@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from bcdnet.errors import InteropError
 from bcdnet.program import to_json
+from bcdnet.program.file import write_whole
 from bcdnet.program.schema import (
     AvgPool,
     BinaryConv2d,
@@ -64,16 +65,7 @@ def to_onnx(program: Program) -> onnx.ModelProto:
 
 def write_onnx(program: Program, path: str | os.PathLike[str]) -> Path:
     """Write `to_onnx(program)`, beside the target and then renamed. Raises InteropError where that is not possible."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(to_onnx(program).SerializeToString())
-        os.replace(beside, path)
-    except OSError as error:
-        raise InteropError(f"{path}: cannot be written ({error})") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return write_whole(Path(path), to_onnx(program).SerializeToString(), InteropError)
 
 
 class _Graph:

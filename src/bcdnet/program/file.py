@@ -12,7 +12,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bcdnet.errors import ProgramError
+from bcdnet.errors import BcdnetError, ProgramError
 from bcdnet.program.decode import from_json, parse, to_json
 from bcdnet.program.schema import METADATA_KEY, Program
 from bcdnet.program.validate import validate
@@ -72,13 +72,18 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
     if len(text) > MAX_JSON_BYTES:
         raise ProgramError(f"the program's JSON is longer than {MAX_JSON_BYTES} bytes")
     tensors = {name: np.ascontiguousarray(array) for name, array in program.tensors.items()}
+    # Not save_file: that makes a file which its owner alone may read, whatever the umask says.
+    return write_whole(path, save(tensors, metadata={METADATA_KEY: text}), ProgramError)
+
+
+def write_whole(path: Path, content: bytes, error_type: type[BcdnetError]) -> Path:
+    """Write beside the target and rename. Raises `error_type` for a path that cannot be written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Not save_file: that makes a file which its owner alone may read, whatever the umask says.
-        beside.write_bytes(save(tensors, metadata={METADATA_KEY: text}))
+        beside.write_bytes(content)
         os.replace(beside, path)
     except OSError as error:
-        raise ProgramError(f"{path}: cannot be written ({error})") from None
+        raise error_type(f"{path}: cannot be written ({error})") from None
     finally:
         beside.unlink(missing_ok=True)
     return path
