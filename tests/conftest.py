@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,20 @@ def packed_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "crop_pct": 0.875}
     path = tmp_path_factory.mktemp("packed") / "small.bcdn"
     return export(network, path, input_size=(3, 16, 16), labels=list("abcdef"), preprocess=preprocess)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `bcdnet ARGUMENT...`: exit code, standard output, standard error."""
+    from bcdnet.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return left.value.code or 0, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bcdnet.cli.main import main
 from bcdnet.models import build, configure, save_model
-
-
-def call(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return left.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +35,11 @@ def files(tmp_path_factory) -> tuple[Path, Path, Path]:
     return paths[0], paths[1], image
 
 
-def test_one_model_or_two(files, tmp_path, capsys) -> None:
+def test_one_model_or_two(files, tmp_path, call) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
     first, second, image = files
     page = tmp_path / "new" / "out.html"
-    code, out, _ = call(capsys, "explain", first.parent, image, "--versus", second, "--label", "<cat>", "-o", page)
+    code, out, _ = call("explain", first.parent, image, "--versus", second, "--label", "<cat>", "-o", page)
     assert code == 0 and out.startswith("bcdnet_b_r18_small: <cat> ") and "model.safetensors: <cat> " in out
     text = page.read_text()
     assert "&lt;cat&gt;" in text and "<cat>" not in text and "http" not in text
@@ -55,11 +47,11 @@ def test_one_model_or_two(files, tmp_path, capsys) -> None:
     assert embedded == [page.with_name(name).read_bytes() for name in ("out.png", "out-branches.png")]
     assert all(Image.open(io.BytesIO(found)).width > 300 for found in embedded)
     assert {path.name for path in page.parent.iterdir()} == {"out.html", "out.png", "out-branches.png"}
-    code, *_ = call(capsys, "explain", second, image, "-o", tmp_path / "alone.html")
+    code, *_ = call("explain", second, image, "-o", tmp_path / "alone.html")
     assert code == 0 and not (tmp_path / "alone-branches.png").exists()
 
 
-def test_mistakes_are_one_line(files, tmp_path, capsys, monkeypatch) -> None:
+def test_mistakes_are_one_line(files, tmp_path, call, monkeypatch) -> None:
     first, _, image = files
     page = tmp_path / "out.html"
     for arguments, message in (
@@ -68,8 +60,8 @@ def test_mistakes_are_one_line(files, tmp_path, capsys, monkeypatch) -> None:
         ((first, image, "--label", 3, "-o", page), "the classes are 0 to 2"),
         ((first, tmp_path / "none.png", "-o", page), "none.png: no such file"),
     ):
-        code, _, err = call(capsys, "explain", *arguments)
+        code, _, err = call("explain", *arguments)
         assert code == 2 and message in err and err.count("\n") == 1 and not page.exists()
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    code, _, err = call(capsys, "explain", first, image, "-o", page)
+    code, _, err = call("explain", first, image, "-o", page)
     assert (code, err) == (2, "error: this command needs pytorch_grad_cam: pip install 'bcdnet[explain]'\n")

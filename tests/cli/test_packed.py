@@ -16,13 +16,6 @@ from bcdnet.program import read_program, write_program
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 
 
-def call(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return left.value.code or 0, captured.out, captured.err
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A checkpoint for the digits, and the packed file made from it."""
@@ -49,32 +42,32 @@ def test_export_keeps_labels_and_origin(files) -> None:
     assert program.preprocess is not None and program.preprocess.input_size == (3, 16, 16)
 
 
-def test_export_of_a_name_and_of_a_misspelt_one(tmp_path, capsys) -> None:
-    code, out, _ = call(capsys, "export", "reactnet_r18_small", "-o", tmp_path / "y.bcdn", "--input-size", 3, 32, 32)
+def test_export_of_a_name_and_of_a_misspelt_one(tmp_path, call) -> None:
+    code, out, _ = call("export", "reactnet_r18_small", "-o", tmp_path / "y.bcdn", "--input-size", 3, 32, 32)
     assert code == 0 and "input 3x32x32" in out
-    code, _, err = call(capsys, "export", "bcdnet_aa", "-o", tmp_path / "z.bcdn")
+    code, _, err = call("export", "bcdnet_aa", "-o", tmp_path / "z.bcdn")
     assert code == 2 and "did you mean bcdnet_a" in err and not (tmp_path / "z.bcdn").exists()
 
 
-def test_verify_agrees(files, capsys) -> None:
+def test_verify_agrees(files, call) -> None:
     arguments = ("verify", *files, "--data", "digits", "--limit", 40, "--batch-size", 16, "--threads", 1)
-    code, out, _ = call(capsys, *arguments, "--json")
+    code, out, _ = call(*arguments, "--json")
     report = json.loads(out)
     assert code == 0 and report["images"] == 40 and report["top1_agreement"] == 100
     assert report["differing_bits"] == 0 and report["bits"] > 0 and report["first_differing"] is None
     assert report["max_logit_difference"] < 1e-4
-    code, out, _ = call(capsys, *arguments)
+    code, out, _ = call(*arguments)
     assert code == 0 and "agree" in out
 
 
-def test_verify_finds_the_first_layer_that_differs(files, tmp_path, capsys) -> None:
+def test_verify_finds_the_first_layer_that_differs(files, tmp_path, call) -> None:
     program = read_program(files[1])
     op = next(op for op in program.ops if op.name == "stages.1.0.conv")
     tensors = dict(program.tensors)
     scale = op.branches[0].scale
     tensors[scale] = -tensors[scale]
     broken = write_program(type(program)(**{**vars(program), "tensors": tensors}), tmp_path / "x.bcdn")
-    code, out, _ = call(capsys, "verify", files[0], broken, "--data", "digits", "--limit", 8, "--json")
+    code, out, _ = call("verify", files[0], broken, "--data", "digits", "--limit", 8, "--json")
     report = json.loads(out)
     assert code == 1 and report["differing_bits"] > 0
     # The wrong scale shows in the input of the layer after it, and nowhere before.
@@ -83,10 +76,10 @@ def test_verify_finds_the_first_layer_that_differs(files, tmp_path, capsys) -> N
     assert len(before) == 2 and all(layer["differing"] == 0 for layer in before)
 
 
-def test_bench(files, tmp_path, capsys) -> None:
+def test_bench(files, tmp_path, call) -> None:
     trace = tmp_path / "trace.json"
     code, out, _ = call(
-        capsys, "bench", files[1], "--threads", 1, "--batch", 1, "--batch", 3, "--seconds", 0.1, "--profile",
+        "bench", files[1], "--threads", 1, "--batch", 1, "--batch", 3, "--seconds", 0.1, "--profile",
         "--trace", trace, "--json",
     )  # fmt: skip
     report = json.loads(out)
@@ -108,7 +101,7 @@ def test_a_share_above_the_roof_is_not_shown() -> None:
     assert _share(1.0, 2.0) == 0.5 and _share(2.0, 1.0) is None
 
 
-def test_a_bad_file_is_one_line(tmp_path, capsys) -> None:
+def test_a_bad_file_is_one_line(tmp_path, call) -> None:
     (tmp_path / "x.bcdn").write_bytes(b"nothing")
-    code, _, err = call(capsys, "bench", tmp_path / "x.bcdn")
+    code, _, err = call("bench", tmp_path / "x.bcdn")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1

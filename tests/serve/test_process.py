@@ -12,15 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bcdnet.cli.main import main
 from bcdnet.serve.run import listen
-
-
-def call(capsys, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return left.value.code or 0, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +101,10 @@ def test_answers_are_not_held_back(host) -> None:
         assert listener.proto == socket.IPPROTO_TCP and listener.getsockname()[1] > 0
 
 
-def test_mistakes_are_one_line(packed_file, tmp_path, capsys) -> None:
+def test_mistakes_are_one_line(packed_file, tmp_path, call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, err = call(capsys, "serve", packed_file, "--port", port)
+        code, _, err = call("serve", packed_file, "--port", port)
         assert code == 2 and f"cannot listen at 127.0.0.1 port {port}: Address already in use" in err
     for arguments, message in (
         ((packed_file, packed_file), "two models are called small"),
@@ -120,10 +112,10 @@ def test_mistakes_are_one_line(packed_file, tmp_path, capsys) -> None:
         ((packed_file, "--token-file", tmp_path / "none"), "none: cannot be read"),
         ((packed_file, "--host", "no.such.host.invalid"), "cannot listen at no.such.host.invalid"),
     ):
-        code, _, err = call(capsys, "serve", *arguments)
+        code, _, err = call("serve", *arguments)
         assert code == 2 and message in err.splitlines()[-1], err
     (tmp_path / "token").write_text("short")
-    code, _, err = call(capsys, "serve", packed_file, "--token-file", tmp_path / "token")
+    code, _, err = call("serve", packed_file, "--token-file", tmp_path / "token")
     assert code == 2 and err == "error: token: must be at least 16 printable ASCII characters\n"
 
 
