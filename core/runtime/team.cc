@@ -25,7 +25,7 @@ void Pause() {
 
 }  // namespace
 
-Team::Team(int threads) {
+Team::Team(int threads) : stretches_(threads) {
   for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
 }
 
@@ -37,14 +37,19 @@ Team::~Team() {
 }
 
 void Team::Items(int thread) {
-  for (int item = next_++; item < count_; item = next_++) call_(context_, item, thread);
+  for (int i = 0; i < threads(); ++i) {
+    Stretch& stretch = stretches_[(thread + i) % threads()];
+    for (int item = stretch.next++; item < stretch.end; item = stretch.next++) call_(context_, item, thread);
+  }
 }
 
 void Team::Start(int count, const void* context, Call call) {
   context_ = context;
   call_ = call;
-  count_ = count;
-  next_ = 0;
+  for (int64_t thread = 0; thread < threads(); ++thread) {
+    stretches_[thread].next = static_cast<int>(count * thread / threads());
+    stretches_[thread].end = static_cast<int>(count * (thread + 1) / threads());
+  }
   state_ += kLoop + kOpen;  // nobody is joined, and the open bit is clear: a new number, open
   if (sleepers_ > 0) {
     ++wakeups_;

@@ -1,6 +1,7 @@
 // Threads that work on one loop at a time.
 //
-// Items are handed out by a counter, so which thread does an item is left open; no item's result depends on it.
+// Each thread has a stretch of the items and, once that is done, takes what is left of the others'. So an op's items meet
+// in a core's cache what the same part of the op before left there; no item's result depends on who does it.
 #pragma once
 
 #include <atomic>
@@ -36,11 +37,16 @@ class Team {
   void Work(int thread);
   void Items(int thread);
 
+  /// One thread's stretch, [next, end), on a cache line of its own.
+  struct alignas(64) Stretch {
+    std::atomic<int> next{0};
+    int end = 0;
+  };
+
   // The loop at hand: written by its caller while no worker has joined, read by workers after they joined.
   const void* context_ = nullptr;
   Call call_ = nullptr;
-  int count_ = 0;
-  std::atomic<int> next_{0};
+  std::vector<Stretch> stretches_;  // one for each thread
 
   // Bits 0..31: workers that joined and have not left. Bit 32: open for joining. Above: number of the loop.
   std::atomic<uint64_t> state_{0};
