@@ -155,8 +155,9 @@ class BinaryStep final : public Step {
       algorithm_.expand(shape_, bits, frame.scratch + b * index_bytes_, begin, end);
     });
     const EpilogueArgs common = Bind(frame);
+    const int threads = frame.team != nullptr ? frame.team->threads() : 1;
     ForEach(frame.team, blocks_ * chunks_.count, [&](int item, int thread) {
-      const int block = item / chunks_.count, chunk = item % chunks_.count;
+      const auto [block, chunk] = Part(item, threads);
       EpilogueArgs args = common;
       args.pixel_begin = chunks_.begin(chunk);
       args.pixel_end = chunks_.begin(chunk + 1);
@@ -179,6 +180,21 @@ class BinaryStep final : public Step {
     AlignedVector<int32_t> base;
     std::optional<ShiftPlan> shift;
   };
+
+  struct BlockAndChunk {
+    int block, chunk;
+  };
+
+  /// The items in an order that gives each thread's stretch pixels of its own, as many as there are: channels of one
+  /// pixel share cache lines. Within a thread's pixels it goes block by block, so that weights stay in the cache.
+  BlockAndChunk Part(int item, int threads) const {
+    const int64_t chunks = chunks_.count, shares = std::min<int64_t>(threads, chunks);
+    const int64_t share = ((item / blocks_ + 1) * shares - 1) / chunks;
+    const int begin = static_cast<int>(chunks * share / shares);
+    const int size = static_cast<int>(chunks * (share + 1) / shares) - begin;
+    const int place = item - blocks_ * begin;
+    return {place / size, begin + place % size};
+  }
 
   static const BinaryAlgorithm& Choose(const StepContext& context, const ConvShape& shape) {
     if (context.algorithm != nullptr) {
