@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace bcdnet {
@@ -78,6 +79,7 @@ struct Group {
   int shortcut;    // first channel in the shortcut's map
   uint32_t valid;  // bits that are real channels
 
+  Group() = default;
   Group(const EpilogueArgs& a, int channel)
       : parameters(a.parameters + ParameterIndex(0, channel)),
         beta(a.beta != nullptr ? a.beta + channel : nullptr),
@@ -87,6 +89,15 @@ struct Group {
     for (int b = 0; b < a.branches; ++b) base[b] = a.base[b] + channel;
     const int left = a.out_c - channel;
     valid = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+  }
+};
+
+struct Groups {
+  static constexpr int kMax = 8;
+  int count = 0;
+  Group at[kMax];
+  Groups(const EpilogueArgs& a, int channel) {
+    for (; channel < a.channel_end && count < kMax; channel += kChannelPad) at[count++] = Group(a, channel);
   }
 };
 
@@ -187,17 +198,19 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
   }
 }
 
+/// Pixel by pixel, groups within: a pixel's channels lie together in every map.
 template <Source kSource, From kFrom>
 void Rows(const EpilogueArgs& a, const Pixels& pixels) {
-  for (int c = a.channel_begin; c < a.channel_end; c += kChannelPad) {
-    const Group group(a, c);
+  for (int channel = a.channel_begin; channel < a.channel_end; channel += Groups::kMax * kChannelPad) {
+    const Groups groups(a, channel);
     int i = 0;
-    if constexpr (kTilePixels > 1) {
-      for (; i + kTilePixels <= pixels.count; i += kTilePixels) {
-        Tile<kTilePixels, kSource, kFrom>(a, group, pixels, i);
+    const auto tiles = [&](auto size) HWY_ATTR {
+      for (; i + size() <= pixels.count; i += size()) {
+        for (int g = 0; g < groups.count; ++g) Tile<size(), kSource, kFrom>(a, groups.at[g], pixels, i);
       }
-    }
-    for (; i < pixels.count; ++i) Tile<1, kSource, kFrom>(a, group, pixels, i);
+    };
+    tiles(std::integral_constant<int, kTilePixels>());
+    if constexpr (kTilePixels > 1) tiles(std::integral_constant<int, 1>());
   }
 }
 
