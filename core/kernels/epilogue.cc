@@ -127,7 +127,7 @@ HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, siz
 }
 
 /// P pixels from number `i` of `pixels` on.
-template <int P, Source kSource, From kFrom>
+template <int P, Source kSource, From kFrom, bool kActivation>
 HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pixels, int i) {
   const DF d;
   const VF zero = hn::Zero(d);
@@ -172,8 +172,11 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
         }
         v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
       }
-      v = hn::Add(v, parameter(kBiasIn));
-      value[p][k] = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope))), parameter(kBiasOut));
+      if constexpr (kActivation) {
+        v = hn::Add(v, parameter(kBiasIn));
+        v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope))), parameter(kBiasOut));
+      }
+      value[p][k] = v;
     }
   }
   if (a.map != nullptr) {
@@ -199,14 +202,14 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
 }
 
 /// Pixel by pixel, groups within: a pixel's channels lie together in every map.
-template <Source kSource, From kFrom>
+template <Source kSource, From kFrom, bool kActivation>
 void Rows(const EpilogueArgs& a, const Pixels& pixels) {
   for (int channel = a.channel_begin; channel < a.channel_end; channel += Groups::kMax * kChannelPad) {
     const Groups groups(a, channel);
     int i = 0;
     const auto tiles = [&](auto size) HWY_ATTR {
       for (; i + size() <= pixels.count; i += size()) {
-        for (int g = 0; g < groups.count; ++g) Tile<size(), kSource, kFrom>(a, groups.at[g], pixels, i);
+        for (int g = 0; g < groups.count; ++g) Tile<size(), kSource, kFrom, kActivation>(a, groups.at[g], pixels, i);
       }
     };
     tiles(std::integral_constant<int, kTilePixels>());
@@ -214,16 +217,16 @@ void Rows(const EpilogueArgs& a, const Pixels& pixels) {
   }
 }
 
-template <Source kSource>
+template <Source kSource, bool kActivation>
 void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
   if (a.shortcut == nullptr) {
-    Rows<kSource, From::kNone>(a, pixels);
+    Rows<kSource, From::kNone, kActivation>(a, pixels);
   } else if (a.shortcut_avg_pool) {
-    Rows<kSource, From::kPool>(a, pixels);
+    Rows<kSource, From::kPool, kActivation>(a, pixels);
   } else if (a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0) {
-    Rows<kSource, From::kScattered>(a, pixels);
+    Rows<kSource, From::kScattered, kActivation>(a, pixels);
   } else {
-    Rows<kSource, From::kSame>(a, pixels);
+    Rows<kSource, From::kSame, kActivation>(a, pixels);
   }
 }
 
@@ -231,13 +234,15 @@ void Epilogue(const EpilogueArgs& a) {
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
     const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (a.values != nullptr) {
-      RowsFrom<Source::kValues>(a, pixels);
+      RowsFrom<Source::kValues, true>(a, pixels);
     } else if (a.sum_bytes != sizeof(uint16_t)) {
-      RowsFrom<Source::kLongSums>(a, pixels);
-    } else if (a.branches == 1) {
-      RowsFrom<Source::kSums>(a, pixels);
+      RowsFrom<Source::kLongSums, true>(a, pixels);
+    } else if (a.branches > 1) {
+      RowsFrom<Source::kBranchSums, true>(a, pixels);
+    } else if (a.activation) {
+      RowsFrom<Source::kSums, true>(a, pixels);
     } else {
-      RowsFrom<Source::kBranchSums>(a, pixels);
+      RowsFrom<Source::kSums, false>(a, pixels);
     }
   }
 }

@@ -98,6 +98,7 @@ struct EpilogueArgs {
   int value_stride;
 
   const float* parameters;
+  bool activation;    // whether kBiasIn, kSlope and kBiasOut change anything
   const float* beta;  // [padded O], of this image
 
   const float* shortcut;  // map [shortcut_h][shortcut_w][shortcut_stride]

@@ -20,6 +20,7 @@ namespace {
 // Pixels of one work item: enough that a panel of weights is used often once it is in the first-level cache, few enough
 // that the counts stay there too.
 constexpr int kItemPixels = 56;
+constexpr int kTilePixels = 4;  // items are a multiple of what tiles take, so that few pixels are left over
 constexpr int kExpandRows = 8;
 
 using Taps = std::pair<int, int>;  // the good ones, [first, last)
@@ -109,7 +110,7 @@ class BinaryStep final : public Step {
         kernels_(context.kernels),
         algorithm_(Choose(context, shape)),
         input_(context.places[op.input]),
-        chunks_(shape.pixels(), kItemPixels),
+        chunks_(shape.pixels(), kItemPixels, kTilePixels),
         block_(algorithm_.block_channels(shape)),
         blocks_((PadChannels(shape.out_c) + block_ - 1) / block_),
         epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {

@@ -33,6 +33,7 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
     duplicate_ = e.shortcut->duplicate;
     avg_pool_ = e.shortcut->avg_pool;
   }
+  activation_ = e.prelu.has_value();
   if (e.prelu) {
     Set(kBiasIn, e.prelu->bias_in);
     Set(kSlope, e.prelu->slope);
@@ -56,6 +57,7 @@ EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
   args.out_c = out_c_;
   if (beta_) args.beta = frame.floats(*beta_);
   args.parameters = parameters_.data();
+  args.activation = activation_;
   if (shortcut_) {
     args.shortcut = frame.floats(*shortcut_);
     args.shortcut_h = shortcut_->buffer.height;
