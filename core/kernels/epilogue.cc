@@ -37,7 +37,7 @@ struct Fill {
 };
 alignas(64) constexpr Fill kMinusZeros(-0.0f);
 
-enum class Source { kValues, kSums, kBranchSums, kLongSums };  // kLongSums: int32_t, any number of branches
+enum class Source { kValues, kSums, kBranchSums };
 enum class From { kNone, kSame, kScattered, kPool };
 
 /// The pixels of a call, and where a pooled shortcut lies for each.
@@ -108,20 +108,12 @@ HWY_INLINE uint32_t MaskBits(M mask) {
   return kFloats <= 8 ? raw[0] : raw[0] | raw[1] << 8;
 }
 
-template <Source kSource>
 HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c,
                       VF scale) {
   const DF d;
   const DI di;
-  const auto load = [&]() HWY_ATTR {
-    if constexpr (kSource == Source::kLongSums) {
-      return hn::Load(di, static_cast<const int32_t*>(a.counts[branch]) + at);
-    } else {
-      const hn::Rebind<uint16_t, DF> d16;
-      return hn::PromoteTo(di, hn::Load(d16, static_cast<const uint16_t*>(a.counts[branch]) + at));
-    }
-  };
-  const auto n = load();
+  const hn::Rebind<uint16_t, DF> d16;
+  const auto n = hn::PromoteTo(di, hn::Load(d16, static_cast<const uint16_t*>(a.counts[branch]) + at));
   const auto base = hn::Load(di, group.base[branch] + border + c);
   return hn::Mul(hn::ConvertTo(d, hn::Sub(base, hn::Add(n, n))), scale);
 }
@@ -146,10 +138,10 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
         v = hn::Add(hn::Load(d, a.values + at), parameter(kConvBias));
       } else {
         const size_t border = a.border[pixel + p];
-        v = SumTerm<kSource>(a, group, 0, at, border, c, parameter(kScale));
+        v = SumTerm(a, group, 0, at, border, c, parameter(kScale));
         if constexpr (kSource != Source::kSums) {
           for (int b = 1; b < a.branches; ++b) {
-            v = hn::Add(v, SumTerm<kSource>(a, group, b, at, border, c, parameter(kScale + b)));
+            v = hn::Add(v, SumTerm(a, group, b, at, border, c, parameter(kScale + b)));
           }
         }
       }
@@ -222,21 +214,21 @@ void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
   if (a.shortcut == nullptr) {
     Rows<kSource, From::kNone, kActivation>(a, pixels);
   } else if (a.shortcut_avg_pool) {
-    Rows<kSource, From::kPool, kActivation>(a, pixels);
+    Rows<kSource, From::kPool, true>(a, pixels);
   } else if (a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0) {
-    Rows<kSource, From::kScattered, kActivation>(a, pixels);
+    Rows<kSource, From::kScattered, true>(a, pixels);
   } else {
     Rows<kSource, From::kSame, kActivation>(a, pixels);
   }
 }
 
 void Epilogue(const EpilogueArgs& a) {
+  // The plain algorithm's sums of 32 bits, which few layers have.
+  if (a.values == nullptr && a.sum_bytes != sizeof(uint16_t)) return reference::Epilogue(a);
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
     const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (a.values != nullptr) {
       RowsFrom<Source::kValues, true>(a, pixels);
-    } else if (a.sum_bytes != sizeof(uint16_t)) {
-      RowsFrom<Source::kLongSums, true>(a, pixels);
     } else if (a.branches > 1) {
       RowsFrom<Source::kBranchSums, true>(a, pixels);
     } else if (a.activation) {

@@ -2,10 +2,13 @@
 // under sanitizers, and under qemu for other machines. Arguments: the targets that must be among those tested.
 #include <algorithm>
 #include <cstdio>
+#include <cmath>
 #include <cstring>
+#include <random>
 #include <thread>
 
 #include "networks.h"
+#include "reference/fma.h"
 
 namespace {
 
@@ -57,6 +60,18 @@ void TestSharing() {
   Expect(std::count(wrong.begin(), wrong.end(), 0) == 6, "threads sharing a session");
 }
 
+/// Numbers of 12 bits, whose products end near halves of a float32 once they are added to a number 2^12 to 2^40 as large.
+void TestFma() {
+  std::mt19937 random(1);
+  const auto number = [&] { return static_cast<float>(static_cast<int>(random() % 8192) - 4096); };
+  int wrong = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const float a = number() * 0x1p-12f, b = number(), c = number() * std::ldexp(1.0f, static_cast<int>(random() % 40));
+    if (bcdnet::reference::FmaInFloat64(a, b, c) != std::fma(a, b, c)) ++wrong;
+  }
+  Expect(wrong == 0, "fused multiply-add in float64");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -65,6 +80,7 @@ int main(int argc, char** argv) {
     Expect(std::count(targets.begin(), targets.end(), argv[i]) == 1, std::string(argv[i]) + " is not tested");
   for (uint32_t seed = 0; seed < 12; ++seed) TestTargets(seed);
   TestSharing();
+  TestFma();
   std::string names;
   for (const std::string& target : targets) names += " " + target;
   std::printf("%s:%s\n", failures == 0 ? "passed" : "failed", names.c_str());
