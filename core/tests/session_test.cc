@@ -60,14 +60,14 @@ void TestSharing() {
   Expect(std::count(wrong.begin(), wrong.end(), 0) == 6, "threads sharing a session");
 }
 
-/// Numbers of 12 bits, whose products end near halves of a float32 once they are added to a number 2^12 to 2^40 as large.
+/// Products of nearly 1, added to numbers whose last bit is worth 2: sums that lie beside a half by less than a float64 shows.
 void TestFma() {
   std::mt19937 random(1);
-  const auto number = [&] { return static_cast<float>(static_cast<int>(random() % 8192) - 4096); };
+  const auto few = [&] { return static_cast<float>(random() % 8) * 0x1p-23f; };
   int wrong = 0;
-  for (int i = 0; i < 1'000'000; ++i) {
-    const float a = number() * 0x1p-12f, b = number(), c = number() * std::ldexp(1.0f, static_cast<int>(random() % 40));
-    if (bcdnet::reference::FmaInFloat64(a, b, c) != std::fma(a, b, c)) ++wrong;
+  for (int i = 0; i < 100'000; ++i) {
+    const float a = 1.0f + few(), b = 1.0f - few(), c = 0x1p24f + 2.0f * static_cast<float>(random() % 4096);
+    for (const float d : {-c, c}) wrong += bcdnet::reference::FmaInFloat64(a, b, d) != std::fma(a, b, d);
   }
   Expect(wrong == 0, "fused multiply-add in float64");
 }
