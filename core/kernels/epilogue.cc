@@ -209,6 +209,7 @@ void Rows(const EpilogueArgs& a, const Pixels& pixels) {
   }
 }
 
+/// Shortcuts that are slow to read keep an activation that changes nothing: its code twice would gain them little.
 template <Source kSource, bool kActivation>
 void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
   if (a.shortcut == nullptr) {

@@ -1,8 +1,8 @@
 // Without Python: every target and algorithm against SCALAR bit for bit, and threads sharing a session. Runs natively,
 // under sanitizers, and under qemu for other machines. Arguments: the targets that must be among those tested.
 #include <algorithm>
-#include <cstdio>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -60,7 +60,8 @@ void TestSharing() {
   Expect(std::count(wrong.begin(), wrong.end(), 0) == 6, "threads sharing a session");
 }
 
-/// Products of nearly 1, added to numbers whose last bit is worth 2: sums that lie beside a half by less than a float64 shows.
+/// Products of nearly 1, added to numbers whose last bit is worth 2: sums that lie beside a half by less than a float64
+/// shows.
 void TestFma() {
   std::mt19937 random(1);
   const auto few = [&] { return static_cast<float>(random() % 8) * 0x1p-23f; };
