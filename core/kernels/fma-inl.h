@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "hwy/highway.h"
+#include "reference/fma.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace bcdnet {
@@ -17,21 +18,6 @@ namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 
 #if HWY_TARGET == HWY_WASM
-
-/// Two lanes in float64, where the product is exact. The sum is rounded to odd: where it is not exact its last bit is
-/// made 1, so that the rounding to float32 after it sees on which side of a half it lies.
-HWY_INLINE v128_t FmaRoundedToOdd(v128_t a, v128_t b, v128_t c) {
-  const v128_t product = wasm_f64x2_mul(a, b), sum = wasm_f64x2_add(product, c);
-  // What the sum lost, exactly (Knuth's two-sum).
-  const v128_t part = wasm_f64x2_sub(sum, product);
-  const v128_t lost = wasm_f64x2_add(wasm_f64x2_sub(product, wasm_f64x2_sub(sum, part)), wasm_f64x2_sub(c, part));
-  const v128_t inexact = wasm_f64x2_gt(wasm_f64x2_abs(lost), wasm_f64x2_const_splat(0.0));  // not of a NaN
-  // Of an even sum that is too large the odd neighbour is the one below; bits count up with the magnitude.
-  const v128_t even = wasm_i64x2_eq(wasm_v128_and(sum, wasm_i64x2_const_splat(1)), wasm_i64x2_const_splat(0));
-  const v128_t below = wasm_i64x2_shr(wasm_v128_xor(lost, sum), 63);
-  const v128_t step = wasm_v128_or(below, wasm_i64x2_const_splat(1));  // -1 or 1
-  return wasm_i64x2_add(sum, wasm_v128_and(step, wasm_v128_and(inexact, even)));
-}
 
 HWY_INLINE v128_t LowLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(v); }
 HWY_INLINE v128_t HighLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(wasm_i64x2_shuffle(v, v, 1, 1)); }
@@ -41,8 +27,12 @@ HWY_INLINE v128_t Narrow(v128_t low, v128_t high) {
 
 /// Right for all lanes, and seldom needed: kept out of the loops.
 HWY_NOINLINE inline v128_t CarefulFma(v128_t a, v128_t b, v128_t c) {
-  return Narrow(FmaRoundedToOdd(LowLanes(a), LowLanes(b), LowLanes(c)),
-                FmaRoundedToOdd(HighLanes(a), HighLanes(b), HighLanes(c)));
+  alignas(16) float lanes[3][4];
+  wasm_v128_store(lanes[0], a);
+  wasm_v128_store(lanes[1], b);
+  wasm_v128_store(lanes[2], c);
+  for (int i = 0; i < 4; ++i) lanes[0][i] = reference::FmaInFloat64(lanes[0][i], lanes[1][i], lanes[2][i]);
+  return wasm_v128_load(lanes[0]);
 }
 
 /// There is no such instruction. In float64 the product is exact and the sum nearly so; rounding twice differs from

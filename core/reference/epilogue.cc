@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "reference/fma.h"
 #include "reference/reference.h"
 
 namespace bcdnet::reference {
@@ -61,7 +60,7 @@ void Epilogue(const EpilogueArgs& a) {
       float v = SourceValue(a, pixel, c);
       if (a.values != nullptr) v = v + Constant(a, kConvBias, c);
       if (a.beta != nullptr) v = v + a.beta[c];
-      v = Fma(v, Constant(a, kMul, c), Constant(a, kAdd, c));
+      v = std::fma(v, Constant(a, kMul, c), Constant(a, kAdd, c));
       if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);
       v = v + Constant(a, kBiasIn, c);
       v = (v > 0.0f ? v : v * Constant(a, kSlope, c)) + Constant(a, kBiasOut, c);

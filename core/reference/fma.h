@@ -1,4 +1,4 @@
-// a * b + c rounded once, for plain loops.
+// a * b + c rounded once, where there is no instruction for it and the C library's cannot be trusted: in browsers.
 #pragma once
 
 #include <cmath>
@@ -22,14 +22,6 @@ inline float FmaInFloat64(float a, float b, float c) {
   double odd;
   std::memcpy(&odd, &bits, sizeof odd);
   return static_cast<float>(odd);
-}
-
-inline float Fma(float a, float b, float c) {
-#if defined(__EMSCRIPTEN__)
-  return FmaInFloat64(a, b, c);  // its fmaf rounds some halves wrongly
-#else
-  return std::fma(a, b, c);
-#endif
 }
 
 }  // namespace bcdnet::reference

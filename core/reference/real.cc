@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "reference/fma.h"
 #include "reference/reference.h"
 
 namespace bcdnet::reference {
@@ -33,7 +32,7 @@ void Conv2d(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_b
           if (y < 0 || y >= s.in_h || x < 0 || x >= s.in_w) continue;
           for (int i = 0; i < in_group; ++i) {
             const float w = a.weight[((static_cast<size_t>(o) * s.k_h + ky) * s.k_w + kx) * in_group + i];
-            acc = Fma(w, a.input[y * a.in_row + x * a.in_column + (first + i) * a.in_channel], acc);
+            acc = std::fma(w, a.input[y * a.in_row + x * a.in_column + (first + i) * a.in_channel], acc);
           }
         }
       }
