@@ -4,8 +4,8 @@
     python benchmarks/training.py --device cpu --out benchmarks/results/2026-01-31-training
 
 A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie
-on the device. Ours runs as the recipes do there: channels_last, torch.compile, and on a GPU bfloat16 autocast and the
-fused optimiser. The naive network (naive.py) runs in float32, NCHW, uncompiled. Each measurement has a process of its
+on the device. Ours runs as the recipes do there: channels_last, torch.compile, a fused optimiser, and on a GPU bfloat16
+autocast. The naive network (naive.py) runs in float32, NCHW, uncompiled. Each measurement has a process of its
 own, and the two take turns. Memory is what torch allocated at most (GPU), or the process's peak resident set (CPU),
 compilation included.
 """
@@ -72,7 +72,7 @@ def measure(entry: Entry, variant: str, device: str) -> dict[str, Any]:
         model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
         call = torch.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0, fused=True if ours and gpu else None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0, fused=ours or None)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

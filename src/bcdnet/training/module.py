@@ -133,6 +133,16 @@ class StepModule(pl.LightningModule):
             self.optimizer_state = None
         return optimizer
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own refuses fused optimisers in mixed precision; bfloat16 has no scaler that would mind."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
     def on_fit_start(self) -> None:
         """Bring along what Lightning does not move."""
         if self.teacher is not None:

@@ -43,10 +43,11 @@ def build_optimizer(model: nn.Module, step: StepConfig) -> torch.optim.Optimizer
     """The step's optimiser over `parameter_groups`; the learning rate is set before every step by the schedule, times
     the group's `lr_factor`.
 
-    `adam` with a weight decay adds it to the gradient (ReActNet's way), `adamw` decouples it (the paper's).
+    `adam` with a weight decay adds it to the gradient (ReActNet's way), `adamw` decouples it (the paper's). All are
+    torch's fused ones: one pass over a parameter and its state.
     """
     groups = parameter_groups(model, step.weight_decay, step.weight_bits, step.channel_lr)
     if step.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=step.lr, momentum=step.momentum, nesterov=step.momentum > 0)
+        return torch.optim.SGD(groups, lr=step.lr, momentum=step.momentum, nesterov=step.momentum > 0, fused=True)
     kind = torch.optim.AdamW if step.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=step.lr)
+    return kind(groups, lr=step.lr, fused=True)
