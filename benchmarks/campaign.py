@@ -63,7 +63,8 @@ def sections(cells: Cells) -> list[tuple[str, list[tuple[str, str]]]]:
         own = [(name, row["title"]) for name, row in matrix["rows"].items() if row["group"] == group and name in cells]
         beside = [(name, title) for name, title in about.get("beside", {}).items() if name in cells]
         if own:
-            parts.append((about["title"], beside + own))
+            place = {name: number for number, name in enumerate(about.get("order", ()))}
+            parts.append((about["title"], sorted(beside + own, key=lambda row: place.get(row[0], -1))))
     others = [(name, name) for name in cells if name not in matrix["rows"]]
     return parts + ([("others", others)] if others else [])
 
@@ -150,7 +151,7 @@ def draw(results: dict[str, Cells], path: Path) -> None:
             y += 1.4
         if REFERENCE in cells:
             axes.axvline(cells[REFERENCE]["top1_mean"], color="#e07b28", lw=0.8, ls=":")
-        axes.set(yticks=ticks, yticklabels=labels, ylim=(y - 0.6, -0.9), xlabel="top-1 (%)", title=recipe)
+        axes.set(yticks=ticks, yticklabels=labels, ylim=(max(heights) - 0.6, -0.9), xlabel="top-1 (%)", title=recipe)
         axes.margins(x=0.12)
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)

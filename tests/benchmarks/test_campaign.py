@@ -63,6 +63,13 @@ def test_means_deviations_and_gains(runs: Path, tmp_path: Path, monkeypatch: pyt
     assert before["comparison.svg"].startswith(b"<?xml")
 
 
+def test_rows_come_in_the_order_of_their_group() -> None:
+    cells: dict[str, dict[str, object]] = {name: {} for name in ("mlp_6", "mlp_3", "bcdnet_a", "reactnet", "no_shift")}
+    rows = {title: [name for name, _ in listed] for title, listed in campaign.sections(cells)}
+    assert rows["convolutions against MLP blocks"] == ["reactnet", "mlp_3", "mlp_6", "bcdnet_a"]
+    assert rows["what the three branches of an MLP block see"] == ["bcdnet_a", "no_shift"]
+
+
 def test_nothing_finished_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "runs" / "reactnet-s0").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "out"), str(tmp_path / "runs")])
