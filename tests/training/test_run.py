@@ -86,6 +86,18 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_gradients_are_clipped(make_recipe: MakeRecipe, tmp_path: Path, precision: str) -> None:
+    """At rate 1 a step of SGD is as long as the norm that clips, so two of them from one start lie 0.02 apart."""
+    step = {"name": "only", "iterations": 1, "batch_size": 128, "lr": 1.0, "optimizer": "sgd", "momentum": 0.0}
+    trainer = {"accelerator": "cpu", "precision": precision}
+    for name, limit in (("short", 0.01), ("long", 0.03)):
+        train(make_recipe(name, steps=[{**step, "clip_norm": limit}], trainer=trainer))
+    short, long = weights(tmp_path / "short"), weights(tmp_path / "long")
+    apart = sum(float((long[name].double() - value.double()).square().sum()) for name, value in short.items()) ** 0.5
+    assert apart == pytest.approx(0.02, rel=1e-3)
+
+
 def test_a_damaged_newest_checkpoint_changes_nothing_but_the_message(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(trainer={"accelerator": "cpu", "checkpoint_every": 2})
     train(recipe)
