@@ -109,3 +109,13 @@ def test_a_damaged_newest_checkpoint_changes_nothing_but_the_message(make_recipe
     train(recipe, resume=True, say=said.append)
     assert "truncated or damaged" in said[0] and "resuming" in said[1] and "step2 at iteration 4" in said[1]
     assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+
+
+def test_a_step_begins_with_latent_weights_of_the_size_it_asks_for(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    step = {"iterations": 2, "batch_size": 128, "lr": 0.0}
+    steps = [{"name": "real", **step, "latent_rms": 0.02}, {"name": "kept", **step, "weight_bits": 1}]
+    train(make_recipe(steps=[*steps, {"name": "small", **step, "weight_bits": 1, "latent_rms": 0.001}]))
+    for name, size in (("real", 0.02), ("kept", 0.02), ("small", 0.001)):
+        weights = load_file(tmp_path / "run" / f"{name}.safetensors")
+        latent = weights["stages.0.0.conv.latent_weight"]
+        assert latent.square().mean().sqrt().item() == pytest.approx(size)

@@ -6,6 +6,7 @@ from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
 from bcdnet.nn.embedding import ContextLinear, ContextualEmbedding, SpatialMean
 from bcdnet.nn.mixer import TokenMixingBlock
 from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
+from bcdnet.nn.rescale import rescale_latent_weights
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
 from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
 
@@ -29,6 +30,7 @@ __all__ = [
     "TokenMixingBlock",
     "binarize_weight",
     "make_shortcut",
+    "rescale_latent_weights",
     "set_progress",
     "set_weight_bits",
     "sign",

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from bcdnet.data import evaluate_transform
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import Network
-from bcdnet.nn import set_weight_bits
+from bcdnet.nn import rescale_latent_weights, set_weight_bits
 from bcdnet.training.build import Teacher
 from bcdnet.training.callbacks import Checkpointer, Recorder, Snapshot, callbacks_of
 from bcdnet.training.data import RunData, TrainLoader, augmentation, iterations_per_epoch
@@ -86,6 +86,8 @@ def run_phase(
     step = phase.step
     set_weight_bits(model, step.weight_bits)
     model.set_distilled_training(teacher is not None)
+    if step.latent_rms is not None and state is None:
+        rescale_latent_weights(model, step.latent_rms)
     source = data.train(step.augment)
     plan = plan_step(step, iterations_per_epoch(len(source), step), state["iteration"] if state else 0)
     module = StepModule(

@@ -42,8 +42,10 @@ class StepConfig:
     Lengths are `epochs` or `iterations` (optimiser steps), exactly one. `batch_size` is the global batch of one
     optimiser step, over all devices and accumulated parts. `warmup_*`: see `schedule.py`. `anneal`: the estimators'
     progress at the step's start and end. `channel_lr`: factor on the learning rate of what is learned per channel
-    (thresholds, RPReLU, batch norm, biases). `ema`: decay of the averaged weights that are then evaluated and exported,
-    or null. `augment` overrides keys of the recipe's `augment`.
+    (thresholds, RPReLU, batch norm, biases). `latent_rms`: the root mean square that each binary block's latent weights
+    are scaled to when the step begins (the smaller, the sooner their signs change), or null to leave them. `ema`: decay
+    of the averaged weights that are then evaluated and exported, or null. `augment`
+    overrides keys of the recipe's `augment`.
     """
 
     name: str
@@ -56,6 +58,7 @@ class StepConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     channel_lr: float = 1.0
+    latent_rms: float | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr: float = 0.0
     warmup_iterations: int = 0
@@ -90,6 +93,7 @@ class StepConfig:
         _check(0 <= self.label_smoothing < 1, f"label_smoothing: must be in [0, 1), got {self.label_smoothing}")
         _check(self.label_weight is None or self.label_weight >= 0, "label_weight: must be >= 0")
         _check(self.clip_norm is None or self.clip_norm > 0, f"clip_norm: must be > 0, got {self.clip_norm}")
+        _check(self.latent_rms is None or self.latent_rms > 0, f"latent_rms: must be > 0, got {self.latent_rms}")
         _check(self.ema is None or 0 < self.ema < 1, f"ema: must be in (0, 1), got {self.ema}")
         _check(all(0 <= end <= 1 for end in self.anneal), f"anneal: both ends must be in [0, 1], got {self.anneal}")
 
