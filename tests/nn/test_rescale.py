@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bcdnet.models import build, configure
-from bcdnet.nn import BinaryLayer, rescale_latent_weights, set_weight_bits, sign
+from bcdnet.nn import BinaryConv2d, BinaryLayer, rescale_latent_weights, set_weight_bits, sign
 
 NETWORKS = {
     "bcdnet_b_r18_small": {"width": 1 / 16},
@@ -69,4 +69,12 @@ def test_weights_of_zero_stay() -> None:
                 module.latent_weight.zero_()
     before = copy.deepcopy(model.state_dict())
     rescale_latent_weights(model, 0.01)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_layer_without_batch_norm_is_an_error_and_nothing_changes() -> None:
+    model = nn.Sequential(network("bcdnet_b_r18_small"), BinaryConv2d(3, 3, 1))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"^1 has no batch norm"):
+        rescale_latent_weights(model, 0.01)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
