@@ -116,7 +116,7 @@ def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -
                 if line["event"] == "epoch" and line["val_top1"]:
                     points.append((end, float(line["val_top1"])))
         axes.plot(
-            *zip(*points, strict=True), color=colour, marker="o", ms=3, label=f"{row['model']}: {row['top1']:.2f} %"
+            *zip(*points, strict=True), color=colour, marker="o", ms=3, label=f"{row['run']}: {row['top1']:.2f} %"
         )
     axes.set(xlabel="epochs (step 1, then step 2)", ylabel="top-1 on the test split (%)", title=title)
     axes.grid(alpha=0.25)
