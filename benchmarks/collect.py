@@ -50,7 +50,7 @@ def describe(run: Path) -> dict[str, Any]:
     counts = count(model, (recipe.data.channels, recipe.data.image_size, recipe.data.image_size))
     return {
         "run": run.name,
-        "model": recipe.model.name,
+        "model": str(recipe.model),
         "command": environment["command"],
         "seed": environment["seed"],
         "commit": (environment["git"] or {}).get("commit", ""),

@@ -50,7 +50,7 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     assert top1[0] == top1[1] and f"| top-1 | {top1[0]:.2f} % | {top1[1]:.2f} % |" in text
     assert "Licence of the data: CC BY 4.0" in text and f"{packed.stat().st_size:,} bytes" in text
     assert "| step2 | 1 bit | 1 | 64 | adamw, 0.001, cosine |" in text and "crop pad, padding 2" in text
-    assert "`bcdnet_b_r18_small` with `width=0.0625 mlp_blocks=6`, trained on Digits" in text
+    assert "`bcdnet_b_r18_small width=0.0625 mlp_blocks=6`, trained on Digits" in text
     session = InferenceSession(packed, threads=1)
     assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")
     assert str(run.parent) not in text and str(run.parent) not in str(session.provenance)

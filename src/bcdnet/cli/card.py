@@ -190,7 +190,7 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
 
 # {card.name}
 
-{_network(card)}, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
+`{card.recipe.model}`, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
 {kind}. The file has {card.bytes:,} bytes and runs without PyTorch.
 
 ```python
@@ -250,12 +250,6 @@ The figures hold for images like those of the test split; nothing was measured o
 
 def _lines(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _network(card: Card) -> str:
-    """The network's name and settings: a BCDNet-B of which one idea is left out shall not pass for a whole one."""
-    settings = " ".join(f"{key}={value}" for key, value in card.recipe.model.kwargs.items())
-    return f"`{card.recipe.model.name}`" + f" with `{settings}`" * bool(settings)
 
 
 def _steps(card: Card) -> list[tuple[str, ...]]:

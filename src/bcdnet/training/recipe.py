@@ -22,6 +22,10 @@ class ModelConfig:
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"rest": True})
 
+    def __str__(self) -> str:
+        """Name and settings: a BCDNet-B of which one idea is left out shall not pass for a whole one."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.kwargs.items())])
+
 
 @dataclass(frozen=True)
 class DistillationConfig:
