@@ -11,6 +11,7 @@ in which data and runs lay on that machine are written as `data` and `runs`.
 import argparse
 import csv
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def describe(run: Path) -> dict[str, Any]:
     return {
         "run": run.name,
         "model": str(recipe.model),
-        "command": environment["command"],
+        # Into a folder of its own name: runs of several folders may have been called alike.
+        "command": re.sub(r"\brun_dir=\S+", f"run_dir=runs/{run.name}", environment["command"]),
         "seed": environment["seed"],
         "commit": (environment["git"] or {}).get("commit", ""),
         "machine": ", ".join(environment["machine"]["gpus"]) or environment["machine"]["processor"],

@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> Path:
         machine = {"processor": "a CPU", "gpus": []}
         environment = {
             "seed": int(name[-1]),
-            "command": f"bcdnet train data.path=/elsewhere/cifar10 run_dir={run}",
+            "command": "bcdnet train data.path=/elsewhere/cifar10 run_dir=/elsewhere/runs/first",
             "machine": machine,
         }
         environment |= {"git": None, "versions": {"torch": "2.0"}}
@@ -55,6 +55,7 @@ def test_means_deviations_and_gains(runs: Path, tmp_path: Path, monkeypatch: pyt
     assert "| ReActNet | 81.00 ± 1.41 |  | 2 |" in page and "(A) | 84.50 | +3.50 | 1 |" in page
     assert "2.0 hours" not in page and "4.0 hours of training on a CPU" in page
     assert "/elsewhere" not in page and str(runs) not in page and "data.path=data/cifar10" in page
+    assert "run_dir=runs/reactnet-s0\n" in page and "run_dir=runs/reactnet-s1\n" in page, "folders of their own"
     # Without runs, the same from the copies alone.
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     monkeypatch.setattr(sys, "argv", ["campaign.py", str(out)])
