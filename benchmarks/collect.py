@@ -82,6 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         steps = " → ".join(f"{top1:.2f}" for top1 in row["top1_by_step"].values())
+        steps += f" (teacher {row['teacher_top1']:.2f})" if row["teacher_top1"] is not None else ""
         lines.append(
             f"| `{row['run']}` | {row['model']} | **{row['top1']:.2f}** | {steps} | {100 * row['ece']:.2f} "
             f"| {row['bops'] / 1e6:.2f} | {row['flops'] / 1e6:.2f} | {row['ops'] / 1e6:.2f} "
@@ -105,20 +106,27 @@ def page(title: str, rows: list[dict[str, Any]]) -> str:
     )
 
 
+def curve(run: Path) -> list[tuple[float, float]]:
+    """(epochs, top-1 in %) of every evaluation of the student, one step after the other; the teacher's are not its."""
+    points, start, step, end = [], 0.0, "", 0.0
+    with (run / "metrics.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            if line["step"] == "teacher":
+                continue
+            if line["step"] != step:
+                start, step = end, line["step"]
+            end = start + float(line["epoch"])
+            if line["event"] == "epoch" and line["val_top1"]:
+                points.append((end, float(line["val_top1"])))
+    return points
+
+
 def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Top-1 over the epochs of every run, with the final figure at the end of each line."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for run, row, colour in zip(runs, rows, COLOURS * len(runs), strict=False):
-        points, start, step, end = [], 0.0, "", 0.0
-        with (run / "metrics.csv").open(newline="") as file:
-            for line in csv.DictReader(file):
-                if line["step"] != step:
-                    start, step = end, line["step"]
-                end = start + float(line["epoch"])
-                if line["event"] == "epoch" and line["val_top1"]:
-                    points.append((end, float(line["val_top1"])))
         axes.plot(
-            *zip(*points, strict=True), color=colour, marker="o", ms=3, label=f"{row['run']}: {row['top1']:.2f} %"
+            *zip(*curve(run), strict=True), color=colour, marker="o", ms=3, label=f"{row['run']}: {row['top1']:.2f} %"
         )
     axes.set(xlabel="epochs (step 1, then step 2)", ylabel="top-1 on the test split (%)", title=title)
     axes.grid(alpha=0.25)
