@@ -9,9 +9,8 @@ in which data and runs lay on that machine are written as `data` and `runs`.
 """
 
 import argparse
-import csv
 import json
-import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ import matplotlib.pyplot as plt
 from bcdnet.analysis import count
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import build_model
+from bcdnet.training.log import read_rows
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import portable
 
@@ -44,6 +44,11 @@ def describe(run: Path) -> dict[str, Any]:
     evaluated, metrics, environment = (
         json.loads(portable_file(run / f"{name}.json")) for name in ("eval", "metrics", "environment")
     )
+    # Into a folder of its own name: runs of several folders may have been called alike.
+    words = [
+        f"run_dir=runs/{run.name}" if word.startswith("run_dir=") else word
+        for word in shlex.split(environment["command"])
+    ]
     steps = {name: step for name, step in metrics.items() if name != "teacher"}
     with torch.device("meta"):
         model = build_model(recipe.model, len(evaluated["per_class"]), recipe.data.channels)
@@ -52,8 +57,7 @@ def describe(run: Path) -> dict[str, Any]:
     return {
         "run": run.name,
         "model": str(recipe.model),
-        # Into a folder of its own name: runs of several folders may have been called alike.
-        "command": re.sub(r"\brun_dir=\S+", f"run_dir=runs/{run.name}", environment["command"]),
+        "command": shlex.join(words),
         "seed": environment["seed"],
         "commit": (environment["git"] or {}).get("commit", ""),
         "machine": ", ".join(environment["machine"]["gpus"]) or environment["machine"]["processor"],
@@ -109,15 +113,14 @@ def page(title: str, rows: list[dict[str, Any]]) -> str:
 def curve(run: Path) -> list[tuple[float, float]]:
     """(epochs, top-1 in %) of every evaluation of the student, one step after the other; the teacher's are not its."""
     points, start, step, end = [], 0.0, "", 0.0
-    with (run / "metrics.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            if line["step"] == "teacher":
-                continue
-            if line["step"] != step:
-                start, step = end, line["step"]
-            end = start + float(line["epoch"])
-            if line["event"] == "epoch" and line["val_top1"]:
-                points.append((end, float(line["val_top1"])))
+    for row in read_rows(run / "metrics.csv"):
+        if row["step"] == "teacher":
+            continue
+        if row["step"] != step:
+            start, step = end, row["step"]
+        end = start + float(row["epoch"])
+        if row["event"] == "epoch" and row["val_top1"]:
+            points.append((end, float(row["val_top1"])))
     return points
 
 
