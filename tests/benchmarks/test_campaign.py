@@ -4,14 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import campaign
 import pytest
 
+from bcdnet.training.recipe_file import load_recipe, to_yaml
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import campaign  # noqa: E402
-
-from bcdnet.training.recipe_file import load_recipe, to_yaml  # noqa: E402
 
 TOP1 = {"reactnet-s0": 80.0, "reactnet-s1": 82.0, "bcdnet_a-s0": 84.5, "no_shift-s0": 81.0}
 

@@ -1,12 +1,8 @@
 """The figure that compares finished runs."""
 
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from collect import curve  # noqa: E402
+from collect import curve
 
 ROWS = """step,event,epoch,iteration,val_top1
 teacher,epoch,1,10,90.5

@@ -4,14 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matrix
 import pytest
 
+from bcdnet.training.recipe_file import differences, load_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import matrix  # noqa: E402
-
-from bcdnet.training.recipe_file import differences, load_recipe  # noqa: E402
 
 # Counting takes seconds for each recipe.
 RECIPES = [

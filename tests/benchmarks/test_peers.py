@@ -1,6 +1,5 @@
 """The race's arithmetic, its worker protocol and its page."""
 
-import sys
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -8,11 +7,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("bcdnet.runtime._core")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
 
-from race import page, rounds, summary, worker  # noqa: E402
-from race.entries import CAPPED, LAYERS, WORKERS, Entry, Environment, entries, key, macs, our_targets, ours  # noqa: E402
+from race import page, rounds, summary, worker
+from race.entries import CAPPED, LAYERS, WORKERS, Entry, Environment, entries, key, macs, our_targets, ours
 
 TARGETS = ["AVX2", "AVX3_DL"]
 

@@ -1,16 +1,10 @@
 """The naive network that training.py compares with computes what ours does."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 from naive import NAIVE, naive
+from torch import nn
 from training import Entry, measure
 
 from bcdnet.models import build, configure
