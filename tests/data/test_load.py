@@ -4,7 +4,7 @@ import torch
 
 from bcdnet.data import AugmentConfig, DataConfig, Images, Stream, load_images, load_splits
 from bcdnet.data.dataset import Subset
-from bcdnet.data.load import load
+from bcdnet.data.load import load, memory_budget
 from bcdnet.data.open import open_dataset
 from bcdnet.errors import DataError, RecipeError
 
@@ -64,6 +64,19 @@ def test_what_does_not_fit_is_streamed(parquet_folder, monkeypatch):
     for in_memory, kind in ((True, Images), (False, Stream)):
         forced = DataConfig(str(parquet_folder), 8, in_memory=in_memory, **GREY)
         assert isinstance(load_images(config.path, "train", forced), kind)
+
+
+def test_the_budget_is_shared_by_processes_and_held_to_the_containers_limit(parquet_folder, monkeypatch, tmp_path):
+    config = DataConfig(str(parquet_folder), 8, **GREY)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("bcdnet.data.load.CONTAINER_LIMIT", limit)
+    whole = memory_budget()
+    limit.write_text("max\n")
+    assert memory_budget() == whole
+    limit.write_text(f"{4 * 100 * 64}\n")
+    assert memory_budget() == 100 * 64
+    assert isinstance(load_splits(config).train, Images)
+    assert isinstance(load_splits(config, processes=2).train, Stream)
 
 
 def test_shards_are_streamed(tmp_path, encoded, write_tar):

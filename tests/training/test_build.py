@@ -92,6 +92,13 @@ def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save_model(tmp_path / "two.safetensors", ours, labels=["a", "b"], preprocess=preprocess_of(DATA), provenance={})
     assert "knows 2 classes, the data has 3" in error(TeacherConfig(checkpoint=str(tmp_path / "two.safetensors")))
 
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **settings: made(name, **settings))
+    said = error(TeacherConfig("resnet18", pretrained=True))
+    assert said == "teacher: resnet18 with timm's weights knows 1000 classes, the data has 3"
+    with pytest.raises(RecipeError, match="it sees 3 channels, but the images have 1"):
+        load_teacher(TeacherConfig("resnet18", pretrained=True), None, DATA, [str(number) for number in range(1000)])
+
     def no_network(*args: Any, **kwargs: Any) -> nn.Module:
         raise OSError("cannot reach the hub\nmore lines")
 

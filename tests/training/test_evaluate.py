@@ -41,6 +41,20 @@ class Lookup(nn.Module):
         return self.table[x[:, 0, 0, 0].long()]
 
 
+def test_convolutions_are_evaluated_in_float32_on_a_gpu_too() -> None:
+    allowed = []
+
+    class Asking(Lookup):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    batch = (torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    evaluate(Asking(torch.randn(1, len(NAMES))), [batch], lambda x: x, NAMES, CPU)
+    assert set(allowed) == {False} and torch.backends.cudnn.allow_tf32 == before
+
+
 def test_figures_equal_those_of_plain_numpy() -> None:
     generator = np.random.default_rng(0)
     images, classes = 200, len(NAMES)

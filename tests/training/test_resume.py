@@ -1,4 +1,4 @@
-"""`kill -9` on a real run, three times, against one that was never interrupted: the same bits."""
+"""A real run that is stopped in three ways, against one that was never interrupted: the same bits."""
 
 import csv
 import os
@@ -23,7 +23,12 @@ CHANGES = {
     "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 1},
 }
 # In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
-MOMENTS = (("step1", 6), ("step1", 14), ("step2", 18))
+# What each signal leaves as the exit status: 0 would tell a scheduler that the run is complete.
+MOMENTS = (
+    ("step1", 6, signal.SIGKILL, -signal.SIGKILL),
+    ("step1", 14, signal.SIGTERM, 143),
+    ("step2", 18, signal.SIGINT, 130),
+)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -34,8 +39,8 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["iteration"]]
 
 
-def run_until(recipe: Path, step: str, iteration: int, run: Path, resume: bool) -> None:
-    """Start the command and kill it as soon as the row of that iteration is there."""
+def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run: Path, resume: bool) -> int:
+    """Start the command, stop it as soon as the row of that iteration is there, and return its exit status."""
     code = "from bcdnet.cli.main import main; main()"
     command = [sys.executable, "-c", code, "train", str(recipe), *(["--resume"] if resume else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -47,19 +52,22 @@ def run_until(recipe: Path, step: str, iteration: int, run: Path, resume: bool) 
             time.sleep(0.005)
         assert process.poll() is None, f"ended before {step} {iteration}: {process.stderr and process.stderr.read()}"
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(stop)
+        process.communicate(timeout=60)
+    return process.returncode
 
 
-def test_killed_three_times_and_resumed_gives_the_same_bits(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_stopped_three_times_and_resumed_gives_the_same_bits(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
     torch.set_num_threads(1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_recipe("whole", **CHANGES))
     recipe = make_recipe("killed", **CHANGES)
     file = tmp_path / "tiny.yaml"
     file.write_text(to_yaml(recipe))
-    for number, (step, iteration) in enumerate(MOMENTS):
-        run_until(file, step, iteration, killed, resume=number > 0)
+    for number, (step, iteration, stop, status) in enumerate(MOMENTS):
+        assert run_until(file, step, iteration, stop, killed, resume=number > 0) == status
         assert not (killed / "model.safetensors").exists()
     said: list[str] = []
     train(recipe, resume=True, say=said.append)

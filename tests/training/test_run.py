@@ -119,3 +119,27 @@ def test_a_step_begins_with_latent_weights_of_the_size_it_asks_for(make_recipe: 
         weights = load_file(tmp_path / "run" / f"{name}.safetensors")
         latent = weights["stages.0.0.conv.latent_weight"]
         assert latent.square().mean().sqrt().item() == pytest.approx(size)
+
+
+def test_a_head_that_nothing_teaches_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The network predicts with the mean of both heads; one of them once stayed at its random beginning."""
+    steps = [{"name": "step1", "lr": 1e-3, "iterations": 1, "batch_size": 128, "label_weight": 0}]
+    with pytest.raises(RecipeError, match=r"steps\.step1\.label_weight: 0 leaves .* untrained; model\.distilled=false"):
+        train(make_recipe(teacher=TEACHER, steps=steps))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
+def test_devices_that_are_not_there_leave_no_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"trainer\.devices: 2 x cuda, but this machine has none"):
+        train(make_recipe(trainer={"accelerator": "cuda", "devices": 2}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_reads_its_images_from_where_it_read_them(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    train(recipe)
+    elsewhere = replace(recipe, data=replace(recipe.data, in_memory=False))
+    with pytest.raises(RecipeError, match=r"from memory, here they would come from disk .* add data\.in_memory=true"):
+        train(elsewhere, resume=True)
+    assert train(recipe, resume=True)

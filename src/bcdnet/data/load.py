@@ -5,8 +5,9 @@ A set that fits is decoded once into memory (`Images`); a larger one stays on di
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ MEMORY_SHARE = 0.25
 # Below this many pixels an image is decoded within Python's lock for the most part, and threads only wait for it.
 THREADED_PIXELS = 64 * 64
 CHUNK = 64
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Splits:
     test: Source
 
 
-def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0) -> Splits:
+def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0, processes: int = 1) -> Splits:
     """Load the training set with its validation part held out (stratified, by `seed`), and the test set.
 
-    `augment` is the augmentation of the training set, which decides at what size it is kept. Raises DataError as
-    `load_images` does; RecipeError if `config.validation` leaves nothing to train on.
+    `augment` is the augmentation of the training set, which decides at what size it is kept; `processes` of this
+    machine do the same and share its memory. Raises DataError as `load_images` does; RecipeError if
+    `config.validation` leaves nothing to train on.
     """
     train = open_dataset(config.path, config.train_split)
     raise_for(label_problems(train, config.train_split))
@@ -50,23 +53,25 @@ def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: 
         if not 0 < count < len(train):
             raise RecipeError(f"validation: {config.validation} holds {count} of {len(train)} training images out")
         rest, held_out = split_off(train.labels, count, seed)
-        validation = load(Subset(train, held_out), config, AugmentConfig(), "validation")
+        validation = load(Subset(train, held_out), config, AugmentConfig(), "validation", processes)
         train = Subset(train, rest)
-    test = load_images(config.path, config.test_split, config)
-    return Splits(load(train, config, augment or AugmentConfig(), config.train_split), validation, test)
+    test = load_images(config.path, config.test_split, config, processes=processes)
+    return Splits(load(train, config, augment or AugmentConfig(), config.train_split, processes), validation, test)
 
 
-def load_images(path: str, split: str, config: DataConfig, augment: AugmentConfig | None = None) -> Source:
+def load_images(
+    path: str, split: str, config: DataConfig, augment: AugmentConfig | None = None, processes: int = 1
+) -> Source:
     """Load one split: `Images` (uint8 [N, C, H, W] and labels int64 [N]) if it fits in memory, else a `Stream`.
 
     H = W = config.image_size; for a training set whose `augment` crops at random, config.resize_size. Raises DataError
     naming every (up to 20) missing, empty, truncated or undecodable file and label out of range.
     """
-    return load(open_dataset(path, split), config, augment or AugmentConfig(), split)
+    return load(open_dataset(path, split), config, augment or AugmentConfig(), split, processes)
 
 
-def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str) -> Source:
-    """Load an open dataset; `name` is shown beside the progress bar."""
+def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str, processes: int = 1) -> Source:
+    """Load an open dataset, as `processes` of this machine do; `name` is shown beside the progress bar."""
     raise_for(label_problems(dataset, name))
     stored = _first_size(dataset)
     size = config.image_size
@@ -74,7 +79,7 @@ def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str
         size = config.resize_size
     needed = len(dataset) * config.channels * size**2
     # Shards are what people use for sets that are larger than memory.
-    stream = needed > memory_budget() or config.path.startswith("wds://")
+    stream = needed > memory_budget() // processes or config.path.startswith("wds://")
     if stream if config.in_memory is None else not config.in_memory:
         return Stream(dataset, config, augment)
     images = _decode(dataset, config, size, f"decoding {name}", threads=stored[0] * stored[1] > THREADED_PIXELS)
@@ -91,11 +96,14 @@ def label_problems(dataset: Dataset, name: str) -> list[str]:
 
 
 def memory_budget() -> int:
-    """Bytes that one set may take in memory: a quarter of the machine's; 4 GiB where that is not known."""
+    """Bytes that one set may take in memory: a quarter of the machine's or the container's; 4 GiB where not known."""
     try:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_SHARE)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 4 << 30
+    with suppress(OSError, ValueError):  # no such file outside Linux; "max" where there is no limit
+        memory = min(memory, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
+    return int(memory * MEMORY_SHARE)
 
 
 def _first_size(dataset: Dataset) -> tuple[int, int]:

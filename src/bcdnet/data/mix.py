@@ -20,7 +20,7 @@ def mixup(
     """
     weights = generator.beta(alpha, alpha, len(images))
     partners = _partners(images, generator)
-    share = torch.from_numpy(weights.astype(np.float32)).to(images.device).view(-1, 1, 1, 1)
+    share = torch.from_numpy(weights.astype(np.float32)).to(images.device, non_blocking=True).view(-1, 1, 1, 1)
     return torch.lerp(images[partners], images, share), _soft(labels, partners, weights, num_classes)
 
 
@@ -45,10 +45,10 @@ def cutmix(
 
 
 def _partners(images: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-    return torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    return torch.from_numpy(generator.permutation(len(images))).to(images.device, non_blocking=True)
 
 
 def _soft(labels: torch.Tensor, partners: torch.Tensor, weights: NDArray[np.float64], num_classes: int) -> torch.Tensor:
     own = F.one_hot(labels, num_classes).float()
-    share = torch.from_numpy(weights.astype(np.float32)).to(labels.device).view(-1, 1)
+    share = torch.from_numpy(weights.astype(np.float32)).to(labels.device, non_blocking=True).view(-1, 1)
     return torch.lerp(own[partners], own, share)

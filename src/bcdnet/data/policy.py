@@ -74,7 +74,7 @@ def apply_policy(
                 limit = operation.randaugment if policy == "randaugment" else operation.trivialaugment
                 offset = (limit - operation.neutral) * levels[rows] / LEVELS
                 values = operation.neutral + offset * (signs[rows] if operation.signed else 1)
-                picked = torch.from_numpy(rows).to(images.device)
+                picked = torch.from_numpy(rows).to(images.device, non_blocking=True)
                 changed[picked] = operation.apply(images[picked], _values(values, images.device))
         images = changed
     return images

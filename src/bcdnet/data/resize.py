@@ -68,8 +68,10 @@ def evaluate_transform(images: torch.Tensor, config: DataConfig) -> torch.Tensor
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> torch.Tensor:
     """(images / scale - mean) / std per channel, in place on float32 [B, C, H, W]."""
-    factor = torch.tensor([1 / (scale * s) for s in std], device=images.device).view(-1, 1, 1)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
+    factor = torch.tensor([1 / (scale * s) for s in std]).view(-1, 1, 1)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+    # A copy that blocks would wait for all that the GPU has to do before it.
+    factor, offset = (values.to(images.device, non_blocking=True) for values in (factor, offset))
     return images.mul_(factor).add_(offset)
 
 

@@ -69,7 +69,11 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
         _check_classes(len(loaded.labels), labels, str(source))
         return Teacher(loaded.model, preprocess, loaded.preprocess)
     network: Any = _timm_teacher(config, len(labels), data.channels)
-    own = {**network.pretrained_cfg, "input_size": (data.channels,)} if config.pretrained else preprocess
+    if not config.pretrained:
+        return Teacher(network, preprocess, preprocess)
+    # timm makes another number of classes or channels fit by weights that nobody trained.
+    own = network.pretrained_cfg
+    _check_classes(own["num_classes"], labels, f"{config.model} with timm's weights")
     return Teacher(network, preprocess, own)
 
 

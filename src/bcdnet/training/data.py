@@ -30,7 +30,8 @@ class RunData:
         self.config = recipe.data
         self.seed = recipe.seed
         self.augment = recipe.steps[0].augment
-        self.splits = load_splits(self.config, self.augment, self.seed)
+        self.processes = recipe.trainer.devices
+        self.splits = load_splits(self.config, self.augment, self.seed, self.processes)
         self.class_names = self.splits.train.class_names
         self.evaluated = self._evaluated(recipe.validation.split)
         self._shares: dict[torch.device, Batches] = {}
@@ -46,8 +47,21 @@ class RunData:
             train = replace(train, augment=augment)
             self.splits = replace(self.splits, train=train)
         else:
-            self.splits = load_splits(self.config, augment, self.seed)
+            self.splits = load_splits(self.config, augment, self.seed, self.processes)
         return self.splits.train
+
+    @property
+    def kind(self) -> str:
+        """Where the training images are read from; their order and random crops depend on it."""
+        return "memory" if isinstance(self.splits.train, Images) else "disk"
+
+    def check_kind(self, before: str) -> None:
+        """Raise RecipeError if a resumed run, which read them from `before`, would meet other batches from here on."""
+        if before != self.kind:
+            raise RecipeError(
+                f"--resume: the run read its images from {before}, here they would come from {self.kind} and in "
+                f"another order: add data.in_memory={'true' if before == 'memory' else 'false'}"
+            )
 
     def evaluation(self, batch_size: int, device: torch.device, rank: int, world_size: int) -> Batches:
         """The share that this process evaluates while training; moved to a GPU once."""

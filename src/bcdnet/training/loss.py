@@ -6,7 +6,16 @@ N images, K classes.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcdnet.errors import RecipeError
+from bcdnet.models import Network
 from bcdnet.training.recipe import StepConfig
+
+
+def check_heads(model: Network, step: StepConfig, taught: bool) -> None:
+    """Raise RecipeError where a head would stay as it began, though the network predicts with both."""
+    if taught and step.label_weight == 0 and model.config.distilled:
+        remedy = "model.distilled=false makes a network of one head"
+        raise RecipeError(f"steps.{step.name}.label_weight: 0 leaves the head `fc` untrained; {remedy}")
 
 
 class TrainingLoss(nn.Module):

@@ -68,7 +68,7 @@ class Running:
         """loss: 0-dim mean; logits [N, K]; targets int64 [N] or probabilities [N, K]."""
         labels = targets if targets.dim() == 1 else targets.argmax(1)
         hits = (logits.argmax(1) == labels).sum()
-        count = hits.new_tensor(len(labels))
+        count = hits.new_full((), len(labels))
         self.sums += torch.stack([value.to(self.sums.dtype) for value in (loss * len(labels), hits, count)])
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from bcdnet.data import evaluate_transform
+from bcdnet.errors import RecipeError
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import Network
 from bcdnet.nn import rescale_latent_weights, set_weight_bits
@@ -89,6 +90,8 @@ def run_phase(
     if step.latent_rms is not None and state is None:
         rescale_latent_weights(model, step.latent_rms)
     source = data.train(step.augment)
+    if state:
+        data.check_kind(state.get("source", data.kind))
     plan = plan_step(step, iterations_per_epoch(len(source), step), state["iteration"] if state else 0)
     module = StepModule(
         model,
@@ -124,7 +127,7 @@ def run_phase(
         checkpointer = Checkpointer(recipe.trainer.checkpoint_every, recorder, save)
         trainer = make_trainer(phase, recipe.trainer, plan, folder, callbacks_of(recorder, checkpointer, module))
         if recipe.trainer.sync_bn and recipe.trainer.world_size > 1:
-            synchronise_batch_norm(model, trainer.strategy.root_device)
+            synchronise_batch_norm(model, trainer.strategy.root_device, recipe.trainer.compile)
         if recipe.trainer.channels_last:
             model.to(memory_format=torch.channels_last)
         trainer.fit(module, TrainLoader(source, recipe, phase.index, module))
@@ -143,6 +146,22 @@ def restore(module: StepModule, state: Snapshot) -> None:
         module.average.load_state_dict(state["average"])
     module.interval.sums = state["running"]["interval"]
     module.epoch.sums = state["running"]["epoch"]
+
+
+def check_devices(config: TrainerConfig) -> None:
+    """Raise RecipeError for an accelerator that is not here, or more devices than there are."""
+    gpus = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    # "auto" takes the GPUs, or else the CPU, which any number of processes can share.
+    kind = (
+        next((kind for kind, count in gpus.items() if count), "cpu")
+        if config.accelerator == "auto"
+        else config.accelerator
+    )
+    if kind in gpus and config.devices > gpus[kind]:
+        found = (
+            f"this machine has {gpus[kind]}" if gpus[kind] else "this machine has none; trainer.accelerator=cpu trains"
+        )
+        raise RecipeError(f"trainer.devices: {config.devices} x {kind}, but {found}")
 
 
 def make_trainer(
@@ -164,6 +183,7 @@ def make_trainer(
         max_steps=plan.iterations - plan.start,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=phase.step.clip_norm,
+        benchmark=True,  # batches have one shape, so cuDNN's search for the fastest kernels pays
         limit_val_batches=0,
         num_sanity_val_steps=0,
         logger=[

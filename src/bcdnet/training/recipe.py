@@ -120,6 +120,7 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         _check(self.model is not None or self.checkpoint is not None, "model: a teacher needs a model or a checkpoint")
+        _check(self.model is not None or self.train is None, "model: give the model to train")
         _check(
             self.model is None or (self.checkpoint is not None) + self.pretrained + (self.train is not None) == 1,
             "model: give exactly one of checkpoint, pretrained and train with it",

@@ -1,15 +1,19 @@
 """A whole run: every phase of a recipe in turn, from the start or from where a killed process left it."""
 
+import gc
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bcdnet.data import preprocess_of
 from bcdnet.data.match import dataset_name
@@ -22,7 +26,8 @@ from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
 from bcdnet.training.data import RunData
 from bcdnet.training.log import read_rows, rewind
-from bcdnet.training.phase import Outcome, Phase, phases_of, run_phase
+from bcdnet.training.loss import check_heads
+from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.run_folder import RunFolder, environment, write_text
 
@@ -36,7 +41,8 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     interrupted: data order, augmentation, learning rate and every other random number are functions of the seed and the
     iteration, and a checkpoint holds the rest. `say` gets the messages for a person.
 
-    Raises RecipeError, DataError or CheckpointError before any training if something that was given is wrong.
+    Raises RecipeError, DataError or CheckpointError before any training if something that was given is wrong;
+    KeyboardInterrupt after Ctrl-C, SystemExit(143) after SIGTERM.
     """
     if not recipe.run_dir:
         raise RecipeError("run_dir: say where the run shall go, as in run_dir=runs/first")
@@ -45,7 +51,14 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     with warnings.catch_warnings():
         # Lightning's own use of a function that newer versions of torch want to be called otherwise.
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-        return Run(recipe, say).go(resume)
+        try:
+            return Run(recipe, say).go(resume)
+        except SystemExit as stop:
+            # How Lightning stops: after Ctrl-C with status 1, after SIGTERM without one, which would pass for success.
+            say(f"stopped; --resume continues {recipe.run_dir} from its last checkpoint")
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise SystemExit(143 if isinstance(stop, SIGTERMException) else stop.code) from None
 
 
 class Run:
@@ -54,13 +67,16 @@ class Run:
     def __init__(self, recipe: Recipe, say: Callable[[str], None]) -> None:
         self.recipe = recipe
         self.folder = RunFolder(recipe.run_dir)
-        self.first_process = getattr(rank_zero_only, "rank", 0) == 0
+        # Before Lightning starts a node's other processes, each node's first has rank 0.
+        node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+        self.first_process = getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
         self.say = say if self.first_process else _say_nothing
         self.phases = phases_of(recipe)
         self.results: Results = {}
 
     def go(self, resume: bool) -> Results:
         """All phases; see `train`."""
+        check_devices(self.recipe.trainer)
         if self.first_process:
             self.folder.check(self.recipe, resume)
         data = RunData(self.recipe)
@@ -86,9 +102,9 @@ class Run:
 
     def _check_models(self, data: RunData) -> None:
         """Build everything once, so that a wrong setting is an error before any training."""
-        for phase in self.phases:
-            self._fresh(phase, data)
         config = self.recipe.teacher
+        for phase in self.phases:
+            check_heads(self._fresh(phase, data), phase.step, taught=config is not None and phase.role == "student")
         if config is not None and config.train is None:
             load_teacher(config, None, self.recipe.data, data.class_names)
 
@@ -101,14 +117,16 @@ class Run:
         model = self._student_before(phase, data)
 
         def save(snapshot: Snapshot) -> None:
-            write_checkpoint(self.folder.checkpoints, phase.index, phase.name, {**snapshot, "results": self.results})
+            kept = {**snapshot, "results": self.results, "source": data.kind}
+            write_checkpoint(self.folder.checkpoints, phase.index, phase.name, kept)
 
         started = time.perf_counter()
         outcome = run_phase(phase, model, self.recipe, data, self.folder, teacher=teacher, state=state, save=save)
         self.say(f"{phase.name}: done in {time.perf_counter() - started:.0f} s")
         if self.first_process:
             self._export(phase, model, outcome, data)
-        barrier()
+        wait_for(self.folder.weights(phase.name))
+        gc.collect()  # Lightning's loops hold on to themselves, and to the phase's copy of the images on a GPU
 
     def _teacher(self, phase: Phase, data: RunData) -> Teacher | None:
         config = self.recipe.teacher
@@ -169,7 +187,9 @@ def _say_nothing(message: str) -> None:
     """What processes other than the first say."""
 
 
-def barrier() -> None:
+def wait_for(exported: Path) -> None:
     """Wait until the first process has written what the others will read."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+    while not exported.is_file():  # a phase that was complete before the run was resumed starts no process group
+        time.sleep(0.1)
