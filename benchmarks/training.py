@@ -5,9 +5,9 @@
 
 A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie
 on the device. Ours runs as the recipes do there: channels_last, torch.compile, their optimiser, and on a GPU bfloat16
-autocast. The naive network (naive.py) runs in float32, NCHW, uncompiled, with torch's default AdamW. Each measurement
-has a process of its own, and the two take turns. Memory is what torch allocated at most (GPU), or the process's peak
-resident set (CPU), compilation included.
+autocast. The naive network (naive.py) runs in float32 (on a GPU with torch's default, TF32 in convolutions), NCHW,
+uncompiled, with torch's default AdamW. Each measurement has a process of its own, and the two take turns. Memory is
+what torch allocated at most after the first steps (GPU), or the process's peak resident set, compilation included.
 """
 
 import argparse
