@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from bcdnet.compiler.in_place import check_in_place
 from bcdnet.compiler.ir import Graph, Value
 from bcdnet.compiler.lower_functions import FUNCTIONS, METHODS
 from bcdnet.compiler.lower_modules import MODULES
@@ -18,7 +19,9 @@ def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     """The whole module as a graph of single steps. Raises CompileError naming the module path and the reason."""
     low = Lowering(input_size)
     values: dict[fx.Node, Any] = {}
-    for node in trace(module).nodes:
+    graph = trace(module)
+    check_in_place(module, graph)
+    for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
         if node.op == "placeholder":
             # A further parameter of `forward` is at its default: `trace` refuses one without.
