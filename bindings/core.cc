@@ -81,8 +81,11 @@ nb::dict Debug(const Session& session, const Images& x, const std::vector<int>& 
   const Program& program = session.program();
   const size_t count = x.shape(0);
   nb::dict result;
+  std::vector<int> distinct;
   std::vector<void*> captures;
   for (int id : ids) {
+    if (result.contains(nb::int_(id))) continue;
+    distinct.push_back(id);
     if (id < 0 || id >= static_cast<int>(program.buffers.size()))
       throw std::invalid_argument("no buffer " + std::to_string(id));
     const Buffer& b = program.buffers[id];
@@ -98,7 +101,7 @@ nb::dict Debug(const Session& session, const Images& x, const std::vector<int>& 
     }
   }
   nb::gil_scoped_release release;
-  session.Debug(x.data(), static_cast<int64_t>(count), ids, captures);
+  session.Debug(x.data(), static_cast<int64_t>(count), distinct, captures);
   return result;
 }
 

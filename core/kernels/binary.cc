@@ -34,7 +34,7 @@ void AddBinary(KernelTable& table) {
 
 void AddBinary(KernelTable& table) {
   // Where bytes have a population count, it beats the look-up (docs/kernels.md).
-  constexpr bool kBytePopulationCount = HWY_TARGET == HWY_NEON || HWY_TARGET <= HWY_AVX3_DL;
+  constexpr bool kBytePopulationCount = HWY_ARCH_ARM || HWY_TARGET <= HWY_AVX3_DL;
   const BinaryAlgorithm pairs = BytesAlgorithm<Lookup, InPairs>::Make("pairs"),
                         lookup = BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"),
                         octets = BytesAlgorithm<Octets, Singly<Octets>>::Make("octets");

@@ -135,7 +135,16 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
   }
 }
 
-/// Groups of one channel: the lanes of the input are those of the output, so `in_channel` must be 1.
+/// The inputs of channels c, c + 1, ... at one position: side by side in a map, a plane apart in an image.
+HWY_INLINE VF InputLanes(const Conv2dArgs& a, const float* x, int c) {
+  const DF d;
+  if (a.in_channel == 1) return hn::LoadU(d, x + c);
+  alignas(sizeof(float) * kFloats) float lanes[kFloats] = {};
+  for (int i = 0; i < kFloats && c + i < a.shape.in_c; ++i) lanes[i] = x[(c + i) * a.in_channel];
+  return hn::Load(d, lanes);
+}
+
+/// Groups of one channel: the lanes of the input are those of the output.
 void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end,
                    float* values, int value_stride) {
   const DF d;
@@ -148,7 +157,7 @@ void ConvDepthwise(const Conv2dArgs& a, int channel_begin, int channel_end, int 
       VF acc = hn::Zero(d);
       for (int ky = window.taps[0]; ky < window.taps[1]; ++ky) {
         for (int kx = window.taps[2]; kx < window.taps[3]; ++kx) {
-          const VF x = hn::LoadU(d, a.input + window.origin + ky * a.in_row + kx * a.in_column + c);
+          const VF x = InputLanes(a, a.input + window.origin + ky * a.in_row + kx * a.in_column, c);
           acc = Fma(d, hn::Load(d, weight + (ky * s.k_w + kx) * kPanel), x, acc);
         }
       }

@@ -36,6 +36,12 @@
 #else
 #define BCDNET_NEON(X)
 #endif
+// To newer releases of Highway, NEON means one with AES, which a Raspberry Pi 4, for one, has not.
+#if defined(HWY_NEON_WITHOUT_AES) && (HWY_TARGETS & HWY_NEON_WITHOUT_AES)
+#define BCDNET_NEON_WITHOUT_AES(X) X(N_NEON_WITHOUT_AES, HWY_NEON_WITHOUT_AES, "NEON_WITHOUT_AES")
+#else
+#define BCDNET_NEON_WITHOUT_AES(X)
+#endif
 #if HWY_TARGETS & HWY_WASM
 #define BCDNET_WASM(X) X(N_WASM, HWY_WASM, "WASM")
 #else
@@ -45,7 +51,8 @@
 
 /// X(namespace, bit of Highway's, name) for every vector target of this build, best first.
 #define BCDNET_TARGETS(X) \
-  BCDNET_AVX3_DL(X) BCDNET_AVX3(X) BCDNET_AVX2(X) BCDNET_SSE4(X) BCDNET_SSSE3(X) BCDNET_NEON(X) BCDNET_WASM(X)
+  BCDNET_AVX3_DL(X) BCDNET_AVX3(X) BCDNET_AVX2(X) BCDNET_SSE4(X) BCDNET_SSSE3(X) \
+  BCDNET_NEON(X) BCDNET_NEON_WITHOUT_AES(X) BCDNET_WASM(X)
 
 namespace bcdnet {
 #define BCDNET_DECLARE(NAMESPACE, BIT, NAME) \

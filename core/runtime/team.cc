@@ -1,5 +1,9 @@
 #include "runtime/team.h"
 
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -26,10 +30,17 @@ void Pause() {
 }  // namespace
 
 Team::Team(int threads) : stretches_(threads) {
-  for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+  } catch (const std::system_error& error) {
+    Stop();  // no destructor runs, and a thread that nobody joined would end the process
+    throw std::runtime_error("cannot start " + std::to_string(threads) + " threads (" + error.what() + ")");
+  }
 }
 
-Team::~Team() {
+Team::~Team() { Stop(); }
+
+void Team::Stop() {
   stop_ = true;
   ++wakeups_;
   wakeups_.notify_all();

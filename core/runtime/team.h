@@ -36,6 +36,7 @@ class Team {
   void Start(int count, const void* context, Call call);
   void Work(int thread);
   void Items(int thread);
+  void Stop();
 
   /// One thread's stretch, [next, end), on a cache line of its own.
   struct alignas(64) Stretch {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kMaxBuffers = 16384, kMaxOps = 4096, kMaxDimension = 65536, kMaxOutputs = 16, kMaxInputs = 64;
 constexpr int64_t kMaxWindow = 255, kMaxConvInputs = int64_t{1} << 24, kMaxWork = int64_t{1} << 38;
+constexpr int64_t kMaxPaddedWords = int64_t{1} << 27;  // of the bits that a binary convolution reads
 constexpr int64_t kMaxBytes = int64_t{1} << 31;
 constexpr int64_t kMaxPaddedBytes = int64_t{1} << 32;  // with channels padded for the kernels
 
@@ -185,6 +186,9 @@ class Validator {
     Require(first && first.shape.size() == 4, "weight is not [O][kh][kw][words]");
     Require(first.shape[3] == BitWords(in.channels), "weight has the wrong number of input channels");
     const Buffer value = ConvOutput(in, first.shape, op.stride, op.padding, in.channels);
+    const int64_t padded_height = in.height + 2 * op.padding.y, padded_width = in.width + 2 * op.padding.x;
+    Require(padded_height * padded_width * BitWords(in.channels) <= kMaxPaddedWords,
+            "the padded input has more than 2^27 words");
     AddWork(static_cast<int64_t>(value.height) * value.width * (first.shape[1] * first.shape[2] * in.channels),
             value.channels * (Count(op.branches) - 1));
     for (const Branch& branch : op.branches) {

@@ -40,6 +40,14 @@ struct Network {
     return {data.data(), {outputs, k_h, k_w, words_per_tap}};
   }
 
+  Epilogue Norm(int channels) {
+    Epilogue e;
+    e.mul = MakeFloats({channels});
+    e.add = MakeFloats({channels});
+    e.prelu = Prelu{MakeFloats({channels}), MakeFloats({channels}), MakeFloats({channels})};
+    return e;
+  }
+
   std::mt19937 random;
   Program program{};
   std::deque<std::vector<float>> floats;
@@ -47,7 +55,7 @@ struct Network {
 };
 
 /// Image, convolution, binary convolution with shortcut, three shifted branches, pooling, linear: every hot kernel.
-inline Network RandomNetwork(uint32_t seed) {
+inline Network UsualNetwork(uint32_t seed) {
   Network net(seed);
   Program& p = net.program;
   const int h = net.Number(1, 9), w = net.Number(1, 9), c = 4 * net.Number(1, 40), o = net.Number(1, 150),
@@ -56,15 +64,8 @@ inline Network RandomNetwork(uint32_t seed) {
   const int bits1 = net.AddBuffer(Kind::kBits, h, w, c), map1 = net.AddBuffer(Kind::kMap, h, w, c);
   const int bits2 = net.AddBuffer(Kind::kBits, h, w, c), map2 = net.AddBuffer(Kind::kMap, h, w, o);
   const int pooled = net.AddBuffer(Kind::kVector, 1, 1, o), logits = net.AddBuffer(Kind::kVector, 1, 1, classes);
-  const auto norm = [&](int channels) {
-    Epilogue e;
-    e.mul = net.MakeFloats({channels});
-    e.add = net.MakeFloats({channels});
-    e.prelu = Prelu{net.MakeFloats({channels}), net.MakeFloats({channels}), net.MakeFloats({channels})};
-    return e;
-  };
 
-  Epilogue stem = norm(c);
+  Epilogue stem = net.Norm(c);
   stem.map = map1;
   stem.bits = {{bits1, net.MakeFloats({c}), std::nullopt}};
   p.ops.push_back({"stem", Conv2dOp{p.input,
@@ -74,13 +75,13 @@ inline Network RandomNetwork(uint32_t seed) {
                                     {1, 1},
                                     1,
                                     stem}});
-  Epilogue block = norm(c);
+  Epilogue block = net.Norm(c);
   block.shortcut = Shortcut{map1, false, false};
   block.bits = {{bits2, {}, std::nullopt}};
   p.ops.push_back(
       {"block", BinaryConv2dOp{
                     bits1, {{net.MakeWeights(c, 3, 3, c), net.MakeFloats({c}), Shift::kNone}}, {1, 1}, {1, 1}, block}});
-  Epilogue mlp = norm(o);
+  Epilogue mlp = net.Norm(o);
   mlp.map = map2;
   BinaryConv2dOp shifted{bits2, {}, {1, 1}, {0, 0}, mlp};
   for (Shift shift : {Shift::kNone, Shift::kShort, Shift::kLong}) {
@@ -92,6 +93,64 @@ inline Network RandomNetwork(uint32_t seed) {
   p.outputs = {logits};
   return net;
 }
+
+/// All that UsualNetwork lacks: groups, strides, both pools, every shortcut, per-image thresholds, changes of layout.
+inline Network UnusualNetwork(uint32_t seed) {
+  Network net(seed);
+  Program& p = net.program;
+  const int planes = net.Number(1, 6), c = planes * net.Number(1, 12), classes = net.Number(1, 9);
+  const Pair stride{net.Number(1, 3), net.Number(1, 3)};
+  const auto strided = [](int size, int by) { return (size - 1) / by + 1; };  // of a 3x3 window with padding 1
+  const int in_h = net.Number(1, 12), in_w = net.Number(1, 12);
+  const int h = strided(in_h, stride.y), w = strided(in_w, stride.x), h2 = strided(h, 2), w2 = strided(w, 2);
+  p.input = net.AddBuffer(Kind::kImage, in_h, in_w, planes);
+  const int lens = net.AddBuffer(Kind::kMap, h, w, planes), grouped = net.AddBuffer(Kind::kMap, h, w, c);
+  const int bits = net.AddBuffer(Kind::kBits, h, w, c), halved = net.AddBuffer(Kind::kMap, h2, w2, 2 * c);
+  const int largest = net.AddBuffer(Kind::kMap, h2 + 1, w2 + 1, 2 * c);
+  const int average = net.AddBuffer(Kind::kMap, h2 / 2 + 1, w2 / 2 + 1, 2 * c);
+  const int vector = net.AddBuffer(Kind::kVector, 1, 1, 2 * c);
+  const int shifted = net.AddBuffer(Kind::kMap, h2, w2, 2 * c), signs = net.AddBuffer(Kind::kBits, h2, w2, 2 * c);
+  const int unpacked = net.AddBuffer(Kind::kMap, h2, w2, 2 * c), both = net.AddBuffer(Kind::kMap, h2, w2, 4 * c);
+  const int turned = net.AddBuffer(Kind::kMap, 4 * c, 1, h2 * w2);
+  const int flat = net.AddBuffer(Kind::kVector, 1, 1, 4 * c * h2 * w2);
+  const int logits = net.AddBuffer(Kind::kVector, 1, 1, classes);
+
+  Epilogue plain;
+  plain.map = lens;
+  p.ops.push_back({"lens", Conv2dOp{p.input, net.MakeFloats({planes, 3, 3, 1}), {}, stride, {1, 1}, planes, plain}});
+  Epilogue norm = net.Norm(c);
+  norm.map = grouped;
+  norm.bits = {{bits, {}, std::nullopt}};
+  p.ops.push_back(
+      {"grouped",
+       Conv2dOp{lens, net.MakeFloats({c, 1, 1, 1}), net.MakeFloats({c}), {1, 1}, {0, 0}, planes, norm}});
+  Epilogue halving;
+  halving.shortcut = Shortcut{grouped, true, true};
+  halving.map = halved;
+  p.ops.push_back({"halved", BinaryConv2dOp{bits,
+                                            {{net.MakeWeights(2 * c, 3, 3, c), net.MakeFloats({2 * c}), Shift::kNone}},
+                                            {2, 2},
+                                            {1, 1},
+                                            halving}});
+  p.ops.push_back({"largest", PoolOp{halved, largest, {2, 2}, {1, 1}, {1, 1}, false, true, false}});
+  p.ops.push_back(
+      {"average", PoolOp{largest, average, {2, 2}, {2, 2}, {0, 0}, true, false, net.Number(0, 1) == 1}});
+  p.ops.push_back({"vector", GlobalAvgPoolOp{average, vector}});
+  Epilogue dynamic;
+  dynamic.beta = vector;
+  dynamic.map = shifted;
+  dynamic.bits = {{signs, net.MakeFloats({2 * c}), vector}};
+  p.ops.push_back({"shifted", ElementwiseOp{halved, dynamic}});
+  p.ops.push_back({"unpacked", UnpackOp{signs, unpacked}});
+  p.ops.push_back({"both", ConcatOp{{shifted, unpacked}, both}});
+  p.ops.push_back({"turned", TransposeOp{both, turned}});
+  p.ops.push_back({"flat", ReshapeOp{turned, flat}});
+  p.ops.push_back({"head", LinearOp{flat, logits, net.MakeFloats({classes, 4 * c * h2 * w2}), {}}});
+  p.outputs = {logits};
+  return net;
+}
+
+inline Network RandomNetwork(uint32_t seed) { return seed % 2 == 0 ? UsualNetwork(seed) : UnusualNetwork(seed); }
 
 inline std::vector<float> RandomImages(Network& net, int count) {
   const Buffer& in = net.program.buffers[net.program.input];

@@ -79,7 +79,7 @@ int main(int argc, char** argv) {
   const std::vector<std::string> targets = bcdnet::Targets();
   for (int i = 1; i < argc; ++i)
     Expect(std::count(targets.begin(), targets.end(), argv[i]) == 1, std::string(argv[i]) + " is not tested");
-  for (uint32_t seed = 0; seed < 12; ++seed) TestTargets(seed);
+  for (uint32_t seed = 0; seed < 24; ++seed) TestTargets(seed);
   TestSharing();
   TestFma();
   std::string names;

@@ -124,13 +124,16 @@ def test_convolution(
 
 
 @given(
-    seeds, windows(), st.integers(1, 6), st.sampled_from([(1, 1), (2, 3), (8, 32), (1, 32), (3, 64), (16, 1), (1, 2)])
-)
+    seeds, windows(), st.integers(1, 6), st.sampled_from([(1, 1), (2, 3), (8, 32), (1, 32), (3, 64), (16, 1), (1, 2)]),
+    st.booleans(),
+)  # fmt: skip
 def test_grouped_convolution(
-    new_network: Any, check_network: Any, seed: int, place: Any, groups: int, per_group: tuple[int, int]
-) -> None:
-    network = new_network(seed, 2, *place["size"])
-    source = network.start(groups * per_group[0])
+    new_network: Any, check_network: Any, seed: int, place: Any, groups: int, per_group: tuple[int, int],
+    from_image: bool,
+) -> None:  # fmt: skip
+    inputs = groups * per_group[0]
+    network = new_network(seed, inputs if from_image else 2, *place["size"])
+    source = network.image if from_image else network.start(inputs)
     network.conv2d(source, groups * per_group[1], **place["window"], groups=groups)
     check_network(network)
 

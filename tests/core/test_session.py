@@ -83,6 +83,14 @@ def test_debug_captures_every_buffer(network: Any) -> None:
         network.session().debug(images, [len(network.buffers)])
 
 
+def test_debug_takes_a_buffer_named_twice(network: Any) -> None:
+    session, images = network.session(), network.images(64)
+    largest = max(range(1, len(network.buffers)), key=lambda buffer: np.prod(network.shape(buffer)))
+    once, often = session.debug(images, [largest]), session.debug(images, [largest] * 50)
+    assert list(often) == [largest]
+    np.testing.assert_array_equal(often[largest], once[largest])
+
+
 def test_targets_and_peaks(network: Any) -> None:
     names = _core.targets()
     assert names[-1] == "SCALAR"
@@ -143,3 +151,13 @@ def test_malformed_programs(network: Any, change: Any, message: str) -> None:
     change(document, tensors)
     with pytest.raises(ValueError, match=message):
         _core.Session(*(document[key] for key in ("buffers", "ops")), tensors, document["inputs"], document["outputs"])
+
+
+def test_padding_must_not_make_small_bits_large(new_network: Any) -> None:
+    """A file of some kilobytes once asked for 69 GB of scratch memory."""
+    network = new_network(0, 1, 65536, 1)
+    network.start(160, map=False, bits=[(False, None)])
+    strided = network.binary_conv2d(network.bits[0], 1, (1, 255), (255, 255), (0, 254))
+    network.outputs = [network.simple("global_avg_pool", "vector", [1], input=strided)]
+    with pytest.raises(ValueError, match=r"2\^27 words"):
+        network.session()

@@ -154,6 +154,12 @@ def _unused(file: File) -> None:
     file.add("spare", *_tensor("F32", 1))
 
 
+def _tall(file: File) -> None:
+    """Bits that are as large as they may be, before padding."""
+    file.program["buffers"][0]["shape"] = [1, 65536, 2048]
+    file.program["buffers"][1]["shape"] = [65536, 2048, 4]
+
+
 CONTAINER = "not a complete .bcdn file"
 PREPROCESS = {"input_size": [1, 4, 4], "mean": [0.5], "std": [0.0], "interpolation": "bilinear", "crop_pct": 1.0}
 
@@ -201,6 +207,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensor-shape": (_program("ops.4.weight", "stem"), "op 4 'head': weight: tensor 'stem' has shape [4, 3, 3, 1]"),
     "stride-zero": (_program("ops.1.stride", [0, 2]), "op 1 'conv': stride: [0, 2] must be 1 to 255"),
     "padding-wide": (_program("ops.1.padding", [3, 1]), "op 1 'conv': padding: [3, 1] is out of range"),
+    "padded-huge": (_tall, "op 1 'conv': padding: the padded input has more than 134217728 words"),
     "groups": (_program("ops.0.groups", 2), "op 0 'stem': groups: 2 does not divide 1 input channels"),
     "shift-strided": (_program("ops.1.branches.0.shift", "long"), "op 1 'conv': branches: a shift needs a 1x1 kernel"),
     "no-result": (_program("ops.2.epilogue.map", None), "op 2 'mlp': epilogue: no result"),
@@ -211,6 +218,10 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensor-unused": (_unused, "tensor 'spare': no op uses it"),
     "labels": (_program("labels", ["cat"]), "labels: 1 of them for an output of 2"),
     "std-zero": (_program("preprocess", PREPROCESS), "preprocess.std: every value must be positive"),
+    "crop-tiny": (
+        _program("preprocess", PREPROCESS | {"std": [1.0], "crop_pct": 1e-9}),
+        "preprocess.crop_pct: must be in [0.1, 1]",
+    ),
 }
 
 

@@ -111,3 +111,10 @@ def test_the_crop_box_holds_what_the_network_sees(width, height, crop_pct) -> No
     if left >= 0 and left + across <= 1 and width > 1:
         assert seen[0] == pytest.approx(255 * left, abs=255 * (2 / width + slack))
         assert seen[-1] == pytest.approx(255 * (left + across), abs=255 * (2 / width + slack))
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])
+def test_a_thin_image_does_not_grow_without_bound(size) -> None:
+    preprocess = Preprocess((1, 32, 32), (0.0,), (1.0,), "bilinear", 1.0)
+    with pytest.raises(ImageTooLargeError, match=f"{size[0]} x {size[1]} pixels would become"):
+        to_input(Image.new("L", size), preprocess)

@@ -175,3 +175,22 @@ def test_prediction_never_imports_torch(packed) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's address space")
+def test_threads_that_cannot_start_are_an_error(packed) -> None:
+    """In a process of its own, which cannot lift its limit again. It once ended there: `terminate called`."""
+    code = f"""
+import resource
+from bcdnet.errors import BcdnetError
+from bcdnet.runtime import InferenceSession
+InferenceSession({str(packed)!r}, threads=1)
+size = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, size + 2**28))
+try:
+    InferenceSession({str(packed)!r}, threads=1000)
+except BcdnetError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cannot start 1000 threads (") and done.stdout.endswith("threads=1\n")

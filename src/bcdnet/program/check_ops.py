@@ -36,6 +36,8 @@ MAX_CONCAT = 64
 MAX_BITS = 16
 # An int32 sum of so many ±1 is exact as a float32 too.
 MAX_REDUCTION = 2**24
+# A small map of bits must not grow without bound by its padding.
+MAX_PADDED_WORDS = 2**27
 
 
 def check_op(op: Op, context: Context) -> None:
@@ -136,6 +138,11 @@ def _binary_conv2d(op: BinaryConv2d, context: Context) -> None:
         context.tensor(branch.scale, weight.shape[0], field="scale")
     outputs, rows, columns, _ = weight.shape
     height, width = _conv_shape(shape, (rows, columns), op.stride, op.padding, context)
+    if (
+        math.prod(size + 2 * pad for size, pad in zip(shape[:2], op.padding, strict=True)) * words(depth)
+        > MAX_PADDED_WORDS
+    ):
+        raise context.error(f"padding: the padded input has more than {MAX_PADDED_WORDS} words")
     plain = (rows, columns, *op.stride, *op.padding) == (1, 1, 1, 1, 0, 0) and depth % 4 == 0
     if not plain and any(branch.shift != "none" for branch in op.branches):
         raise context.error("branches: a shift needs a 1x1 kernel, stride 1, no padding and channels divisible by 4")

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import types
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,8 +34,7 @@ def parse(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ProgramError(f"the program has the key {twice!r} twice in one object")
     return result
 

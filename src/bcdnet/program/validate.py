@@ -25,6 +25,7 @@ MAX_NAME = 256
 MAX_LABEL = 1024
 MAX_LABELS = 65536
 MAX_PROVENANCE_DEPTH = 8
+MIN_CROP = 0.1
 RANK = {"image": 3, "map": 3, "vector": 1, "bits": 3}
 
 
@@ -126,8 +127,8 @@ def _preprocess(preprocess: Preprocess, shape: tuple[int, ...]) -> None:
     # float32 is what the runtime computes in: a std that rounds to 0 there would divide by zero.
     if not all(float(np.float32(min(value, 1e30))) > 0 for value in preprocess.std):
         raise ProgramError("preprocess.std: every value must be positive")
-    if not 0 < preprocess.crop_pct <= 1:
-        raise ProgramError("preprocess.crop_pct: must be in (0, 1]")
+    if not MIN_CROP <= preprocess.crop_pct <= 1:
+        raise ProgramError(f"preprocess.crop_pct: must be in [{MIN_CROP}, 1]")
 
 
 def _free_json(value: Any, depth: int) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageLike = Union["Image", npt.NDArray[np.uint8], str, os.PathLike[str]]
+# Pixels of a whole resized image, of which the crop is a part: an image one pixel wide would grow without bound.
+MAX_RESIZED = 2**26
 # (left, top, width, height) as fractions of an image.
 Box = tuple[float, float, float, float]
 
@@ -27,7 +29,8 @@ def to_input(image: ImageLike, preprocess: Preprocess) -> npt.NDArray[np.float32
     """A Pillow image, uint8 [H', W', 3 or 1] (or [H', W']) array or file name -> normalised float32 [C, H, W].
 
     Turned upright as its EXIF data say, the shorter side resized to round(size / crop_pct), the centre cropped; an
-    image that already has H x W pixels is not resampled. Raises DataError for what is no image.
+    image that already has H x W pixels is not resampled. Raises DataError for what is no image, ImageTooLargeError for
+    one so thin that it would have more than 2^26 pixels before it is cropped.
     """
     channels = preprocess.input_size[0]
     pixels = np.asarray(_crop(_with_channels(_open(image), channels), preprocess))
@@ -136,6 +139,9 @@ def _crop(image: Image, preprocess: Preprocess) -> Image:
     if image.size == (width, height):
         return image
     size, (left, top) = _resized(*image.size, preprocess)
+    if size[0] * size[1] > MAX_RESIZED:
+        found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, size))
+        raise ImageTooLargeError(f"the image is too long for its width: {found} would become {wanted}")
     image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
     return image.crop((left, top, left + width, top + height))
 

@@ -52,7 +52,7 @@ class InferenceSession:
     `threads`: worker threads for one run, by default all CPUs that the process may use. `target`: instruction set, one
     of `available_targets()`, by default the best one. The results depend on neither.
     Raises ProgramError for a file that is missing, truncated, newer or invalid; BcdnetError for an unknown target, a
-    number of threads below 1 or a core that is not built.
+    number of threads that is below 1 or cannot be started, or a core that is not built.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None, target: str | None = None) -> None:
@@ -70,6 +70,8 @@ class InferenceSession:
             )  # fmt: skip
         except ValueError as error:
             raise ProgramError(f"{path}: {error}") from error
+        except RuntimeError as error:
+            raise BcdnetError(f"{error}: ask for fewer, such as threads=1") from error
         self.costs: list[Cost] = [cost(program, op) for op in program.ops]
         self._cam = find_head(program)
         # The core holds its own copy of the weights, laid out for its kernels.

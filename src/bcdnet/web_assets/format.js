@@ -218,7 +218,7 @@ function readPreprocess(value, shape) {
   const interpolation = value.get("interpolation");
   check(["nearest", "bilinear", "bicubic", "lanczos"].includes(interpolation), "interpolation: unknown");
   const cropPct = number(value.get("crop_pct"));
-  check(cropPct > 0 && cropPct <= 1, "crop_pct: must be in (0, 1]");
+  check(cropPct >= 0.1 && cropPct <= 1, "crop_pct: must be in [0.1, 1]");
   return { inputSize: size, mean, std, interpolation, cropPct };
 }
 
