@@ -15,7 +15,7 @@ from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import load_recipe
-from bcdnet.training.run import train
+from bcdnet.training.run import Run, train
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -143,3 +143,16 @@ def test_a_resumed_run_reads_its_images_from_where_it_read_them(make_recipe: Mak
     with pytest.raises(RecipeError, match=r"from memory, here they would come from disk .* add data\.in_memory=true"):
         train(elsewhere, resume=True)
     assert train(recipe, resume=True)
+
+
+@pytest.mark.parametrize(("variable", "first"), [("NODE_RANK", False), ("GROUP_RANK", False), (None, True)])
+def test_one_process_of_all_nodes_is_the_first(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, variable: str | None, first: bool
+) -> None:
+    """Lightning's launcher gives rank 0 to the process that was started on each node, until it starts the others."""
+    if variable is not None:
+        monkeypatch.setenv(variable, "1")
+    said: list[str] = []
+    run = Run(make_recipe(), said.append)
+    run.say("here")
+    assert run.first_process == first and said == ["here"] * first
