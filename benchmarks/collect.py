@@ -155,6 +155,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--title", required=True)
     arguments = parser.parse_args()
+    names = [run.name for run in arguments.runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"several runs are called {', '.join(twice)}: rename their folders")
     for run in arguments.runs:
         if missing := [name for name in KEPT if not (run / name).is_file()]:
             parser.error(

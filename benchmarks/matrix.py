@@ -117,9 +117,15 @@ def main() -> None:
     parser.add_argument("--costs", action="store_true", help="show each row's operations, and run none")
     parser.add_argument("--print", action="store_true", help="show the commands that are left, and run none")
     arguments = parser.parse_args(shlex.split(own))
+    try:
+        known = rows_of(arguments.recipe)
+    except (KeyError, OSError) as error:
+        parser.error(str(error.args[0] if isinstance(error, KeyError) else error))
+    if unknown := set(arguments.groups or ()) - {row.group for row in known}:
+        parser.error(f"no group {', '.join(sorted(unknown))} for {arguments.recipe.stem} in {MATRIX.name}")
     rows = [
         row
-        for row in rows_of(arguments.recipe)
+        for row in known
         if (arguments.groups is None or row.group in arguments.groups)
         and (arguments.rows is None or row.name in arguments.rows)
     ]

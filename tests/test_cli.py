@@ -83,6 +83,8 @@ def test_a_verb_gets_its_arguments_and_its_docstring_is_its_help(
             2,
             "error: this command needs torch: pip install 'bcdnet[train]'\n",
         ),
+        (PermissionError(13, "Permission denied", "there/x"), 2, "error: there/x: Permission denied\n"),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

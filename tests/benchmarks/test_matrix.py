@@ -64,3 +64,21 @@ def test_commands_resume_and_skip(tmp_path: Path) -> None:
     train, evaluation, rest = run(str(path_of("cifar10")), *words).splitlines()
     assert train.endswith("--resume") and "no_shift-s0" in evaluation
     assert rest == f"bcdnet eval {tmp_path / 'no_teacher-s0'} --data data/cifar10"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipes/cifar10_cpu.yaml", "--groups", "modls"], "no group modls for cifar10_cpu"),
+        (["recipes/cifar10_cpu.yaml", "--rows", "all"], "no row all for cifar10_cpu"),
+        (["recipes/digits.yaml"], "matrix.yaml knows cifar10, "),
+        (["recipes/none.yaml"], "matrix.yaml knows cifar10, "),
+    ],
+)
+def test_what_is_not_there_is_named(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["matrix.py", *words, "--costs"])
+    with pytest.raises(SystemExit) as left:
+        matrix.main()
+    assert left.value.code == 2 and message in capsys.readouterr().err

@@ -59,6 +59,7 @@ def test_mistakes_are_one_line(files, tmp_path, call, monkeypatch) -> None:
         ((first, image, "--label", "dgo", "-o", page), "did you mean 'dog'"),
         ((first, image, "--label", 3, "-o", page), "the classes are 0 to 2"),
         ((first, tmp_path / "none.png", "-o", page), "none.png: no such file"),
+        ((first, image, "-o", image.with_suffix(".html")), f"would write over {image}"),
     ):
         code, _, err = call("explain", *arguments)
         assert code == 2 and message in err and err.count("\n") == 1 and not page.exists()

@@ -49,6 +49,17 @@ def test_export_of_a_name_and_of_a_misspelt_one(tmp_path, call) -> None:
     assert code == 2 and "did you mean bcdnet_a" in err and not (tmp_path / "z.bcdn").exists()
 
 
+def test_export_writes_over_no_weights_and_what_can_be_read_again(files, tmp_path, call) -> None:
+    checkpoint, before = files[0], files[0].read_bytes()
+    for output in (checkpoint, tmp_path / "x.foo", ""):
+        code, _, err = call("export", checkpoint, "-o", output)
+        assert code == 2 and "give a name that ends in .bcdn, or in .onnx" in err
+    assert checkpoint.read_bytes() == before and not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = call("export", checkpoint, "-o", tmp_path / "file" / "x.bcdn")
+    assert code == 2 and "x.bcdn: cannot be written" in err and err.count("\n") == 1
+
+
 def test_verify_agrees(files, call) -> None:
     arguments = ("verify", *files, "--data", "digits", "--limit", 40, "--batch-size", 16, "--threads", 1)
     code, out, _ = call(*arguments, "--json")

@@ -6,6 +6,8 @@ import csv
 import http.server
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -81,6 +83,38 @@ def test_annotated_copies(packed_file, folder, tmp_path, capsys) -> None:
         assert copy.width == 320 and copy.height > 320 * 20 // 30
 
 
+def test_a_copy_never_takes_the_place_of_its_original(packed_file, folder, capsys, monkeypatch) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    monkeypatch.chdir(folder)
+    for sources in ((".",), ("a.png",), (folder / "b.jpg",)):
+        code, out, err = call(capsys, "predict", packed_file, *sources, "--annotate", ".")
+        assert (code, out) == (2, "") and "would write over" in err and "give another folder" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_links_that_lead_round_show_each_image_once(folder) -> None:
+    (folder / "self").symlink_to(folder)
+    (folder / "deep" / "up").symlink_to(folder)
+    assert [source.relative.name for source in find_images([str(folder)])].count("a.png") == 1
+
+
+def test_a_name_that_no_terminal_shows_costs_no_result(packed_file, folder) -> None:
+    odd = folder / "caf\udce9.png"  # what Python makes of bytes that are no UTF-8
+    (folder / "a.png").rename(odd)
+    code = f"from bcdnet.cli.main import main; main(['predict', {str(packed_file)!r}, {str(odd)!r}, '--csv'])"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "caf\\udce9.png,1," in done.stdout, done.stderr
+
+
+def test_what_cannot_be_a_picture_is_named(packed_file, tmp_path, capsys) -> None:
+    Image.new("L", (1, 2_000_000)).save(tmp_path / "thin.png")
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tif")
+    code, _, err = call(capsys, "predict", packed_file, tmp_path)
+    assert code == 1 and f"skipped {tmp_path / 'thin.png'}: is too long for its width" in err
+    assert f"skipped {tmp_path / 'float.tif'}: holds floating-point numbers" in err
+
+
 def test_limit_of_pixels(packed_file, folder, capsys) -> None:
     code, _, err = call(capsys, "predict", packed_file, folder / "a.png", "--max-pixels", 599)
     assert code == 1 and "a.png: has 30 x 20 pixels; at most 599 are allowed" in err
@@ -104,12 +138,18 @@ def test_standard_input_without_torch(packed_file, folder) -> None:
         (["none*.png"], "none*.png: no such file, and nothing matches it"),
         (["http://127.0.0.1:9/x.png"], "is not fetched unless you say --allow-urls"),
         (["EMPTY"], "no images in this folder"),
+        ([""], "an empty name means no image"),
+        (["http://[::1", "--allow-urls"], "http://[::1: is no address"),
+        (["EMPTY/../a.png", "--annotate", "FILE"], "Not a directory"),
         (["none.png", "--json", "--csv"], "--json and --csv exclude each other"),
     ],
 )
 def test_mistakes_are_one_line(packed_file, tmp_path, capsys, arguments, message) -> None:
     (tmp_path / "empty").mkdir()
-    arguments = [str(tmp_path / "empty") if word == "EMPTY" else word for word in arguments]
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("in the way")
+    places = {"EMPTY": str(tmp_path / "empty"), "FILE": str(tmp_path / "file" / "x")}
+    arguments = [re.sub("|".join(places), lambda found: places[found[0]], word) for word in arguments]
     code, out, err = call(capsys, "predict", packed_file, *arguments)
     assert (code, out) == (2, "") and err.startswith("error: ") and message in err and err.count("\n") == 1
 

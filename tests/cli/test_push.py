@@ -108,6 +108,16 @@ def test_real_valued_weights_are_not_packed(hub: Hub, bcdnet: Command, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_packed_file_goes_with_the_card_it_is_given(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    packed, card = tmp_path / "d.bcdn", tmp_path / "mine.md"
+    assert bcdnet("export", saved(tmp_path, bits=1), "-o", packed).returncode == 0
+    card.write_text("# mine\n")
+    assert "give one with --card" in bcdnet("push", packed, "someone/packed").stderr
+    done = bcdnet("push", packed, "someone/packed", "--card", card)
+    assert done.returncode == 0 and hub.repositories["someone/packed"]["README.md"] == b"# mine\n", done.stderr
+
+
+@pytest.mark.slow
 def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
     model = saved(tmp_path, bits=1)
     for words, options, message in (

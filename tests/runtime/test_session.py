@@ -153,7 +153,7 @@ def test_preprocessing_is_that_of_evaluation_bit_for_bit(size, interpolation, cr
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "I", "CMYK", "1"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_modes(mode, channels) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (12, 12), np.uint8)
@@ -165,6 +165,15 @@ def test_modes(mode, channels) -> None:
     np.testing.assert_array_equal(
         to_input(picture, Preprocess((channels, 12, 12), *constants, "bilinear", 1.0)), theirs
     )
+
+
+def test_eight_bits_are_what_they_are_in_a_wider_image() -> None:
+    """An image of 32-bit integers that go to 255 once became black."""
+    grey = np.random.default_rng(0).integers(0, 256, (12, 12), np.uint8)
+    preprocess = Preprocess((1, 12, 12), (0.5,), (0.25,), "bilinear", 1.0)
+    expected = to_input(grey, preprocess)
+    for wide in (Image.fromarray(grey.astype(np.int32)), Image.fromarray(grey.astype(np.int32) * 257)):
+        np.testing.assert_array_equal(to_input(wide, preprocess), expected)
 
 
 def test_prediction_never_imports_torch(packed) -> None:

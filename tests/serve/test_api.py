@@ -302,6 +302,7 @@ def test_openapi_has_examples_and_every_refusal(serving) -> None:
 def test_settings_and_models_that_cannot_be(packed_file) -> None:
     for settings, message in (
         ({"queue": 0}, "queue: must be above 0"),
+        ({"seconds": float("nan")}, "seconds: must be above 0 and finite"),
         ({"wait_seconds": 2}, "wait_seconds: must be 0 to 1"),
         ({"images": 200}, "never fit in a queue of 128"),
         ({"token": "short"}, "token: must be at least 16"),

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bcdnet.cli.serve import served_name
 from bcdnet.serve.run import listen
 
 
@@ -70,6 +71,21 @@ def test_clients_that_leave_early_harm_nobody(address, png) -> None:
     assert 'status="500"' not in text and 'bcdnet_queue_images{model="small"} 0.0' in text
 
 
+def test_a_head_that_does_not_come_is_not_waited_for(packed_file, served, png) -> None:
+    """Open connections without a request once locked everybody else out."""
+    with served(packed_file, "--threads", 1, "--timeout", 0.5) as (address, _):
+        with connect(address) as idle, connect(address) as slow, connect(address) as good:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nHost")
+            assert slow.recv(1) == b"" and idle.recv(1) == b""
+            good.close()
+        with connect(address) as connection:
+            for _ in range(2):
+                connection.sendall(head(len(png())) + png())
+                assert answer(connection)[0] == 200
+            connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+            assert connection.recv(1) == b""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_what_was_taken_is_answered_before_the_end(packed_file, served, png, end) -> None:
@@ -117,6 +133,14 @@ def test_mistakes_are_one_line(packed_file, tmp_path, call) -> None:
     (tmp_path / "token").write_text("short")
     code, _, err = call("serve", packed_file, "--token-file", tmp_path / "token")
     assert code == 2 and err == "error: token: must be at least 16 printable ASCII characters\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("runs/w0.25", "w0.25"), ("x/small.bcdn", "small"), ("m.safetensors", "m"), ("hf-hub:org/net-v1.5", "net-v1.5")],
+)
+def test_only_a_files_suffix_is_no_part_of_the_name(model, name) -> None:
+    assert served_name(model) == name
 
 
 @pytest.mark.slow

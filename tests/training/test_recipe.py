@@ -137,6 +137,9 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     path.write_text("a: [1")
     with pytest.raises(RecipeError, match="is not valid YAML"):
         load_recipe(path)
+    path.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(RecipeError, match="is not a recipe, which is YAML in UTF-8"):
+        load_recipe(path)
     path.write_text("- 1")
     with pytest.raises(RecipeError, match="a recipe is a mapping of keys, got list"):
         load_recipe(path)

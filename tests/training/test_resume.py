@@ -41,7 +41,9 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run: Path, resume: bool) -> int:
     """Start the command, stop it as soon as the row of that iteration is there, and return its exit status."""
-    code = "from bcdnet.cli.main import main; main()"
+    # What runs in the background may have been told to ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from bcdnet.cli.main import main; main()"
     command = [sys.executable, "-c", code, "train", str(recipe), *(["--resume"] if resume else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

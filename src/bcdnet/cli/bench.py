@@ -24,7 +24,7 @@ def run(
     threads: Annotated[
         list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="May be given several times; by default 1.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="May be given several times; by default 1.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each measurement.")] = 2.0,
     target: Annotated[
         str | None, typer.Option(help="Instruction set; by default the best.", show_default=False)

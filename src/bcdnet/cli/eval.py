@@ -51,6 +51,11 @@ def run(
         result = assess(Path(model), data, split, batch_size, pick_device(device))
         folder = out or _run_folder(Path(model), data, split)
     text = json.dumps(result.to_json(), indent=2)
+    # Shown first: whatever becomes of the files, the figures are there.
+    if as_json:
+        typer.echo(text)
+    else:
+        show(result, f"{model} on {data} ({split})")
     if folder is not None:
         from bcdnet.training.confusion import draw_confusion
         from bcdnet.training.run_folder import write_text
@@ -58,11 +63,7 @@ def run(
         title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
         draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
         write_text(folder / "eval.json", text + "\n")
-    if as_json:
-        typer.echo(text)
-    else:
-        show(result, f"{model} on {data} ({split})")
-        if folder is not None:
+        if not as_json:
             typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
 
 

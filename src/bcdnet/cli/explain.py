@@ -43,6 +43,10 @@ def run(
     names = [checkpoint] if versus is None else [checkpoint, versus]
     models = [find_model(name) for name in names]
     picture = open_image(image)
+    cams = output.with_suffix(".png")
+    branches_of = [output.with_name(f"{output.stem}-branches{part}.png") for part in ("", "-2")]
+    if image.resolve() in (path.resolve() for path in (output, cams, *branches_of)):
+        raise BcdnetError(f"{output}: would write over {image}; give another name")
     output.parent.mkdir(parents=True, exist_ok=True)
 
     explanations: list[Explanation] = []
@@ -60,15 +64,13 @@ def run(
             None if wanted is None else find_label(wanted, found.labels, int(getattr(found.module, "num_classes", 0)))
         )
         constants = (preprocess.mean, preprocess.std)
-        x = to_input(picture, preprocess)
+        x = to_input(picture, preprocess, str(image))
         explanations.append(explain(shown, found.module, x, found.labels, constants, index))
 
-    cams = output.with_suffix(".png")
     _write(cams, partial(draw_cams, explanations))
     branches: list[Path] = []
-    for number, explanation in enumerate(explanations, start=1):
+    for explanation, path in zip(explanations, branches_of, strict=False):  # there may be no second one
         if explanation.contributions:
-            path = output.with_name(f"{output.stem}-branches{'' if number == 1 else f'-{number}'}.png")
             _write(path, partial(draw_contributions, explanation))
             branches.append(path)
     page = render(f"{image.name} explained", explanations, cams, branches)

@@ -35,7 +35,10 @@ def run(
     A named model has fresh weights: good for timing, not for predictions. `--format onnx`, also from a packed file,
     writes the same network with standard operators, the bits as float32: for other tools, neither small nor fast.
     """
-    if (file_format or output.suffix.removeprefix(".")) == Format.onnx:
+    suffix = output.suffix.lower().removeprefix(".")
+    if suffix not in list(Format) and file_format is not Format.onnx:
+        raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
+    if (file_format or suffix) == Format.onnx:
         typer.echo(_export_onnx(model, output, input_size))
         return
     found = find_model(model, input_size)

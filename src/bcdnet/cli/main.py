@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -98,8 +99,11 @@ def bcdnet(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always leaves through SystemExit.
 
-    Exit codes: 0 success; 2 a usage error or a `BcdnetError` (one line on stderr, no traceback); 130 interrupted.
+    Exit codes: 0 success; 2 a usage error, a `BcdnetError` or a file that cannot be read or written (one line on
+    stderr, no traceback); 130 interrupted.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         typer.main.get_command(app)(args=argv, prog_name="bcdnet")
     except BcdnetError as error:
@@ -111,6 +115,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         extra = EXTRAS.get(package, "train")
         print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -19,6 +19,7 @@ from bcdnet.cli.model import packed_file
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
+    from bcdnet.runtime.sources import Source
     from bcdnet.runtime.stream import Outcome
 
 
@@ -29,6 +30,7 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+LIMIT = 357_913_941  # pixels, beyond which Pillow decodes nothing
 # Suffixes that Pillow writes as they are; a copy of anything else becomes a PNG.
 COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -48,7 +50,7 @@ def run(
         Path | None, typer.Option(help="Folder for copies with the predictions drawn below.", show_default=False)
     ] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are skipped.")] = 178_956_970,
+    max_pixels: Annotated[int, typer.Option(min=1, max=LIMIT, help="Larger images are skipped.")] = LIMIT // 2,
     batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
     engine: Annotated[
@@ -73,7 +75,7 @@ def run(
 
     if as_json and as_csv:
         raise BcdnetError("--json and --csv exclude each other")
-    # Pillow's remarks on odd files, and its own limit of pixels, which --max-pixels replaces.
+    # Pillow's remarks on odd files, and on many pixels, of which --max-pixels decides.
     warnings.filterwarnings("ignore", module="PIL")
     if engine is Engine.RAY:
         if output is None or as_json or as_csv or annotate is not None or allow_urls:
@@ -88,7 +90,7 @@ def run(
     with packed_file(model) as path:
         session = InferenceSession(path, threads=threads)
     stream = predict_stream(session, found, topk=topk, batch=batch, keep_images=annotate is not None)
-    copies = None if annotate is None else Copies(annotate)
+    copies = None if annotate is None else Copies(annotate, found)
     problems: list[str] = []
     with _progress(len(found)) as advance:
         outcomes = _watch(stream, copies, problems, advance)
@@ -123,11 +125,21 @@ def _predict_with_ray(
 
 
 class Copies:
-    """Writes annotated copies into a folder, none over another."""
+    """Writes annotated copies into a folder, none over another. Raises BcdnetError for one that would lose a source."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sources: list[Source]) -> None:
         self.folder = folder
         self._taken: set[Path] = set()
+        originals = {Path(source.name).resolve() for source in sources}
+        for source in sources:
+            if self._path(source).resolve() in originals:
+                raise BcdnetError(f"--annotate {folder}: would write over {self._path(source)}; give another folder")
+
+    def _path(self, source: Source) -> Path:
+        relative = source.relative
+        return self.folder / (
+            relative if relative.suffix.lower() in COPIED_AS_IS else relative.with_name(f"{relative.name}.png")
+        )
 
     def write(self, outcome: Outcome) -> None:
         """Write the copy of one image that was read."""
@@ -135,13 +147,11 @@ class Copies:
 
         if outcome.image is None:
             return
-        relative = outcome.source.relative
-        if relative.suffix.lower() not in COPIED_AS_IS:
-            relative = relative.with_name(f"{relative.name}.png")
-        path, number = self.folder / relative, 1
+        first = path = self._path(outcome.source)
+        number = 1
         while path in self._taken:
             number += 1
-            path = self.folder / relative.with_stem(f"{relative.stem}-{number}")
+            path = first.with_stem(f"{first.stem}-{number}")
         self._taken.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_stem(f".{path.stem}.tmp")

@@ -35,28 +35,29 @@ def run(
     if card is not None and not card.is_file():
         raise BcdnetError(f"--card {card}: no such file")
     with tempfile.TemporaryDirectory() as folder:
-        files = packed_files(model) if is_packed(model) else trained_files(model, repository, Path(folder))
-        if card is not None:
-            files["README.md"] = card
+        if is_packed(model):
+            files = packed_files(model, card)
+        else:
+            files = trained_files(model, repository, Path(folder)) | ({"README.md": card} if card else {})
         url = upload(repository, files, f"Push {Path(model).name} with bcdnet", private)
     typer.echo(f"pushed {', '.join(files)} to {url}; it is called {PREFIX}{repository}")
 
 
-def packed_files(model: str) -> dict[str, Path | bytes]:
-    """A packed file, its configuration and the card beside it."""
+def packed_files(model: str, card: Path | None) -> dict[str, Path | bytes]:
+    """A packed file, its configuration and its card, by default the one beside it."""
     from bcdnet.hub import PACKED_FILE
     from bcdnet.program.file import read_program
     from bcdnet.runtime.pretrained import locate
 
     path = locate(model)
     program = read_program(path)
-    beside = path.with_suffix(".md")
-    if not beside.is_file():
+    card = card or path.with_suffix(".md")
+    if not card.is_file():
         raise BcdnetError(f"{path}: has no card beside it; give one with --card, or push the run that it was made from")
     shape = list(program.buffers[program.inputs[0].buffer].shape)
     preprocess = vars(program.preprocess) if program.preprocess else {}
     config = _config(list(program.labels), {"input_size": shape, **preprocess}, program.provenance)
-    return {PACKED_FILE: path, "config.json": config, "README.md": beside}
+    return {PACKED_FILE: path, "config.json": config, "README.md": card}
 
 
 def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path | bytes]:

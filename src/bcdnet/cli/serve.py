@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bcdnet.serve import Loaded
 
 TOKEN = "BCDNET_SERVE_TOKEN"
+LIMIT = 357_913_941  # pixels, beyond which Pillow decodes nothing
 
 
 def run(
@@ -32,10 +34,10 @@ def run(
     batch: Annotated[int, typer.Option(min=1, help="Most images in one batch.")] = 16,
     wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="Longest wait for others to fill a batch.")] = 4.0,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait; more are answered with 503.")] = 128,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Longest body, in MB.")] = 16.0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels in one image.")] = 25_000_000,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="Longest body, in MB.")] = 16.0,
+    max_pixels: Annotated[int, typer.Option(min=1, max=LIMIT, help="Most pixels in one image.")] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Most images in one request.")] = 16,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one request may take.")] = 30.0,
     token_file: Annotated[
         Path | None,
         typer.Option(help=f"File with a token that clients must send; or set {TOKEN}.", show_default=False),
@@ -52,7 +54,7 @@ def run(
     from bcdnet.serve.run import is_loopback
     from bcdnet.serve.run import run as serve
 
-    # Pillow's remarks on odd uploads, and its own limit of pixels, which --max-pixels replaces.
+    # Pillow's remarks on odd uploads, and on many pixels, of which --max-pixels decides.
     warnings.filterwarnings("ignore", module="PIL")
     settings = Settings(
         body_bytes=round(1e6 * max_body_mb),
@@ -69,12 +71,17 @@ def run(
     for model in models:
         with packed_file(model) as path:
             share = threads or max(1, available_threads() // workers)
-            loaded.append(load(path, name=Path(model).stem or Path(model).resolve().name, threads=share))
+            loaded.append(load(path, name=served_name(model), threads=share))
     if not is_loopback(host) and settings.token is None:
         typer.echo(f"warning: {host} may be reached by other machines, and there is no token", err=True)
     serve(
         loaded, settings, host, port, lambda bound: typer.echo(f"serving {_names(loaded)} at {_address(host, bound)}")
     )
+
+
+def served_name(model: str) -> str:
+    """What clients call it: a file's name without its suffix, else the last part, whose dots (w0.25) are its own."""
+    return re.sub(r"\.(bcdn|safetensors)$", "", Path(model).name or Path(model).resolve().name)
 
 
 def _token(file: Path | None) -> str | None:

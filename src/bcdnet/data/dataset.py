@@ -141,6 +141,8 @@ def decode(encoded: bytes, where: str) -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{where}: cannot decode: {reason}") from None
+    if image.mode == "F":
+        raise DataError(f"{where}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
     return _upright(image)
 
 

@@ -25,6 +25,8 @@ def open_dataset(path: str, split: str) -> Dataset:
     `test` is also found as `val`, `valid` or `validation`. Raises DataError: nothing there, an unknown kind, a missing
     split, files that are truncated.
     """
+    if path in ("", "hf://"):
+        raise DataError(f"{path!r} names no dataset (which is {KINDS})")
     if path == "digits":
         return Digits(split)
     if path.startswith("hf://"):

@@ -43,8 +43,11 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        # Mode I is what Pillow makes of 16 bits and of sums of 8 bits alike.
+        shift = 8 if image.mode != "I" or levels.max() > 255 else 0
+        image = Image.fromarray((levels >> shift).clip(0, 255).astype(np.uint8))
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)

@@ -9,6 +9,7 @@ from bcdnet.errors import RecipeError
 from bcdnet.nn import ESTIMATORS, ContextualEmbedding
 
 Embedding = Literal["none", "both", "alpha", "beta"]
+MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,6 @@ def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reducti
 
 def scale_width(channels: int, width: float) -> int:
     """`channels` times the width multiplier, to the nearest multiple of 4 (the shifts move quarters), at least 4."""
-    if width <= 0:
-        raise RecipeError(f"width multiplies channels: it is above 0, not {width}")
+    if not 0 < width <= MAX_WIDTH:
+        raise RecipeError(f"width multiplies channels: it is above 0 and at most {MAX_WIDTH}, not {width}")
     return max(4, round(channels * width / 4) * 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,5 +86,6 @@ def write_whole(path: Path, content: bytes, error_type: type[BcdnetError]) -> Pa
     except OSError as error:
         raise error_type(f"{path}: cannot be written ({error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written, it cannot be removed
+            beside.unlink()
     return path

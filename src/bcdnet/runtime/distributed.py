@@ -72,7 +72,7 @@ class Predictor:
         try:
             if image is None:
                 raise DataError(f"{name}: no image in this row")
-            return to_input(open_image(image, name, max_pixels=self._max_pixels), preprocess), None
+            return to_input(open_image(image, name, max_pixels=self._max_pixels), preprocess, name), None
         except DataError as error:
             return None, str(error)
 

@@ -25,15 +25,17 @@ MAX_RESIZED = 2**26
 Box = tuple[float, float, float, float]
 
 
-def to_input(image: ImageLike, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) -> npt.NDArray[np.float32]:
     """A Pillow image, uint8 [H', W', 3 or 1] (or [H', W']) array or file name -> normalised float32 [C, H, W].
 
     Turned upright as its EXIF data say, the shorter side resized to round(size / crop_pct), the centre cropped; an
     image that already has H x W pixels is not resampled. Raises DataError for what is no image, ImageTooLargeError for
-    one so thin that it would have more than 2^26 pixels before it is cropped.
+    one so thin that it would have more than 2^26 pixels before it is cropped; both open with `name`, by default the
+    file's.
     """
-    channels = preprocess.input_size[0]
-    pixels = np.asarray(_crop(_with_channels(_open(image), channels), preprocess))
+    name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
+    picture = _with_channels(_open(image), preprocess.input_size[0], name)
+    pixels = np.asarray(_crop(picture, preprocess, name))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     # The same two float32 roundings as in training: one multiply, one add.
     factor = np.array([1 / (255 * s) for s in preprocess.std], np.float32)
@@ -116,7 +118,7 @@ def _open(image: ImageLike) -> Image:
     return open_image(image)
 
 
-def _with_channels(image: Image, channels: int) -> Image:
+def _with_channels(image: Image, channels: int, name: str) -> Image:
     """Mode L (1 channel) or RGB (3; grey is repeated). Transparency is dropped, 16-bit grey scaled to 8."""
     from PIL import Image
 
@@ -125,14 +127,19 @@ def _with_channels(image: Image, channels: int) -> Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        # Mode I is what Pillow makes of 16 bits and of sums of 8 bits alike.
+        shift = 8 if image.mode != "I" or levels.max() > 255 else 0
+        image = Image.fromarray((levels >> shift).clip(0, 255).astype(np.uint8))
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
 
 
-def _crop(image: Image, preprocess: Preprocess) -> Image:
+def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:
     from PIL import Image
 
     _, height, width = preprocess.input_size
@@ -141,7 +148,7 @@ def _crop(image: Image, preprocess: Preprocess) -> Image:
     size, (left, top) = _resized(*image.size, preprocess)
     if size[0] * size[1] > MAX_RESIZED:
         found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, size))
-        raise ImageTooLargeError(f"the image is too long for its width: {found} would become {wanted}")
+        raise ImageTooLargeError(f"{name}: is too long for its width; {found} would become {wanted}")
     image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
     return image.crop((left, top, left + width, top + height))
 

@@ -46,12 +46,17 @@ def find_images(names: Sequence[str], *, allow_urls: bool = False, max_pixels: i
 
 def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
     path = Path(name)
+    if not name:
+        raise DataError("an empty name means no image")
     if name == "-":
         yield Source("standard input", Path("stdin"), lambda: _from_bytes(_read_stdin, "standard input", max_pixels))
     elif name.startswith(("http://", "https://")):
         if not allow_urls:
             raise DataError(f"{name}: is not fetched unless you say --allow-urls")
-        relative = Path(PurePosixPath(urlsplit(name).path).name or "download")
+        try:
+            relative = Path(PurePosixPath(urlsplit(name).path).name or "download")
+        except ValueError as error:
+            raise DataError(f"{name}: is no address ({error})") from None
         yield Source(name, relative, lambda: _from_bytes(lambda: _download(name), name, max_pixels))
     elif path.is_dir():
         files = list(_walk(path))
@@ -72,7 +77,13 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to a folder above it would lead round without end
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (
             Path(place, file) for file in sorted(files) if file.lower().endswith(SUFFIXES) and not file.startswith(".")
@@ -88,6 +99,8 @@ def _from_bytes(read: Callable[[], bytes], name: str, max_pixels: int) -> Image:
 
 
 def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise DataError("standard input: is closed")
     return sys.stdin.buffer.read()
 
 
@@ -119,11 +132,13 @@ def _webcam(index: int) -> Image:
         import cv2
     except ImportError:
         raise BcdnetError("a webcam needs OpenCV: pip install opencv-python-headless") from None
-    camera = cv2.VideoCapture(index)
-    try:
-        arrived, frame = camera.read()
-    finally:
-        camera.release()
-    if not arrived:
+    arrived, frame = False, None
+    if index < 2**31:
+        camera = cv2.VideoCapture(index)
+        try:
+            arrived, frame = camera.read()
+        finally:
+            camera.release()
+    if frame is None or not arrived:
         raise DataError(f"webcam {index}: gives no picture; is it there, and not in use?")
     return Image.fromarray(frame[..., ::-1])

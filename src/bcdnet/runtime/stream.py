@@ -69,7 +69,7 @@ def predict_stream(
     def decode(source: Source) -> _Decoded:
         try:
             image = source.open()
-            return _Decoded(source, to_input(image, preprocess), None, image if keep_images else None)
+            return _Decoded(source, to_input(image, preprocess, source.name), None, image if keep_images else None)
         except DataError as error:
             return _Decoded(source, None, str(error), None)
 

@@ -193,7 +193,7 @@ async def _classify(service: Service, batcher: Batcher, upload: Upload, topk: in
 
 def _decode(upload: Upload, model: Loaded, settings: Settings) -> tuple[Array, tuple[int, int]]:
     image = open_image(upload.data, upload.name, max_pixels=settings.pixels, formats=FORMATS)
-    return to_input(image, model.preprocess), image.size
+    return to_input(image, model.preprocess, upload.name), image.size
 
 
 def _scores(answer: Answer) -> list[ClassScore]:

@@ -37,8 +37,14 @@ def run(
     """
     import uvicorn
 
+    from bcdnet.serve.protocol import PromptProtocol
+
+    class Protocol(PromptProtocol):
+        seconds = settings.seconds
+
     config = uvicorn.Config(
         create_app(models, settings),
+        http=Protocol,
         host=host,
         port=port,
         log_level="warning",

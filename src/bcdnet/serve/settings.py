@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from bcdnet.errors import BcdnetError
@@ -30,8 +31,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("token", "wait_seconds") and not value > 0:
-                raise BcdnetError(f"{field.name}: must be above 0, got {value}")
+            if field.name not in ("token", "wait_seconds") and not 0 < value < math.inf:
+                raise BcdnetError(f"{field.name}: must be above 0 and finite, got {value}")
         if not 0 <= self.wait_seconds <= 1:
             raise BcdnetError(f"wait_seconds: must be 0 to 1, got {self.wait_seconds}")
         if self.images > self.queue:

@@ -24,6 +24,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not a recipe, which is YAML in UTF-8") from None
     try:
         mapping = yaml.safe_load(text)
     except yaml.YAMLError as error:
