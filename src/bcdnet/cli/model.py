@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from bcdnet.program import Program
 
+MOST_PIXELS = 357_913_941  # in an image; beyond, Pillow decodes nothing
+
 
 @dataclass(frozen=True)
 class Found:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import packed_file
+from bcdnet.cli.model import MOST_PIXELS, packed_file
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
-LIMIT = 357_913_941  # pixels, beyond which Pillow decodes nothing
 # Suffixes that Pillow writes as they are; a copy of anything else becomes a PNG.
 COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -50,7 +49,8 @@ def run(
         Path | None, typer.Option(help="Folder for copies with the predictions drawn below.", show_default=False)
     ] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, max=LIMIT, help="Larger images are skipped.")] = LIMIT // 2,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Larger images are skipped.")] = MOST_PIXELS
+    // 2,
     batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
     engine: Annotated[

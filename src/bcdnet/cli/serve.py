@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcdnet.cli.model import packed_file
+from bcdnet.cli.model import MOST_PIXELS, packed_file
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
     from bcdnet.serve import Loaded
 
 TOKEN = "BCDNET_SERVE_TOKEN"
-LIMIT = 357_913_941  # pixels, beyond which Pillow decodes nothing
 
 
 def run(
@@ -35,7 +34,7 @@ def run(
     wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="Longest wait for others to fill a batch.")] = 4.0,
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait; more are answered with 503.")] = 128,
     max_body_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="Longest body, in MB.")] = 16.0,
-    max_pixels: Annotated[int, typer.Option(min=1, max=LIMIT, help="Most pixels in one image.")] = 25_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Most pixels in one image.")] = 25_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Most images in one request.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one request may take.")] = 30.0,
     token_file: Annotated[
