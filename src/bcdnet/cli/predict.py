@@ -49,8 +49,7 @@ def run(
         Path | None, typer.Option(help="Folder for copies with the predictions drawn below.", show_default=False)
     ] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Larger images are skipped.")] = MOST_PIXELS
-    // 2,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Skip larger images.")] = MOST_PIXELS // 2,
     batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
     engine: Annotated[
