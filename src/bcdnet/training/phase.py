@@ -151,17 +151,12 @@ def restore(module: StepModule, state: Snapshot) -> None:
 def check_devices(config: TrainerConfig) -> None:
     """Raise RecipeError for an accelerator that is not here, or more devices than there are."""
     gpus = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    # "auto" takes the GPUs, or else the CPU, which any number of processes can share.
-    kind = (
-        next((kind for kind, count in gpus.items() if count), "cpu")
-        if config.accelerator == "auto"
-        else config.accelerator
-    )
+    kind: str = config.accelerator
+    if kind == "auto":
+        kind = "cuda" if gpus["cuda"] else "mps" if gpus["mps"] else "cpu"
     if kind in gpus and config.devices > gpus[kind]:
-        found = (
-            f"this machine has {gpus[kind]}" if gpus[kind] else "this machine has none; trainer.accelerator=cpu trains"
-        )
-        raise RecipeError(f"trainer.devices: {config.devices} x {kind}, but {found}")
+        found = gpus[kind] or "none; trainer.accelerator=cpu trains"
+        raise RecipeError(f"trainer.devices: {config.devices} x {kind}, but this machine has {found}")
 
 
 def make_trainer(

@@ -51,11 +51,12 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     with warnings.catch_warnings():
         # Lightning's own use of a function that newer versions of torch want to be called otherwise.
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
+        run = Run(recipe, say)
         try:
-            return Run(recipe, say).go(resume)
+            return run.go(resume)
         except SystemExit as stop:
             # How Lightning stops: after Ctrl-C with status 1, after SIGTERM without one, which would pass for success.
-            say(f"stopped; --resume continues {recipe.run_dir} from its last checkpoint")
+            run.say(f"stopped; --resume continues {recipe.run_dir} from its last checkpoint")
             if isinstance(stop.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise SystemExit(143 if isinstance(stop, SIGTERMException) else stop.code) from None
