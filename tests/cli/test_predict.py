@@ -139,6 +139,7 @@ def test_standard_input_without_torch(packed_file, folder) -> None:
         (["http://127.0.0.1:9/x.png"], "is not fetched unless you say --allow-urls"),
         (["EMPTY"], "no images in this folder"),
         ([""], "an empty name means no image"),
+        (["99999999999999999999"], "99999999999999999999: no such file"),
         (["http://[::1", "--allow-urls"], "http://[::1: is no address"),
         (["EMPTY/../a.png", "--annotate", "FILE"], "Not a directory"),
         (["none.png", "--json", "--csv"], "--json and --csv exclude each other"),

@@ -68,7 +68,7 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
     elif matches := sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []:
         for match in matches:
             yield from _find(match, allow_urls, max_pixels)
-    elif name.isdecimal():
+    elif name.isdecimal() and len(name) < 10:  # larger numbers are no camera's
         yield Source(f"webcam {name}", Path(f"webcam-{name}"), lambda: _webcam(int(name)))
     else:
         raise DataError(
@@ -132,13 +132,11 @@ def _webcam(index: int) -> Image:
         import cv2
     except ImportError:
         raise BcdnetError("a webcam needs OpenCV: pip install opencv-python-headless") from None
-    arrived, frame = False, None
-    if index < 2**31:
-        camera = cv2.VideoCapture(index)
-        try:
-            arrived, frame = camera.read()
-        finally:
-            camera.release()
-    if frame is None or not arrived:
+    camera = cv2.VideoCapture(index)
+    try:
+        arrived, frame = camera.read()
+    finally:
+        camera.release()
+    if not arrived:
         raise DataError(f"webcam {index}: gives no picture; is it there, and not in use?")
     return Image.fromarray(frame[..., ::-1])
