@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bcdnet.compiler.trace import module_path
+from bcdnet.compiler.trace import ASSIGNMENTS, module_path
 from bcdnet.errors import CompileError
 
 # By name where fx calls a method.
@@ -21,7 +21,7 @@ VIEWS = {
     nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, F.dropout, operator.getitem, torch.flatten, torch.transpose,
     torch.reshape, "flatten", "view", "reshape", "view_as", "reshape_as", "transpose", "contiguous", "float",
 }  # fmt: skip
-OVERWRITING = {operator.iadd, operator.isub, operator.imul, operator.itruediv, "add_", "mul_", "relu_"}
+OVERWRITING = {*ASSIGNMENTS, "add_", "mul_", "relu_"}
 
 
 def check_in_place(module: nn.Module, graph: fx.Graph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,20 +25,17 @@ from bcdnet.nn import (
 LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate, SpatialMean, ContextLinear)
 
 
+ASSIGNMENTS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+def _recorded(assignment: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", assignment, (self, other), {})
+
+
 class _Proxy(fx.Proxy):
     """Records `y += x` as what it is; Python makes `y = y + x` of it for fx's own, which spares other names of y."""
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_recorded, ASSIGNMENTS)
 
 
 class _Tracer(fx.Tracer):
