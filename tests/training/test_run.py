@@ -129,9 +129,12 @@ def test_a_head_that_nothing_teaches_is_refused(make_recipe: MakeRecipe, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
-def test_devices_that_are_not_there_leave_no_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"trainer\.devices: 2 x cuda, but this machine has none"):
+@pytest.mark.parametrize(("there", "said"), [(0, "none; trainer.accelerator=cpu trains"), (1, "1")])
+def test_devices_that_are_not_there_leave_no_folder(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(RecipeError, match=rf"trainer\.devices: 2 x cuda, but this machine has {said}$"):
         train(make_recipe(trainer={"accelerator": "cuda", "devices": 2}))
     assert not (tmp_path / "run").exists()
 
