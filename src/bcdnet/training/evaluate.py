@@ -43,11 +43,11 @@ def evaluate(
     model.eval()
     metrics, loss = make_metrics(len(class_names)).to(device), MeanMetric().to(device)
     seconds, images = 0.0, 0
-    for pixels, labels in batches:
-        if not len(labels):
-            continue  # a process's share of the last batch
-        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with _float32_convolutions():
+    with _float32_convolutions():
+        for pixels, labels in batches:
+            if not len(labels):
+                continue  # a process's share of the last batch
+            pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             if not images:
                 model(transform(pixels))  # the first pass picks kernels and makes room; it is no measure of speed
             _wait(device)
@@ -55,9 +55,9 @@ def evaluate(
             logits = model(transform(pixels)).float()
             _wait(device)
             seconds += time.perf_counter() - started
-        images += len(labels)
-        metrics.update(logits.softmax(1), labels)
-        loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
+            images += len(labels)
+            metrics.update(logits.softmax(1), labels)
+            loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
     for module, training in modes.items():
         module.training = training
     values = metrics.compute()
