@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp
 def batch_norm_worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     x, upstream, layer = batch_norm_case()
-    synchronise_batch_norm(nn.Sequential(layer), torch.device("cpu"), compiled=False)
+    synchronise_batch_norm(nn.Sequential(layer))
     assert isinstance(layer, CrossProcessBatchNorm2d)
     mine = slice(0, 5) if rank == 0 else slice(5, 8)  # unequal shares
     part = x[mine].clone().requires_grad_()
@@ -105,7 +105,7 @@ def test_one_process_has_the_usual_batch_norm() -> None:
     x, _, layer = batch_norm_case()
     expected = layer(x)
     layer.reset_running_stats()
-    synchronise_batch_norm(nn.Sequential(layer), torch.device("cpu"), compiled=False)
+    synchronise_batch_norm(nn.Sequential(layer))
     assert torch.equal(layer(x), expected)
     assert torch.equal(layer.eval()(x), nn.BatchNorm2d.forward(layer, x))
 

@@ -127,7 +127,7 @@ def run_phase(
         checkpointer = Checkpointer(recipe.trainer.checkpoint_every, recorder, save)
         trainer = make_trainer(phase, recipe.trainer, plan, folder, callbacks_of(recorder, checkpointer, module))
         if recipe.trainer.sync_bn and recipe.trainer.world_size > 1:
-            synchronise_batch_norm(model, trainer.strategy.root_device, recipe.trainer.compile)
+            synchronise_batch_norm(model)
         if recipe.trainer.channels_last:
             model.to(memory_format=torch.channels_last)
         trainer.fit(module, TrainLoader(source, recipe, phase.index, module))

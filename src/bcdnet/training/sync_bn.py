@@ -1,7 +1,7 @@
 """Batch norm over the batches of all processes, on any device.
 
 torch.nn.SyncBatchNorm refuses CPU tensors, so a run on CPU processes (gloo) would silently have other statistics than
-one process with the same global batch. This one needs nothing but `all_reduce`, and torch.compile takes it whole.
+one process with the same global batch, and torch.compile breaks the graph at it. This one needs `all_reduce` alone.
 """
 
 from typing import Any
@@ -63,17 +63,9 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-def synchronise_batch_norm(model: nn.Module, device: torch.device, compiled: bool) -> nn.Module:
-    """Replace every BatchNorm2d, in place and under the same parameter names, by one that spans the processes.
-
-    On a GPU by torch's fused SyncBatchNorm, at which torch.compile would break the graph: so if `compiled`, and
-    elsewhere, by `CrossProcessBatchNorm2d`. Returns the model.
-    """
-    if device.type == "cuda" and not compiled:
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
+def synchronise_batch_norm(model: nn.Module) -> None:
+    """Make every BatchNorm2d, in place and under the same parameter names, one that spans the processes."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             # The class alone differs: parameters, buffers, hooks and names stay what they are.
             module.__class__ = CrossProcessBatchNorm2d
-    return model
