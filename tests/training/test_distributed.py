@@ -58,14 +58,15 @@ def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp
         assert float(together["train_loss"]) == pytest.approx(float(alone["train_loss"]), abs=1e-4), alone
 
 
-def batch_norm_worker(rank: int, folder: str) -> None:
+def batch_norm_worker(rank: int, folder: str, compiled: bool) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     x, upstream, layer = batch_norm_case()
     synchronise_batch_norm(nn.Sequential(layer))
     assert isinstance(layer, CrossProcessBatchNorm2d)
     mine = slice(0, 5) if rank == 0 else slice(5, 8)  # unequal shares
     part = x[mine].clone().requires_grad_()
-    out = layer(part)
+    # `fullgraph` raises where the graph would break.
+    out = torch.compile(layer, fullgraph=True)(part) if compiled else layer(part)
     (out * upstream[mine]).sum().backward()
     for parameter in layer.parameters():
         dist.all_reduce(parameter.grad)
@@ -83,9 +84,11 @@ def batch_norm_case() -> tuple[torch.Tensor, torch.Tensor, nn.BatchNorm2d]:
 
 
 @pytest.mark.slow
-def test_batch_norm_over_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_norm_over_processes_is_that_of_the_whole_batch(tmp_path: Path, compiled: bool) -> None:
     # As programs of their own: a forked process must not run autograd, a spawned one cannot import a test module.
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    words = [[str(rank), str(tmp_path), "compiled" if compiled else "as it is"] for rank in (0, 1)]
+    workers = [subprocess.Popen([sys.executable, __file__, *own]) for own in words]
     assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     x, upstream, layer = batch_norm_case()
     x.requires_grad_()
@@ -111,4 +114,4 @@ def test_one_process_has_the_usual_batch_norm() -> None:
 
 
 if __name__ == "__main__":
-    batch_norm_worker(int(sys.argv[1]), sys.argv[2])
+    batch_norm_worker(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "compiled")
