@@ -16,7 +16,7 @@ from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import to_yaml
 from bcdnet.training.run import train
 
-# Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and at the end of an epoch.
+# Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation.
 STEP = {"iterations": 25, "batch_size": 128, "lr": 2e-3, "ema": 0.9, "latent_rms": 0.05}
 CHANGES = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],

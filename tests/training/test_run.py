@@ -98,6 +98,18 @@ def test_gradients_are_clipped(make_recipe: MakeRecipe, tmp_path: Path, precisio
     assert apart == pytest.approx(0.02, rel=1e-3)
 
 
+def test_checkpoints_come_at_their_interval_and_after_every_evaluation(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11 iterations are an epoch: 22 is due for both, 30 for neither but that the step ends there."""
+    written: list[int] = []
+    monkeypatch.setattr("bcdnet.training.run.write_checkpoint", lambda *given: written.append(given[-1]["iteration"]))
+    steps = [{"name": "only", "iterations": 30, "batch_size": 128, "lr": 1e-3}]
+    trainer = {"accelerator": "cpu", "checkpoint_every": 8}
+    train(make_recipe(steps=steps, validation={"every": 2}, trainer=trainer))
+    assert written == [8, 16, 22, 24, 30]
+
+
 def test_a_damaged_newest_checkpoint_changes_nothing_but_the_message(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(trainer={"accelerator": "cpu", "checkpoint_every": 2})
     train(recipe)

@@ -39,8 +39,8 @@ class Recorder(Callback):
     """Writes rows to the loggers, and evaluates at the end of an epoch where it is due.
 
     `evaluate` runs on every process and returns the same on all of them. `seconds` is the training time so far, that of
-    earlier processes included and evaluation left out; `evaluation` the newest one, as plain values. `history` gives
-    the share of binary weights that an epoch has flipped.
+    earlier processes included and evaluation left out; `evaluation` the newest one, as plain values, made by this
+    process after iteration `evaluated_at`. `history` gives the share of binary weights that an epoch has flipped.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Recorder(Callback):
         self.seconds = seconds
         self.evaluation = evaluation
         self.history = history
+        self.evaluated_at: int | None = None
         self._resumed_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -89,7 +90,7 @@ class Recorder(Callback):
         epoch = -(-iteration // plan.per_epoch)
         if epoch % self.evaluate_every == 0 or iteration == plan.iterations:
             result = self.evaluate()
-            self.evaluation = result.to_json()
+            self.evaluation, self.evaluated_at = result.to_json(), iteration
             row |= {"val_loss": result.loss, "val_top1": result.top1, "val_top5": result.top5}
         self._resumed_at = time.perf_counter()
         self._write(trainer, pl_module, row)
@@ -110,7 +111,7 @@ class Recorder(Callback):
 
 
 class Checkpointer(Callback):
-    """Calls `save(snapshot)` on the first process, every `every` iterations and at the end of every epoch."""
+    """Calls `save(snapshot)` on the first process, every `every` iterations and after every evaluation."""
 
     def __init__(self, every: int, recorder: Recorder, save: Callable[[Snapshot], None]) -> None:
         self.every = every
@@ -126,7 +127,10 @@ class Checkpointer(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """With the epoch's row and evaluation behind it."""
-        self._save(trainer, pl_module, self.recorder.seconds)
+        # Epochs can be so short, on a GPU, that a checkpoint of each would take a tenth of the training.
+        iteration = pl_module.iteration
+        if iteration % self.every == 0 or iteration == self.recorder.evaluated_at:
+            self._save(trainer, pl_module, self.recorder.seconds)
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.

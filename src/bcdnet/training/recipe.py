@@ -153,7 +153,8 @@ class TrainerConfig:
     """How the run uses the machine; nothing here changes what is learned, but for rounding.
 
     `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts, which
-    batch norm sees one by one. `checkpoint_every` and `log_every` count iterations.
+    batch norm sees one by one. `checkpoint_every` and `log_every` count iterations; every evaluation
+    is followed by a checkpoint too.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
