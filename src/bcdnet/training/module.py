@@ -49,7 +49,7 @@ def plan_step(step: StepConfig, per_epoch: int, start: int = 0) -> Plan:
 
 def mixed_seed(seed: int, *position: int) -> int:
     """A seed in [0, 2^63) that is a hash of the recipe's seed and a place in the run."""
-    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class Running:
