@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a newcomer needs. Each target first sets up what it uses in .venv.
-.PHONY: setup demo test test-slow lint bench docs
+.PHONY: setup demo test test-slow test-lowest lint bench docs
 .ONESHELL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -51,6 +51,14 @@ test: setup
 
 test-slow: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+# The oldest versions that pyproject.toml promises, in an environment of their own; their warnings are long known.
+test-lowest: setup
+	@[ -x .venv-lowest/bin/python ] || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/python .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
+	    '.[train,explain,serve,onnx,dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n auto --maxprocesses 4 -o filterwarnings=
 
 lint: setup
 	@$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Train the rows of matrix.yaml with one recipe, one after another.
+"""Train the rows of matrix.yaml with one recipe.
 
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --data DIR --seeds 0 1 2
     python benchmarks/matrix.py recipes/cifar10.yaml --out runs/cifar10 --groups models branches --print
@@ -7,7 +7,8 @@
 Each row is one command, `bcdnet train RECIPE KEY=VALUE ... seed=S run_dir=OUT/ROW-sS`, and then `bcdnet eval` on the
 test split. A finished run is left alone and a stopped one goes on, so that the same line can be given again after any
 interruption. Words after `--` go to every command (`-- trainer.compile=true`). `--teacher FILE` takes a trained teacher
-(a finished run's teacher.safetensors) instead of training it in every run. `--costs` counts every row's operations.
+(a finished run's teacher.safetensors) instead of training it in every run. `--jobs N` has N runs at work at once, each
+writing to OUT/ROW-sS.log: small networks leave most of a GPU idle. `--costs` counts every row's operations.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,21 @@ def finished(run: Path) -> list[bool]:
     return [(run / "metrics.json").is_file() and (run / "model.safetensors").is_file(), (run / "eval.json").is_file()]
 
 
+def left(run: Path, pair: list[list[str]]) -> list[list[str]]:
+    """Of the commands that train and evaluate a run, those that are not done."""
+    return [words for words, done in zip(pair, finished(run), strict=True) if not done]
+
+
+def carry_out(run: Path, pair: list[list[str]], log: Path | None) -> bool:
+    """Do what is left of one run, its output into `log` if there is one; whether all went well."""
+    with log.open("a", encoding="utf-8") if log else nullcontext() as output:
+        for words in left(run, pair):
+            print(shlex.join(["bcdnet", *words]), flush=True)
+            if subprocess.run([BCDNET, *words], stdout=output, stderr=output, check=False).returncode:
+                return False
+    return True
+
+
 def main() -> None:
     own, _, rest = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,6 +132,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", default=None, help="only these groups of rows")
     parser.add_argument("--rows", nargs="+", default=None, help="only these rows")
     parser.add_argument("--teacher", help="a trained teacher's file, instead of training one in every run")
+    parser.add_argument("--jobs", type=int, default=1, help="how many runs are at work at once")
     parser.add_argument("--costs", action="store_true", help="show each row's operations, and run none")
     parser.add_argument("--print", action="store_true", help="show the commands that are left, and run none")
     arguments = parser.parse_args(shlex.split(own))
@@ -136,18 +155,25 @@ def main() -> None:
         return
     if arguments.out is None:
         parser.error("--out: say where the runs shall go")
-    failed: list[str] = []
+    if arguments.jobs < 1:
+        parser.error(f"--jobs: at least 1, got {arguments.jobs}")
+    words, runs = shlex.split(rest), {}
     for seed in arguments.seeds:  # all rows once before any row twice: whatever stops it leaves a whole comparison
         for row in rows:
             run = arguments.out / f"{row.name}-s{seed}"
-            pair = commands(arguments.recipe, row, seed, run, arguments.data, arguments.teacher, shlex.split(rest))
-            for words, done in zip(pair, finished(run), strict=True):
-                if done:
-                    continue
-                print(shlex.join(["bcdnet", *words]), flush=True)
-                if not arguments.print and subprocess.run([BCDNET, *words], check=False).returncode:
-                    failed.append(run.name)
-                    break
+            runs[run] = commands(arguments.recipe, row, seed, run, arguments.data, arguments.teacher, words)
+    if arguments.print:
+        print("\n".join(shlex.join(["bcdnet", *words]) for run, pair in runs.items() for words in left(run, pair)))
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    logs = [run.with_suffix(".log") if arguments.jobs > 1 else None for run in runs]
+    with ThreadPoolExecutor(arguments.jobs) as workers:
+        try:
+            well = list(workers.map(carry_out, runs, runs.values(), logs))
+        except KeyboardInterrupt:  # which the runs at work have got too
+            workers.shutdown(cancel_futures=True)
+            raise
+    failed = [run.name for run, good in zip(runs, well, strict=True) if not good]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the same command tries them again")
 

@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -185,7 +185,9 @@ def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
     def rate() -> str:
         return f"{done / max(perf_counter() - begin, 1e-9):,.0f} images/s"
 
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    # Before version 15 rich ends a bar that it does not show with an empty line.
+    with bar if console.is_terminal else nullcontext():
         task = bar.add_task("", total=total, rate="")
 
         def advance(error: str | None) -> None:
