@@ -57,7 +57,7 @@ test-lowest: setup
 	@[ -x .venv-lowest/bin/python ] || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/python .ci/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
-	    '.[train,explain,serve,onnx,dev]'
+	    '.[train,explain,serve,onnx,dev]' httpx # what the oldest starlette's test client needs
 	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n auto --maxprocesses 4 -o filterwarnings=
 
 lint: setup

@@ -86,6 +86,21 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
 
 
+@pytest.mark.slow
+def test_a_compiled_step_is_the_step_as_it_is(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Network and teacher. A compiler once gave no gradient to what lies before a sign, and training went on."""
+    step = {"iterations": 1, "batch_size": 128, "optimizer": "sgd", "momentum": 0.0, "weight_bits": 1}
+    for name, lr, compiled in (("begin", 0.0, False), ("eager", 0.1, False), ("compiled", 0.1, True)):
+        trainer = {"accelerator": "cpu", "channels_last": True, "compile": compiled}
+        train(make_recipe(name, steps=[{"name": "only", "lr": lr, **step}], teacher=TEACHER, trainer=trainer))
+    begin, eager, compiled = (weights(tmp_path / name) for name in ("begin", "eager", "compiled"))
+    learned = [name for name in begin if name.endswith(("latent_weight", "bias"))]
+    assert len(learned) > 20
+    for name in learned:
+        moved = (eager[name] - begin[name]).norm()
+        assert (compiled[name] - eager[name]).norm() <= 0.1 * moved, name  # rounding turns some signs near zero over
+
+
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_gradients_are_clipped(make_recipe: MakeRecipe, tmp_path: Path, precision: str) -> None:
     """At rate 1 a step of SGD is as long as the norm that clips, so two of them from one start lie 0.02 apart."""

@@ -106,7 +106,7 @@ class StepModule(pl.LightningModule):
         self.optimizer_state = optimizer_state
         # In lists, so that they are no submodules: DDP shall not see the model twice, nor the teacher at all.
         self._called = [torch.compile(model) if trainer_config.compile else model]
-        self._teacher = [teacher]
+        self._teacher = [torch.compile(teacher) if trainer_config.compile and teacher is not None else teacher]
         self.interval, self.epoch = Running(), Running()
         self.shown: dict[str, float | int | str] = {}
 
