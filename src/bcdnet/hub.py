@@ -23,7 +23,7 @@ def download(name: str, files: Sequence[str]) -> Path:
     Raises BcdnetError: no such repository or revision, none of the files in it, no connection.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     check_repository(repository)

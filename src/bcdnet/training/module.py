@@ -106,7 +106,7 @@ class StepModule(pl.LightningModule):
         self.optimizer_state = optimizer_state
         # In lists, so that they are no submodules: DDP shall not see the model twice, nor the teacher at all.
         self._called = [torch.compile(model) if trainer_config.compile else model]
-        self._teacher = [torch.compile(teacher) if trainer_config.compile and teacher is not None else teacher]
+        self._teacher: list[Any] = [torch.compile(teacher) if trainer_config.compile and teacher is not None else teacher]
         self.interval, self.epoch = Running(), Running()
         self.shown: dict[str, float | int | str] = {}
 
@@ -123,7 +123,8 @@ class StepModule(pl.LightningModule):
     @property
     def teacher(self) -> nn.Module | None:
         """The network whose softmax is imitated, or None."""
-        return self._teacher[0]
+        teacher: nn.Module | None = self._teacher[0]
+        return teacher
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Lightning calls it once the parameters are on their device."""
@@ -168,7 +169,10 @@ class StepModule(pl.LightningModule):
         seed = mixed_seed(self.seed, self.index, batch[2], self.global_rank, 1)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        # torch.manual_seed would also visit the kinds of device that this run does not use, for a millisecond or two.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         set_progress(self.model, annealing(self.step, self.iteration, self.plan.iterations))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate * group.get("lr_factor", 1.0)
