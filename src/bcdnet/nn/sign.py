@@ -15,8 +15,8 @@ def sign(x: Tensor) -> Tensor:
 
     No gradient: that is what an estimator is for.
     """
-    # Within x's dtype this is several times as fast on a CPU as torch.where with two scalars. The last operation is not in
-    # place, nor any of them with `out=`: torch.compile of torch 2.11 would lose the estimators' gradient (pytorch#180642).
+    # Within x's dtype this is several times as fast on a CPU as torch.where with two scalars. The last operation is not
+    # in place, nor has any an `out=`: torch.compile of torch 2.11 would lose the estimators' gradient (pytorch#180642).
     return x.detach().clone().ge_(0).mul_(2).sub(1)
 
 

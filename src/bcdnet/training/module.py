@@ -6,7 +6,7 @@ N images, C channels, K classes. An *iteration* is one optimiser step; with `acc
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -106,7 +106,9 @@ class StepModule(pl.LightningModule):
         self.optimizer_state = optimizer_state
         # In lists, so that they are no submodules: DDP shall not see the model twice, nor the teacher at all.
         self._called = [torch.compile(model) if trainer_config.compile else model]
-        self._teacher: list[Any] = [torch.compile(teacher) if trainer_config.compile and teacher is not None else teacher]
+        self._teacher: list[nn.Module | None] = [teacher]
+        if trainer_config.compile and teacher is not None:
+            self._teacher = [cast(nn.Module, torch.compile(teacher))]
         self.interval, self.epoch = Running(), Running()
         self.shown: dict[str, float | int | str] = {}
 
@@ -123,8 +125,7 @@ class StepModule(pl.LightningModule):
     @property
     def teacher(self) -> nn.Module | None:
         """The network whose softmax is imitated, or None."""
-        teacher: nn.Module | None = self._teacher[0]
-        return teacher
+        return self._teacher[0]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Lightning calls it once the parameters are on their device."""
