@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bcdnet.analysis.cam import Explanation
+from bcdnet.files import whole_file
 
 HEAT, CONTRIBUTION = "turbo", "viridis"
 DPI = 150
@@ -31,7 +32,8 @@ def draw_cams(explanations: Sequence[Explanation], path: Path) -> None:
         plain.set_title(explanation.name, fontsize=10)
         share = 100 * explanation.probabilities[explanation.label]
         heated.set_title(f"{explanation.named(explanation.label)}: {share:.1f} %", fontsize=10)
-    figure.savefig(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside)
 
 
 def draw_contributions(explanation: Explanation, path: Path) -> None:
@@ -57,4 +59,5 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
             if row == 0:
                 axes.set_title(block.block, fontsize=8)
     figure.suptitle(f"{explanation.name}: mean |output| of each branch, dark to bright within a block", fontsize=10)
-    figure.savefig(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside)

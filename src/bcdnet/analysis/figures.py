@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bcdnet.files import whole_file
+
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
@@ -28,5 +30,5 @@ def tidy(axes: Axes) -> Axes:
 def save_figure(figure: Figure, path: Path) -> None:
     """As its suffix says; the same figure gives the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "bcdnet"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside:
+        figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)

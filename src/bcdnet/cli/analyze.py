@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +50,9 @@ def run(
     change their sign in each epoch, and in each layer from step to step. thresholds: the dynamic alpha and beta over
     images and classes. field: which pixels the middle of the last map depends on, with and without the long range.
     """
+    from bcdnet.training.run_folder import write_text
+
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
-    folder.mkdir(parents=True, exist_ok=True)
     title = Path(model).resolve().name
     figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
     if kind is Kind.FLIPS:
@@ -62,9 +63,7 @@ def run(
         document = _with_images(kind, model, data, split, images, device, figure, title)
     text = json.dumps({"model": title, "analysis": str(kind), **document}, indent=2, ensure_ascii=False)
     target = folder / f"{kind}.json"
-    partial = folder / f".{kind}.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_text(target, text + "\n")
     typer.echo(text if as_json else f"wrote {target} and {figure}")
 
 
@@ -132,6 +131,8 @@ def _batches(found: Found, model: str, data: str, split: str, count: int) -> Ite
     config = data_config(Loaded(network, found.labels, found.preprocess, found.provenance), data, split)
     dataset = open_dataset(data, split)
     check_classes(found.labels, dataset.class_names, model, data)
+    if not len(dataset):
+        raise DataError(f"{data}: split {split!r} is empty")
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
         pixels = np.stack([to_pixels(dataset.image(int(index)), config, config.image_size) for index in indices])

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from bcdnet.cli.model import packed_file
+from bcdnet.files import whole_file
 
 if TYPE_CHECKING:
     from bcdnet.runtime import InferenceSession, OpProfile
@@ -24,7 +25,9 @@ def run(
     threads: Annotated[
         list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="May be given several times; by default 1.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, max=4096, help="May be given several times; by default 1.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each measurement.")] = 2.0,
     target: Annotated[
         str | None, typer.Option(help="Instruction set; by default the best.", show_default=False)
@@ -52,7 +55,8 @@ def run(
     results = [_measure(session, size, seconds, roof) for session in sessions for size in batch or [1]]
     rows = _profile(sessions[0], (batch or [1])[0]) if profile or trace else []
     if trace is not None:
-        trace.write_text(json.dumps(_chrome_trace(rows)))
+        with whole_file(trace) as beside:
+            beside.write_text(json.dumps(_chrome_trace(rows)))
     if as_json:
         document = {
             "file": model,

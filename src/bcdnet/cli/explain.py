@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +9,7 @@ import typer
 
 from bcdnet.cli.model import find_model
 from bcdnet.errors import BcdnetError
+from bcdnet.files import whole_file
 
 
 def run(
@@ -67,14 +65,15 @@ def run(
         x = to_input(picture, preprocess, str(image))
         explanations.append(explain(shown, found.module, x, found.labels, constants, index))
 
-    _write(cams, partial(draw_cams, explanations))
+    draw_cams(explanations, cams)
     branches: list[Path] = []
     for explanation, path in zip(explanations, branches_of, strict=False):  # there may be no second one
         if explanation.contributions:
-            _write(path, partial(draw_contributions, explanation))
+            draw_contributions(explanation, path)
             branches.append(path)
     page = render(f"{image.name} explained", explanations, cams, branches)
-    _write(output, lambda path: path.write_text(page, encoding="utf-8"))
+    with whole_file(output) as beside:
+        beside.write_text(page, encoding="utf-8")
     for explanation in explanations:
         share = 100 * explanation.probabilities[explanation.label]
         typer.echo(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %")
@@ -85,13 +84,3 @@ def _short(names: list[str]) -> list[str]:
     """The last part of each path, if that still tells the models apart."""
     short = [Path(name).name for name in names]
     return short if len(set(short)) == len(names) else names
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename, so that nobody sees half a file."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from bcdnet.config import from_dict
 from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.files import lasting_file
 from bcdnet.models.network import Network
 from bcdnet.models.registry import FAMILIES, build, family_of
 from bcdnet.nn import BinaryLayer, set_weight_bits
@@ -51,7 +52,7 @@ def save_model(
     preprocess: dict[str, Any],
     provenance: dict[str, Any],
 ) -> Path:
-    """Write `model` beside `path` and rename it there, so that `path` is always a whole file."""
+    """Write `model` to `path`, which is always a whole file."""
     path = Path(path)
     header = {
         "format": FORMAT,
@@ -64,12 +65,8 @@ def save_model(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "wb") as file:
-        file.write(save(tensors, metadata={"bcdnet": json.dumps(header)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with lasting_file(path) as beside:
+        beside.write_bytes(save(tensors, metadata={"bcdnet": json.dumps(header)}))
     return path
 
 

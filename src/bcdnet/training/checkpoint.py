@@ -5,7 +5,6 @@ A file is what `torch.save` writes, followed by its SHA-256, because PyTorch's r
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from bcdnet.errors import CheckpointError
+from bcdnet.files import lasting_file
 
 FORMAT = 1
 KEPT = 2
@@ -31,14 +31,9 @@ def write_checkpoint(folder: Path, phase: int, name: str, state: dict[str, Any])
     torch.save({"format": FORMAT, "phase": phase, **state}, buffer)
     payload = buffer.getbuffer()
     path = folder / f"{phase:02d}-{name}-{state['iteration']:09d}.ckpt"
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with lasting_file(path) as beside, beside.open("wb") as file:
         file.write(payload)
         file.write(hashlib.sha256(payload).digest())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(folder)
     for old in checkpoints(folder)[KEPT:]:
         old.unlink()
     return path
@@ -79,13 +74,3 @@ def newest_readable(folder: Path, say: Callable[[str], None]) -> dict[str, Any] 
     if found:
         raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} can be read; start the run anew")
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable (POSIX; elsewhere folders cannot be opened and need not be)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

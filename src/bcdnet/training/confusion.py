@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bcdnet.files import whole_file
+
 NAMED = 40  # with more classes, names and numbers would not be readable
 
 
@@ -36,4 +38,5 @@ def draw_confusion(confusion: NDArray[np.int64], class_names: list[str], path: P
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside)

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from bcdnet.files import whole_file
+
 BLUE, ORANGE, GREY = "#2166ac", "#d6604d", "#8c8c8c"
 MARKED = 25  # with more points, markers hide the line
 
@@ -43,7 +45,8 @@ def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
         handles, labels = axes.get_legend_handles_labels()
         first = dict(reversed(list(zip(labels, handles, strict=True))))  # one entry for the lines of all steps
         axes.legend(first.values(), first.keys(), frameon=False, loc="best")
-    figure.savefig(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside)
 
 
 def draw_step(axes: Axes, epochs: NDArray[np.float64], rows: list[dict[str, str]], key: str, colour: str) -> None:

@@ -1,13 +1,14 @@
 """`metrics.csv`: one row per logging interval and one per epoch; a resumed run goes on without repeating any."""
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
+
+from bcdnet.files import lasting_file
 
 COLUMNS = (
     "step",
@@ -46,14 +47,10 @@ def rewind(path: Path, finished: set[str], step: str, iteration: int) -> None:
         for row in read_rows(path)
         if row["step"] in finished or (row["step"] == step and int(row["iteration"]) <= iteration)
     ]
-    beside = path.with_suffix(".partial")
-    with beside.open("w", encoding="utf-8", newline="") as file:
+    with lasting_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 class CsvRows(Logger):

@@ -15,6 +15,7 @@ import torch
 
 from bcdnet import __version__
 from bcdnet.errors import RecipeError
+from bcdnet.files import lasting_file
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import differences, load_recipe, to_yaml
 
@@ -77,7 +78,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if not resume:
             write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
-        for partial in (*self.path.glob(".*.partial"), *self.checkpoints.glob("*.partial")):
+        for partial in (*self.path.glob(".*.partial*"), *self.checkpoints.glob("*.partial*")):
             partial.unlink()
         record = environment(recipe.seed)
         if self.environment.is_file():
@@ -87,7 +88,7 @@ class RunFolder:
 
 
 def _partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".partial")
+    return path.name.startswith(".") and ".partial" in path.suffixes
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -151,10 +152,6 @@ def processor() -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and rename, so that the file is always whole."""
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    """Write a file that is always whole."""
+    with lasting_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Files that are whole or not there: written beside their place, then renamed. A leaf that needs nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, beside `path` and with its suffix; the file gets its name once the block has ended well.
+
+    If the block fails, what was at `path` stays. A link is followed: what it points to is replaced. Raises OSError that
+    names `path` where it cannot be written, or is there and no regular file (a folder, a device, a pipe).
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(None, "is not a regular file", os.fspath(path))
+    beside = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    try:
+        yield beside
+        beside.replace(target)
+    except OSError as error:
+        if error.filename == str(beside):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+    finally:
+        with suppress(OSError):  # where it could not be written, it cannot be removed
+            beside.unlink()
+
+
+@contextmanager
+def lasting_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """`whole_file` for what took long to compute: its content is on the disk before it gets its name, and then that."""
+    with whole_file(path) as beside:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+    if os.name == "posix":  # elsewhere folders cannot be opened and need not be
+        folder = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,54 @@
+"""Files that are whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bcdnet.files import lasting_file, whole_file
+
+BOTH = pytest.mark.parametrize("written", [whole_file, lasting_file])
+
+
+@BOTH
+def test_the_name_comes_last(written, tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    target.write_text("old")
+    with written(target) as beside:
+        assert beside.suffix == ".png" and beside.parent == tmp_path
+        beside.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+@BOTH
+def test_a_failure_leaves_what_was_there(written, tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    target.write_text("old")
+    with pytest.raises(UnicodeEncodeError), written(target) as beside, beside.open("w", encoding="ascii") as file:
+        file.writelines(("half", "\N{DEGREE SIGN}"))
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@BOTH
+def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> None:
+    target = tmp_path / "missing" / "x.png"
+    with pytest.raises(FileNotFoundError) as caught, written(target) as beside:
+        beside.write_text("new")
+    assert caught.value.filename == str(target)
+    with pytest.raises(OSError, match="is not a regular file"), written(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere, and there are no pipes")
+@BOTH
+def test_a_link_is_followed_and_a_pipe_stays_one(written, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "x")
+    with written(tmp_path / "link") as beside:
+        beside.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "x").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is not a regular file"), written(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
