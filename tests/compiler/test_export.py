@@ -167,6 +167,16 @@ def _step_one() -> nn.Module:
     return module
 
 
+def _hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+def _hooked_within(block: nn.Module) -> nn.Module:
+    _hooked(next(iter(block.children())))
+    return block
+
+
 REFUSED = {
     "step one": (_step_one, "layer.0.1: weight_bits is 32"),
     "softmax": (lambda: nn.Softmax(1), "layer.0: Softmax cannot be packed"),
@@ -179,6 +189,8 @@ REFUSED = {
         "layer.0.1: only a 1x1 binary convolution",
     ),
     "no statistics": (lambda: nn.BatchNorm2d(8, track_running_stats=False), "layer.0: keeps no running statistics"),
+    "hook": (lambda: _hooked(nn.Conv2d(8, 8, 1)), "layer.0: has a forward hook"),
+    "hook within": (lambda: _hooked_within(bnn.RSign(8)), "layer.0.estimator: has a forward hook"),
     "large kernel": (lambda: nn.Conv2d(8, 8, 9), "layer.0: the kernel [9, 9] is larger"),
 }
 
@@ -198,6 +210,37 @@ class Overridden(bnn.Sign):
         return -x
 
 
+class MeanOfBatch(nn.Module):
+    """Arithmetic on the batch size."""
+
+    def forward(self, x):
+        return x / x.shape[0]
+
+
+class Doubled(nn.Module):
+    """A map that is added to itself, behind what an epilogue's shortcut might do."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+
+    def forward(self, x):
+        y = self.before(x)
+        return y + y
+
+
+class Twice(nn.Module):
+    """Its channels twice."""
+
+    def forward(self, x):
+        return torch.cat([x, x], 1)
+
+
+@pytest.mark.parametrize("before", [nn.AvgPool2d(2), Twice(), nn.ReLU(), nn.Conv2d(8, 8, 1)])
+def test_a_map_added_to_itself(before, prepared) -> None:
+    compare(prepared(Wrapped(Doubled(before)), 3, 6, 6), 3, 6, 6)
+
+
 class Branching(nn.Module):
     """Python control flow on data."""
 
@@ -206,7 +249,12 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "layer, message", [(Overridden(), "layer.0: Overridden overrides Sign"), (Branching(), "layer.0: its forward")]
+    "layer, message",
+    [
+        (Overridden(), "layer.0: Overridden overrides Sign"),
+        (Branching(), "layer.0: its forward"),
+        (MeanOfBatch(), "layer.0.truediv: only numbers and per-channel parameters"),
+    ],
 )
 def test_refuses_code_of_its_own(layer, message) -> None:
     with pytest.raises(CompileError, match=message):
@@ -237,3 +285,21 @@ def test_the_file_holds_what_prediction_needs(tmp_path, prepared) -> None:
         module, tmp_path / "y.bcdn", input_size=(3, 8, 8), labels=labels, preprocess=preprocess, provenance={"seed": 3}
     )
     assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"labels": range(8)}, "labels\\[0\\]: expected a string"),
+        ({"labels": np.array(["a", "b"])}, "labels: 2 of them for an output of 8"),
+        ({"preprocess": {"interpolation": "area"}}, "preprocess.interpolation: expected one of"),
+        ({"preprocess": {"crop_pct": None}}, "preprocess: mean and std are lists of numbers"),
+        ({"preprocess": {"mean": 0.5}}, "preprocess: mean and std are lists of numbers"),
+    ],
+)
+def test_what_no_reader_would_take_is_not_written(changed, message, tmp_path) -> None:
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+    arguments = {"labels": list("abcdefgh")} | changed | {"preprocess": preprocess | changed.get("preprocess", {})}
+    with pytest.raises(CompileError, match=message):
+        export(Wrapped(nn.ReLU()).eval(), tmp_path / "x.bcdn", input_size=(3, 6, 6), **arguments)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from bcdnet.compiler.fuse import merge_twins
 from bcdnet.compiler.lower import lower
 from bcdnet.compiler.plan import plan
 from bcdnet.errors import CompileError, ProgramError
+from bcdnet.program.decode import from_json, to_json
 from bcdnet.program.file import write_program
 from bcdnet.program.schema import Preprocess, Program
 from bcdnet.program.validate import validate
@@ -33,14 +34,15 @@ def compile_module(
     merge_twins(graph)
     program = replace(
         plan(graph),
-        labels=tuple(labels or ()),
+        labels=() if labels is None else tuple(str(name) if isinstance(name, str) else name for name in labels),
         preprocess=None if preprocess is None else _preprocess(preprocess, (channels, height, width)),
         provenance=dict(provenance or {}),
     )
     try:
-        return validate(program)
+        # Through JSON: what no reader of the file would take is refused here.
+        return validate(from_json(to_json(program), program.tensors))
     except ProgramError as error:
-        raise CompileError(f"the module exceeds what a packed program can hold: {error}") from error
+        raise CompileError(f"this is more than a packed program can hold: {error}") from error
 
 
 def export(
@@ -73,10 +75,13 @@ def _preprocess(values: Mapping[str, Any], input_size: tuple[int, int, int]) -> 
     keys = ("mean", "std", "interpolation", "crop_pct")
     if missing := [key for key in keys if key not in values]:
         raise CompileError(f"preprocess: lacks {', '.join(missing)}")
-    return Preprocess(
-        input_size=input_size,
-        mean=tuple(float(value) for value in values["mean"]),
-        std=tuple(float(value) for value in values["std"]),
-        interpolation=values["interpolation"],
-        crop_pct=float(values["crop_pct"]),
-    )
+    try:
+        return Preprocess(
+            input_size=input_size,
+            mean=tuple(float(value) for value in values["mean"]),
+            std=tuple(float(value) for value in values["std"]),
+            interpolation=values["interpolation"],
+            crop_pct=float(values["crop_pct"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise CompileError(f"preprocess: mean and std are lists of numbers, crop_pct a number ({error})") from None

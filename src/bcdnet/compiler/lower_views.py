@@ -66,7 +66,7 @@ def transpose(low: Lowering, name: str, x: Any, dim0: int, dim1: int) -> Value:
 def size(low: Lowering, name: str, x: Any, dim: int | None = None) -> Any:
     """The whole shape, or one size; the batch size is a `Batch`."""
     low.expect(x, name, 1, 2, 3)
-    whole = (Batch(1), *x.torch_shape)
+    whole = (Batch(), *x.torch_shape)
     return whole if dim is None else whole[dim]
 
 

@@ -20,8 +20,11 @@ from bcdnet.errors import CompileError
 Handler = Callable[..., Any]
 
 
-class Batch(int):
-    """The batch size, of which a program knows only that it stays the first axis."""
+class Batch:
+    """The batch size, of which a program knows only that it stays the first axis; no number, so that none is packed."""
+
+    def __repr__(self) -> str:
+        return "the batch size"
 
 
 def array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -63,7 +63,7 @@ class _Planner:
         self.main = {node: self._main(node) for node in graph.nodes if node.type == "shortcut"}
         self.folded: set[Node] = set()
         for node in self.main:
-            self._fold_shortcut(self._other(node))
+            self._fold_shortcut(node)
 
     def run(self) -> Program:
         self._buffer(self.graph.image)
@@ -114,12 +114,13 @@ class _Planner:
     def _other(self, step: Node) -> Node:
         return step.inputs[1] if self.main[step] is step.inputs[0] else step.inputs[0]
 
-    def _fold_shortcut(self, node: Node) -> tuple[Node, bool, bool]:
+    def _fold_shortcut(self, step: Node) -> tuple[Node, bool, bool]:
         """The map that the epilogue reads, and whether duplicated and pooled, where pooling and duplicating are its
         own.
         """
-        duplicate = avg_pool = False
-        while len(set(self.users[node])) == 1:
+        node, duplicate, avg_pool = self._other(step), False, False
+        # A map that is added to itself is the main summand too, which must be there.
+        while node is not self.main[step] and len(set(self.users[node])) == 1:
             if not duplicate and node.type == "concat" and len(node.inputs) == 2 and len(set(node.inputs)) == 1:
                 duplicate = True
             elif not avg_pool and _halves(node):
@@ -178,7 +179,7 @@ class _Planner:
             elif step.type == "beta":
                 fields["beta"] = self.ids[step.inputs[1]]
             elif step.type == "shortcut":
-                other, duplicate, avg_pool = self._fold_shortcut(self._other(step))
+                other, duplicate, avg_pool = self._fold_shortcut(step)
                 fields["shortcut"] = Shortcut(self.ids[other], duplicate, avg_pool)
             else:
                 bias_in, slope, bias_out = (step.attrs[key] for key in ("bias_in", "slope", "bias_out"))

@@ -66,6 +66,7 @@ def trace(module: nn.Module) -> fx.Graph:
         if child.training:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
     tracer = _Tracer()
+    _refuse_hooks(module, tracer)
     try:
         with torch.no_grad():
             graph = tracer.trace(module)
@@ -76,6 +77,18 @@ def trace(module: nn.Module) -> fx.Graph:
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
     return graph
+
+
+def _refuse_hooks(module: nn.Module, tracer: _Tracer) -> None:
+    """CompileError for a hook on a leaf or within one: it changes what the leaf computes, and tracing runs none."""
+    for path, leaf in module.named_modules():
+        if tracer.is_leaf_module(leaf, path):
+            for inner, child in leaf.named_modules(prefix=path):
+                if child._forward_hooks or child._forward_pre_hooks:
+                    raise CompileError(
+                        f"{inner or 'the module'}: has a forward hook, which no packed file can hold; remove it first "
+                        "(torch.nn.utils.weight_norm: remove_weight_norm)"
+                    )
 
 
 def module_path(node: fx.Node) -> str:
