@@ -5,6 +5,11 @@ This module is a leaf: it imports nothing of ours and no third-party package.
 """
 
 
+def printable(text: str) -> str:
+    """One line without codes that a terminal would obey, whatever names of files and tensors a message quotes."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 class BcdnetError(ValueError):
     """Base class: something the caller passed (a file, a key, a shape) is wrong."""
 

@@ -96,6 +96,17 @@ def _bytes(change: Callable[[bytes], bytes]) -> Spoil:
     return lambda file: change(file.content())
 
 
+def _header_text(change: Callable[[str], str]) -> Spoil:
+    """Spoil the container's header as text."""
+
+    def spoil(file: File) -> bytes:
+        content = file.content()
+        header = change(content[8 : len(content) - len(file.data)].decode()).encode()
+        return len(header).to_bytes(8, "little") + header + file.data
+
+    return spoil
+
+
 def _text(change: Callable[[str], str]) -> Spoil:
     """Spoil the program's JSON."""
 
@@ -176,6 +187,19 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensor-beyond-data": (_header("vector.data_offsets", [2**40, 2**40 + 16]), CONTAINER),
     "tensor-shape-overflow": (_header("vector.shape", [2**62, 4]), CONTAINER),
     "tensor-dtype": (_header("vector.dtype", "I32"), "tensor 'vector': dtype I32; expected F32 or U32"),
+    "tensor-key-unknown": (_header("vector.stride", 1), "tensor 'vector': expected a dtype, a shape and data offsets"),
+    "tensor-twice": (
+        _header_text(
+            lambda text: text.replace(
+                '"vector":', '"vector":{"dtype":"F32","shape":[4],"data_offsets":[336,352]},"vector":'
+            )
+        ),
+        "key 'vector' twice",
+    ),
+    "metadata-twice": (
+        _header_text(lambda text: text.replace(f'"{KEY}":', f'"{KEY}":"{{}}","{KEY}":', 1)),
+        f"key {KEY!r} twice",
+    ),
     "no-program": (_metadata({}), f"its metadata must have exactly the key {KEY!r}"),
     "metadata-extra": (_metadata({KEY: "{}", "other": ""}), f"its metadata must have exactly the key {KEY!r}"),
     # The program's JSON.

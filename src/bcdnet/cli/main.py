@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bcdnet import __version__
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, printable
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         typer.main.get_command(app)(args=argv, prog_name="bcdnet")
     except BcdnetError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = (error.name or "bcdnet").split(".")[0]
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {printable(f'{place}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bcdnet.errors import BcdnetError, ProgramError
+from bcdnet.errors import BcdnetError, ProgramError, printable
+from bcdnet.files import lasting_file
 from bcdnet.program.decode import from_json, parse, to_json
 from bcdnet.program.schema import METADATA_KEY, Program
 from bcdnet.program.validate import validate
@@ -32,24 +32,31 @@ def read_program(path: str | os.PathLike[str]) -> Program:
         raise ProgramError(f"{path}: no such file")
     try:
         with safe_open(path, framework="numpy") as handle:
-            text = _metadata(handle.metadata())
+            text = _metadata(_header(path))
             return validate(from_json(parse(text), {name: _tensor(handle, name) for name in handle.keys()}))  # noqa: SIM118
     except ProgramError as error:
         raise ProgramError(f"{path}: {error}") from None
     except (SafetensorError, OSError) as error:
-        raise ProgramError(f"{path}: not a complete .bcdn file ({_printable(str(error))})") from None
+        raise ProgramError(f"{path}: not a complete .bcdn file ({printable(str(error))})") from None
 
 
-def _printable(text: str) -> str:
-    """The container's own messages quote tensor names as they are, which could be codes that a terminal obeys."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+def _header(path: Path) -> Any:
+    """The container's header, of a file that `safe_open` takes: which keeps one of two equal keys, without a word."""
+    with path.open("rb") as file:
+        text = file.read(int.from_bytes(file.read(8), "little")).decode()
+    header = parse(text)
+    for name, entry in header.items():
+        if name != "__metadata__" and entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ProgramError(f"tensor {printable(repr(name))}: expected a dtype, a shape and data offsets alone")
+    return header
 
 
-def _metadata(metadata: dict[str, str] | None) -> str:
+def _metadata(header: Any) -> str:
+    metadata = header.get("__metadata__")
     if not metadata or set(metadata) != {METADATA_KEY}:
         raise ProgramError(f"not a packed program: its metadata must have exactly the key {METADATA_KEY!r}")
-    text = metadata[METADATA_KEY]
-    if len(text) > MAX_JSON_BYTES:
+    text: str = metadata[METADATA_KEY]
+    if len(text.encode()) > MAX_JSON_BYTES:
         raise ProgramError(f"the program's JSON is longer than {MAX_JSON_BYTES} bytes")
     return text
 
@@ -78,14 +85,10 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: Path, content: bytes, error_type: type[BcdnetError]) -> Path:
-    """Write beside the target and rename. Raises `error_type` for a path that cannot be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write the whole file. Raises `error_type` for a path that cannot be written."""
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        with lasting_file(path) as beside:
+            beside.write_bytes(content)
     except OSError as error:
-        raise error_type(f"{path}: cannot be written ({error})") from None
-    finally:
-        with suppress(OSError):  # where it could not be written, it cannot be removed
-            beside.unlink()
+        raise error_type(f"{path}: cannot be written ({error.strerror or error})") from None
     return path

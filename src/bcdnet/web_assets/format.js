@@ -8,7 +8,7 @@ export class FormatError extends Error {
 
 const FORMAT = 1;
 const MAX_HEADER_BYTES = 100e6;
-const MAX_JSON_CHARACTERS = 2 ** 24;
+const MAX_JSON_BYTES = 2 ** 24;
 const KEY = "bcdnet_program";
 
 function fail(message) {
@@ -274,7 +274,7 @@ function checkTensors(tensors, used) {
  */
 export function readFile(buffer) {
   const { text, tensors } = readContainer(buffer);
-  check(text.length <= MAX_JSON_CHARACTERS, "the program is too long");
+  check(new TextEncoder().encode(text).length <= MAX_JSON_BYTES, "the program is too long");
   const program = within("the program", () => parseJson(text));
   check(program instanceof Map, "the program is not a JSON object");
   const version = program.get("format");
