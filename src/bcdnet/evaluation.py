@@ -3,6 +3,7 @@
 N images, K classes.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,13 @@ class Evaluation:
 
 
 def accuracy_by_class(confusion: NDArray[np.int64], class_names: list[str]) -> dict[str, float | None]:
-    """Top-1 in percent of each class of a confusion matrix [K, K]; None where the class has no images."""
-    totals = confusion.sum(1)
-    return {
-        name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(class_names)
-    }
+    """Top-1 in percent of each class of a confusion matrix [K, K]; None where the class has no images.
+
+    Of classes that share a name (ImageNet has two "crane") each is called by its index too.
+    """
+    totals, times = confusion.sum(1), Counter(class_names)
+    names = [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(class_names)]
+    return {name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(names)}
 
 
 def evaluate_logits(

@@ -92,6 +92,12 @@ def test_top_5_of_three_classes_is_all() -> None:
     assert (result.top1, result.top5) == (pytest.approx(200 / 3, abs=1e-4), 100)
 
 
+def test_classes_of_one_name_are_told_apart() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    result = evaluate_logits(logits, np.array([0, 1, 1]), ["crane", "ox", "crane"], 1.0)
+    assert result.per_class == {"crane (0)": 100.0, "ox": 50.0, "crane (2)": None}
+
+
 def saved(path: Path, labels: list[str]) -> Path:
     torch.manual_seed(0)
     model = build(configure("reactnet_r18_small", width=1 / 16, num_classes=len(labels), in_chans=1))
