@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import http.server
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -81,6 +83,17 @@ def test_annotated_copies(packed_file, folder, tmp_path, capsys) -> None:
     assert code == 1 and written == {*GOOD, "a-2.png", "a-3.png"}
     with Image.open(tmp_path / "out/a.png") as copy:
         assert copy.width == 320 and copy.height > 320 * 20 // 30
+
+
+def test_long_pictures_have_copies_too_and_what_has_none_costs_no_other(packed_file, tmp_path, capsys) -> None:
+    for name, size in (("thin.jpg", (1, 300)), ("long.webp", (300, 16383)), ("ok.png", (30, 20))):
+        Image.new("RGB", size).save(tmp_path / name)
+    code, out, err = call(capsys, "predict", packed_file, tmp_path, "--annotate", tmp_path / "out", "--json")
+    assert code == 1 and len(json.loads(out)) == 3 and "1 of 3 images could not be read or copied" in err
+    assert "long.webp: a copy of 320 x" in err and "does not fit into this format" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"thin.jpg", "ok.png"}
+    with Image.open(tmp_path / "out" / "thin.jpg") as copy:
+        assert copy.width == 320 and copy.height < 9000
 
 
 def test_a_copy_never_takes_the_place_of_its_original(packed_file, folder, capsys, monkeypatch) -> None:
@@ -174,6 +187,41 @@ def test_addresses(packed_file, folder, capsys, monkeypatch) -> None:
         code, _, err = call(capsys, "predict", packed_file, there, "--allow-urls")
         assert code == 1 and "is longer than" in err
         server.shutdown()
+
+
+def test_an_address_that_trickles_is_given_up(packed_file, capsys, monkeypatch) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not done.wait(0.05):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    done = threading.Event()
+    monkeypatch.setattr(sources_module, "DOWNLOAD_SECONDS", 0.3)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/x.png"
+        code, _, err = call(capsys, "predict", packed_file, address, "--allow-urls")
+        done.set()
+        server.shutdown()
+    assert code == 1 and "cannot be fetched (not all there after 0.3 seconds)" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal of POSIX")
+def test_waiting_for_standard_input_can_be_interrupted(packed_file) -> None:
+    code = "from bcdnet.runtime import sources\nread = sources._read_stdin\n"
+    code += "sources._read_stdin = lambda: (print('waiting', flush=True), read())[1]\n"
+    code += "from bcdnet.cli.main import main\nmain()"
+    arguments = [sys.executable, "-c", code, "predict", packed_file, "-"]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
 
 
 def test_webcam(packed_file, capsys, monkeypatch, tmp_path) -> None:

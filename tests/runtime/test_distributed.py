@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from bcdnet.cli.main import main
 from bcdnet.errors import DataError
 from bcdnet.runtime import InferenceSession
-from bcdnet.runtime.distributed import Predictor, predict_dataset
+from bcdnet.runtime.distributed import Predictor, open_sources, predict_dataset
 
 
 def encoded(seed: int, side: int = 20) -> bytes:
@@ -135,6 +135,18 @@ def test_parquet_and_shards_from_the_command_line(packed_file, tmp_path, capsys)
         results[key] = {int(str(row[key]).removeprefix("k")): row["probability"] for row in table}
         assert len(table) == 20
     assert results["id"].keys() == set(range(20)) and results["id"] == pytest.approx(results["__key__"])
+
+
+def test_sources_that_ray_cannot_take(tmp_path) -> None:
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "a.png").write_bytes(encoded(0))
+    (tmp_path / "mixed" / "backup.tar").write_bytes(b"")
+    for sources in ([str(tmp_path / "mixed")], [str(tmp_path / "mixed" / name) for name in ("a.png", "backup.tar")]):
+        with pytest.raises(DataError, match="the sources mix Parquet, shards and images"):
+            open_sources(sources)
+    for source in ("-", "0"):
+        with pytest.raises(DataError, match=f"{source}: --engine ray reads files alone"):
+            open_sources([source])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.cli.model import MOST_PIXELS, packed_file
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, printable
+from bcdnet.files import whole_file
 
 if TYPE_CHECKING:
     from bcdnet.runtime.sources import Source
@@ -50,7 +51,7 @@ def run(
     ] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Skip larger images.")] = MOST_PIXELS // 2,
-    batch: Annotated[int, typer.Option(min=1, help="Images that the network takes at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
     engine: Annotated[
         Engine, typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
@@ -102,7 +103,8 @@ def run(
     if not (as_json or as_csv):
         _print_table(rows)
     if problems:
-        typer.echo(f"{len(problems)} of {len(found)} images could not be read", err=True)
+        copied = "" if copies is None else " or copied"
+        typer.echo(f"{len(problems)} of {len(found)} images could not be read{copied}", err=True)
         raise typer.Exit(1)
 
 
@@ -140,12 +142,12 @@ class Copies:
             relative if relative.suffix.lower() in COPIED_AS_IS else relative.with_name(f"{relative.name}.png")
         )
 
-    def write(self, outcome: Outcome) -> None:
-        """Write the copy of one image that was read."""
+    def write(self, outcome: Outcome) -> str | None:
+        """Write the copy of one image that was read; if its format cannot hold it, what to say of that."""
         from bcdnet.runtime.annotate import annotate
 
         if outcome.image is None:
-            return
+            return None
         first = path = self._path(outcome.source)
         number = 1
         while path in self._taken:
@@ -153,9 +155,15 @@ class Copies:
             path = first.with_stem(f"{first.stem}-{number}")
         self._taken.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_stem(f".{path.stem}.tmp")
-        annotate(outcome.image, outcome.predictions).save(beside)
-        beside.replace(path)
+        copy = annotate(outcome.image, outcome.predictions)
+        try:
+            with whole_file(path) as beside:
+                copy.save(beside)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault: no other copy would fare better
+            return f"{path}: a copy of {copy.width} x {copy.height} pixels does not fit into this format ({error})"
+        return None
 
 
 def _watch(
@@ -163,11 +171,10 @@ def _watch(
 ) -> Iterator[Outcome]:
     """Pass the outcomes on; report, count and copy on the way."""
     for outcome in stream:
-        if outcome.error is not None:
-            problems.append(outcome.error)
-        elif copies is not None:
-            copies.write(outcome)
-        advance(outcome.error)
+        problem = outcome.error if outcome.error is not None or copies is None else copies.write(outcome)
+        if problem is not None:
+            problems.append(problem)
+        advance(problem)
         yield replace(outcome, image=None)
 
 
@@ -195,7 +202,7 @@ def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
             done += 1
             if error is not None:
                 # A file's name may hold what rich would take for markup.
-                console.print(Text(f"skipped {error}"), soft_wrap=True)
+                console.print(Text(f"skipped {printable(error)}"), soft_wrap=True)
             bar.update(task, completed=done, rate=rate())
 
         yield advance

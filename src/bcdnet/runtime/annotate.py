@@ -12,26 +12,31 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-# A small picture is enlarged so that a line of text fits beside it.
-LEAST_WIDTH = 320
+# A small picture is enlarged so that a line of text fits below it; one as long as that would make it is not.
+LEAST_WIDTH, MOST_HEIGHT = 320, 8192
 BACKGROUND, TRACK, BAR, INK = "#14161a", "#2a2f37", "#2f81f7", "#f2f4f7"
 
 
 def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
-    """A copy in RGB, at least 320 pixels wide, with one bar for each prediction below the picture."""
+    """A copy in RGB, at least 320 pixels wide, with one bar for each prediction below the picture.
+
+    A picture smaller than that is enlarged to at most 8192 pixels of height, and stands in the middle.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     picture = picture.convert("RGB")
-    if picture.width < LEAST_WIDTH:
-        height = max(1, round(picture.height * LEAST_WIDTH / picture.width))
-        picture = picture.resize((LEAST_WIDTH, height), Image.Resampling.NEAREST)
-    size = max(12, round(picture.width / 26))
+    scale = min(LEAST_WIDTH / picture.width, MOST_HEIGHT / picture.height)
+    if scale > 1:
+        enlarged = (round(picture.width * scale), max(1, round(picture.height * scale)))
+        picture = picture.resize(enlarged, Image.Resampling.NEAREST)
+    width = max(LEAST_WIDTH, picture.width)
+    size = max(12, round(width / 26))
     font = ImageFont.load_default(size)
     margin, line = size // 2, round(1.8 * size)
-    copy = Image.new("RGB", (picture.width, picture.height + len(predictions) * line + 2 * margin), BACKGROUND)
-    copy.paste(picture)
+    copy = Image.new("RGB", (width, picture.height + len(predictions) * line + 2 * margin), BACKGROUND)
+    copy.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(copy)
-    right = picture.width - margin
+    right = width - margin
     for row, best in enumerate(predictions):
         top = picture.height + margin + row * line
         bottom = top + line - max(2, size // 4)

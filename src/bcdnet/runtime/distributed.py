@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bcdnet.errors import DataError
+from bcdnet.files import lasting_file
 from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.preprocess import open_image, to_input
 from bcdnet.runtime.session import InferenceSession
-from bcdnet.runtime.sources import MAX_PIXELS, find_images
+from bcdnet.runtime.sources import MAX_PIXELS, find_images, walk_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,20 +136,27 @@ def _with_predictions(rest: pa.Table, rows: list[Any], errors: list[str | None])
 def open_sources(sources: Sequence[str]) -> Dataset:
     """Parquet files, WebDataset shards (.tar) or image files, by what `sources` (files, folders, globs) hold.
 
-    Raises DataError for a mixture and for nothing.
+    Raises DataError for a mixture, for nothing, and for what is no file: standard input, a webcam.
     """
-    import ray
-
+    for source in sources:
+        if source == "-" or (source.isdecimal() and not Path(source).exists()):
+            raise DataError(f"{source}: --engine ray reads files alone; leave it out for standard input and webcams")
     tables = [file for source in sources for file in _tables(source)]
     kinds = {Path(file).suffix for file in tables}
-    if len(kinds) > 1 or (tables and not all(_tables(source) for source in sources)):
+    if len(kinds) > 1 or (tables and any(_has_images(source) for source in sources)):
         raise DataError("the sources mix Parquet, shards and images; give one kind at a time")
+    import ray
+
     if kinds == {".parquet"}:
         return ray.data.read_parquet(tables, num_cpus=READ_CPUS)
     if kinds == {".tar"}:
         return ray.data.read_webdataset(tables, decoder=None, num_cpus=READ_CPUS)
     # The workers read the files themselves, which saves a copy of each through Ray's object store.
     return ray.data.from_items([{"path": source.name} for source in find_images(sources)])
+
+
+def _has_images(source: str) -> bool:
+    return any(True for _ in walk_images(Path(source))) if Path(source).is_dir() else not _tables(source)
 
 
 def _tables(source: str) -> list[str]:
@@ -202,9 +210,8 @@ def predict_dataset(
             num_cpus=threads,
         )
         rows = problems = 0
-        beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
         writer: pq.ParquetWriter | None = None
-        try:
+        with lasting_file(output) as beside:
             for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
                 writer = writer or pq.ParquetWriter(beside, table.schema)
                 writer.write_table(_like(table, writer.schema))
@@ -214,9 +221,6 @@ def predict_dataset(
             if writer is None:
                 raise DataError("the sources hold no rows")
             writer.close()
-            beside.replace(output)
-        finally:
-            beside.unlink(missing_ok=True)
         return rows, problems
     finally:
         if started:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970  # where Pillow draws the line itself
 MAX_DOWNLOAD = 64 * 2**20
-DOWNLOAD_SECONDS = 20.0
+DOWNLOAD_SECONDS = 120.0
+DOWNLOAD_SILENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Source:
 
 
 def find_images(names: Sequence[str], *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> list[Source]:
-    """Every image that `names` mean, folders and globs in sorted order; nothing is read.
+    """Every image that `names` mean, folders and globs in sorted order; only standard input is read yet.
 
     A name is a file, a folder (searched at any depth; hidden files are passed over), a glob, `-` for standard input, an
     address (http, https) if `allow_urls`, or a webcam's number. Raises DataError for a name that means nothing.
@@ -49,7 +51,9 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
     if not name:
         raise DataError("an empty name means no image")
     if name == "-":
-        yield Source("standard input", Path("stdin"), lambda: _from_bytes(_read_stdin, "standard input", max_pixels))
+        # At once: a thread that waits for it could not be interrupted.
+        data = _read_stdin()
+        yield Source("standard input", Path("stdin"), lambda: open_image(data, "standard input", max_pixels=max_pixels))
     elif name.startswith(("http://", "https://")):
         if not allow_urls:
             raise DataError(f"{name}: is not fetched unless you say --allow-urls")
@@ -57,9 +61,9 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
             relative = Path(PurePosixPath(urlsplit(name).path).name or "download")
         except ValueError as error:
             raise DataError(f"{name}: is no address ({error})") from None
-        yield Source(name, relative, lambda: _from_bytes(lambda: _download(name), name, max_pixels))
+        yield Source(name, relative, lambda: open_image(_download(name), name, max_pixels=max_pixels))
     elif path.is_dir():
-        files = list(_walk(path))
+        files = list(walk_images(path))
         if not files:
             raise DataError(f"{name}: no images in this folder")
         yield from (_file(file, file.relative_to(path), max_pixels) for file in files)
@@ -76,7 +80,8 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk_images(folder: Path) -> Iterator[Path]:
+    """Files at any depth whose names end like images', in sorted order; hidden files and folders are passed over."""
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -94,10 +99,6 @@ def _file(path: Path, relative: Path, max_pixels: int) -> Source:
     return Source(str(path), relative, lambda: open_image(path, max_pixels=max_pixels))
 
 
-def _from_bytes(read: Callable[[], bytes], name: str, max_pixels: int) -> Image:
-    return open_image(read(), name, max_pixels=max_pixels)
-
-
 def _read_stdin() -> bytes:
     if sys.stdin is None:
         raise DataError("standard input: is closed")
@@ -111,10 +112,16 @@ def _download(url: str) -> bytes:
 
     from bcdnet import __version__
 
+    end = time.monotonic() + DOWNLOAD_SECONDS
     try:
         # The scheme was checked, and urllib follows redirections to http, https and ftp only.
-        with urlopen(Request(url, headers={"User-Agent": f"bcdnet/{__version__}"}), timeout=DOWNLOAD_SECONDS) as answer:
-            body: bytes = answer.read(MAX_DOWNLOAD + 1)
+        request = Request(url, headers={"User-Agent": f"bcdnet/{__version__}"})
+        with urlopen(request, timeout=DOWNLOAD_SILENCE_SECONDS) as answer:
+            body = bytearray()
+            while len(body) <= MAX_DOWNLOAD and (block := answer.read1(2**16)):
+                body += block
+                if time.monotonic() > end:
+                    raise TimeoutError(f"not all there after {DOWNLOAD_SECONDS:g} seconds")
     except HTTPError as error:
         error.close()
         raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None
@@ -122,7 +129,7 @@ def _download(url: str) -> bytes:
         raise DataError(f"{url}: cannot be fetched ({error})") from None
     if len(body) > MAX_DOWNLOAD:
         raise DataError(f"{url}: is longer than {MAX_DOWNLOAD // 2**20} MiB")
-    return body
+    return bytes(body)
 
 
 def _webcam(index: int) -> Image:
