@@ -94,6 +94,26 @@ def test_predict(packed) -> None:
     assert sum(entry.probability for entry in session.predict(pictures, topk=99)[0]) == pytest.approx(1)
 
 
+def test_one_image_alone_is_a_list_of_one(packed, tmp_path) -> None:
+    session = InferenceSession(packed, threads=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "a.png")
+    expected = session.predict([pixels], topk=2)
+    for alone in (pixels, picture, tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert session.predict(alone, topk=2) == expected
+    greys = np.random.default_rng(0).integers(0, 256, (4, 20, 30), np.uint8)
+    assert session.predict(greys[1]) == [session.predict(greys)[1]] and len(session.predict(greys)) == 4
+    for nothing in ([], np.zeros((0, 20, 30, 3), np.uint8)):
+        with pytest.raises(DataError, match="no images"):
+            session.predict(nothing)
+    with pytest.raises(DataError, match="must not be empty"):
+        session.predict(Image.new("RGB", (0, 0)))
+    with pytest.raises(DataError, match="expected a Pillow image"):
+        session.predict([7])
+    assert session.cam(pixels, np.int64(2)).tolist() == session.cam(pixels, 2).tolist()
+
+
 BAD_FEEDS = {
     "name": ({"x": np.zeros((1, 3, 16, 16), np.float32)}, "expected the one input 'image'"),
     "none": ({}, "expected the one input 'image', got none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,9 @@ def rank(logits: npt.NDArray[np.float32], labels: Sequence[str], topk: int) -> l
 
 def find_label(label: int | str, labels: Sequence[str], classes: int) -> int:
     """Index of a class given by name or index (also as digits). Raises DataError naming the nearest known name."""
-    if isinstance(label, str) and label in labels:
+    if not isinstance(label, str):
+        label = operator.index(label)  # numpy's integers too, such as logits.argmax() gives
+    elif label in labels:
         return labels.index(label)
     if isinstance(label, int) or label.isdecimal():
         if 0 <= int(label) < classes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
@@ -42,6 +43,22 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     offset = np.array([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], np.float32)
     scaled: npt.NDArray[np.float32] = planes.astype(np.float32) * factor[:, None, None]
     return np.add(scaled, offset[:, None, None], out=scaled)
+
+
+def as_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
+    """A sequence of images as it is; an image alone, in a list.
+
+    An array of two axes is one image, and so is one of three whose last axis has 1 or 3 elements; else its first axis
+    counts images.
+    """
+    from PIL import Image
+
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return [images]
+    if isinstance(images, np.ndarray):
+        alone = images.ndim in (0, 2) or (images.ndim == 3 and images.shape[2] in (1, 3))
+        return [images] if alone else list(images)
+    return images
 
 
 def open_image(
@@ -104,6 +121,8 @@ def _open(image: ImageLike) -> Image:
     from PIL import Image
 
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise DataError("an image must not be empty")
         return upright(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
@@ -134,6 +153,8 @@ def _with_channels(image: Image, channels: int, name: str) -> Image:
         # Mode I is what Pillow makes of 16 bits and of sums of 8 bits alike.
         shift = 8 if image.mode != "I" or levels.max() > 255 else 0
         image = Image.fromarray((levels >> shift).clip(0, 255).astype(np.uint8))
+    if image.mode == "La":  # alpha multiplied in, which Pillow converts to nothing else
+        image = image.convert("LA")
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)

@@ -21,7 +21,7 @@ from bcdnet.runtime.cam import Head, find_head
 from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import available_threads, core
 from bcdnet.runtime.prediction import Prediction, check_topk, find_label, rank
-from bcdnet.runtime.preprocess import ImageLike, to_input
+from bcdnet.runtime.preprocess import ImageLike, as_images, to_input
 from bcdnet.runtime.pretrained import locate
 
 Array = npt.NDArray[np.float32]
@@ -130,14 +130,18 @@ class InferenceSession:
             raise DataError(f"unknown output {unknown[0]!r}; the model has {', '.join(results)}")
         return [results[name] for name in output_names]
 
-    def run_images(self, images: Sequence[ImageLike]) -> list[Array]:
-        """All outputs for Pillow images, uint8 arrays [H, W, 3] or file names, preprocessed as the file says."""
-        if not len(images):
-            raise DataError("no images")
+    def run_images(self, images: Sequence[ImageLike] | ImageLike) -> list[Array]:
+        """All outputs for Pillow images, uint8 arrays [H, W, 3] or file names, preprocessed as the file says.
+
+        One image alone is a list of one.
+        """
         return self.run(None, {self._program.inputs[0].name: self._prepare(images)})
 
-    def predict(self, images: Sequence[ImageLike], topk: int = 5) -> list[list[Prediction]]:
-        """For each image the `topk` most probable classes, best first; an index stands in for a missing label."""
+    def predict(self, images: Sequence[ImageLike] | ImageLike, topk: int = 5) -> list[list[Prediction]]:
+        """For each image the `topk` most probable classes, best first; an index stands in for a missing label.
+
+        One image alone is a list of one.
+        """
         check_topk(topk)
         return self.rank(self.run_images(images)[0], topk)
 
@@ -194,8 +198,11 @@ class InferenceSession:
         result: dict[int, npt.NDArray[Any]] = self._session.debug(self._input(feed), list(buffers))
         return result
 
-    def _prepare(self, images: Sequence[ImageLike]) -> Array:
+    def _prepare(self, images: Sequence[ImageLike] | ImageLike) -> Array:
         preprocess = self._program.preprocess
+        images = as_images(images)
+        if not len(images):
+            raise DataError("no images")
         if preprocess is None:
             raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
         return np.stack([to_input(image, preprocess) for image in images])
