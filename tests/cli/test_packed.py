@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from bcdnet.cli.main import main
+from bcdnet.compiler import export
 from bcdnet.models import save_model
 from bcdnet.program import read_program, write_program
 
@@ -69,6 +72,32 @@ def test_verify_agrees(files, call) -> None:
     assert report["max_logit_difference"] < 1e-4
     code, out, _ = call(*arguments)
     assert code == 0 and "agree" in out
+
+
+def test_verify_refuses_a_file_of_other_classes(files, tmp_path, call) -> None:
+    program = read_program(files[1])
+    renamed = write_program(replace(program, labels=tuple("abcdefghij")), tmp_path / "x.bcdn")
+    code, _, err = call("verify", files[0], renamed, "--data", "digits", "--limit", 8)
+    assert code == 2 and "x.bcdn: names other classes than" in err and err.count("\n") == 1
+
+
+def test_a_packed_file_may_have_any_name(files, tmp_path, call) -> None:
+    copy = tmp_path / "model.bin"
+    copy.write_bytes(files[1].read_bytes())
+    code, out, _ = call("bench", copy, "--threads", 1, "--seconds", 0.1, "--json")
+    assert code == 0 and json.loads(out)["bytes"] == copy.stat().st_size
+
+
+def test_a_page_is_not_made_around_what_no_browser_loads(tmp_path, call) -> None:
+    for layers, size, message in (
+        ([nn.Flatten(), nn.Linear(3 * 64 * 64, 1400), nn.Linear(1400, 4)], 64, "its weights are"),
+        ([nn.Conv2d(3, 80, 1), nn.Conv2d(80, 80, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 700, "the maps of one"),
+    ):
+        preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+        network = nn.Sequential(*layers).eval()
+        path = export(network, tmp_path / "x.bcdn", input_size=(3, size, size), preprocess=preprocess)
+        code, _, err = call("export-web", path, "-o", tmp_path / "site")
+        assert code == 2 and f"x.bcdn: {message}" in err and not (tmp_path / "site").exists()
 
 
 def test_verify_finds_the_first_layer_that_differs(files, tmp_path, call) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bcdnet.cli.model import packed_file
 from bcdnet.errors import BcdnetError
+from bcdnet.files import whole_file
+
+if TYPE_CHECKING:
+    from bcdnet.program import Program
 
 ASSETS = Path(__file__).parents[1] / "web_assets"
 MODEL = "model.bcdn"
 # Not part of the page: it says what bcdnet.wasm was made from.
 LEFT_OUT = ("build.json",)
+# In bytes, as in web/core.cc; channels and branches as in core/kernels/kernels.h.
+MOST_WEIGHTS, MOST_MAPS, MOST_INDICES = 2**26, 2**28, 2**29
+CHANNEL_PAD, MOST_BRANCHES = 32, 3
 
 
 def run(
@@ -37,25 +44,45 @@ def run(
 def write_site(packed: Path, output: Path) -> tuple[int, int]:
     """The page around one packed file; bytes of the page and of the model.
 
-    Raises ProgramError for an invalid file, BcdnetError for a folder that cannot be written.
+    Raises ProgramError for an invalid file, BcdnetError for one that is too large for a browser and for a folder that
+    cannot be written.
     """
     from bcdnet.program.file import read_program
 
-    if read_program(packed).preprocess is None:
+    program = read_program(packed)
+    if program.preprocess is None:
         raise BcdnetError(
             f"{packed}: says nothing of preprocessing, so that a page cannot feed it; export it with some"
         )
+    if (problem := _too_large(program)) is not None:
+        raise BcdnetError(f"{packed}: {problem}")
     assets = [path for path in sorted(ASSETS.iterdir()) if path.is_file() and path.name not in LEFT_OUT]
     contents = {path.name: path.read_bytes() for path in assets} | {MODEL: packed.read_bytes()}
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            beside = output / f".{name}.{os.getpid()}.tmp"
-            try:
+            with whole_file(output / name) as beside:
                 beside.write_bytes(content)
-                os.replace(beside, output / name)
-            finally:
-                beside.unlink(missing_ok=True)
     except OSError as error:
         raise BcdnetError(f"{output}: cannot be written ({error})") from None
     return sum(len(content) for name, content in contents.items() if name != MODEL), len(contents[MODEL])
+
+
+def _too_large(program: Program) -> str | None:
+    """What of a program does not fit into a browser's 32-bit memory, as web/core.cc has it; None if all does."""
+    from bcdnet.program.schema import BinaryConv2d, words
+
+    weights = sum(array.nbytes for array in program.tensors.values())
+    if weights > MOST_WEIGHTS:
+        return f"its weights are {weights:,} bytes; a browser takes {MOST_WEIGHTS:,}"
+    shapes = [b.shape[1:] + b.shape[:1] if b.kind == "image" else b.shape for b in program.buffers]
+    maps = sum(4 * math.prod(shape[:-1]) * -(-shape[-1] // CHANNEL_PAD) * CHANNEL_PAD for shape in shapes)
+    if maps > MOST_MAPS:
+        return f"the maps of one image are {maps:,} bytes; a browser takes {MOST_MAPS:,}: use smaller images"
+    for op in program.ops:
+        if isinstance(op, BinaryConv2d):
+            height, width, channels = program.buffers[op.input].shape
+            pixels = (height + 2 * op.padding[0]) * (width + 2 * op.padding[1])
+            if pixels > MOST_INDICES // (8 * words(channels) * MOST_BRANCHES):
+                return f"op {op.name!r}: its padded map is too large for a browser: use smaller images"
+    return None

@@ -28,7 +28,11 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Batches of a model that run at the same time.")] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of one batch; by default the CPUs shared out.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Threads of a batch; others that run at that time have one each. By default the CPUs are all busy.",
+            show_default=False,
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most images in one batch.")] = 16,
     wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="Longest wait for others to fill a batch.")] = 4.0,
@@ -69,8 +73,9 @@ def run(
     loaded = []
     for model in models:
         with packed_file(model) as path:
-            share = threads or max(1, available_threads() // workers)
-            loaded.append(load(path, name=served_name(model), threads=share))
+            # A batch that finds the session's threads taken runs on its worker's own.
+            count = threads or max(1, available_threads() - (workers - 1))
+            loaded.append(load(path, name=served_name(model), threads=count))
     if not is_loopback(host) and settings.token is None:
         typer.echo(f"warning: {host} may be reached by other machines, and there is no token", err=True)
     serve(

@@ -116,6 +116,11 @@ def compare(
     config = data_config(loaded, data, split)
     dataset = open_dataset(data, split)
     check_classes(loaded.labels, dataset.class_names, str(checkpoint), data)
+    classes = int(session.get_outputs()[0].shape[1])
+    if classes != len(loaded.labels) or (session.labels and list(session.labels) != loaded.labels):
+        raise BcdnetError(f"{packed}: names other classes than {checkpoint}; export it again")
+    if not len(dataset):
+        raise DataError(f"{data}: split {split!r} is empty")
     if session.preprocess is None or session.preprocess.input_size != tuple(loaded.preprocess["input_size"]):
         raise BcdnetError(f"{packed}: was packed for another input size than {checkpoint}'s; export it again")
     chosen = np.linspace(0, len(dataset) - 1, min(limit or len(dataset), len(dataset))).round().astype(int)
@@ -161,7 +166,8 @@ class _Comparison:
         report.same_top1 += int((logits.argmax(1) == reference.argmax(1)).sum())
         report.correct_packed += int((logits.argmax(1) == labels).sum())
         report.correct_torch += int((reference.argmax(1) == labels).sum())
-        report.max_difference = max(report.max_difference, float(np.abs(logits - reference).max()))
+        # np.maximum keeps a NaN, which max() may drop.
+        report.max_difference = float(np.maximum(report.max_difference, np.abs(logits - reference).max()))
         packed = self.session.debug(feed, [op.input for op in self.ops])
         clean = np.ones(len(labels), bool)
         for op in self.ops:
