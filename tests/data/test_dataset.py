@@ -21,9 +21,15 @@ def test_split_off_divides_by_class(labels, seed, data):
     assert (np.diff(rest) > 0).all()
     for label in np.unique(labels):
         share = (labels == label).sum() * count / len(labels)
-        assert abs((labels[held_out] == label).sum() - share) < 1
+        assert abs((labels[held_out] == label).sum() - share) <= 1
     again = split_off(labels, count, seed)
     assert np.array_equal(again[1], held_out)
+
+
+def test_a_rare_class_keeps_an_image_to_learn_from():
+    labels = np.array([0] * 10 + [1] + [2])
+    rest, held_out = split_off(labels, 6, 0)
+    assert len(held_out) == 6 and set(labels[rest]) == {0, 1, 2}
 
 
 def test_split_off_depends_on_the_seed():
@@ -55,6 +61,8 @@ def test_split_names():
     assert find_split("test", ["train", "validation"]) == "validation"
     assert find_split("test", ["test", "val"]) == "test"
     assert find_split("train", ["test"]) is None
+    assert find_split("test", ["Train", "Val"]) == "Val" and find_split("train", ["TRAIN"]) == "TRAIN"
+    assert find_split("train", ["Train", "train"]) == "train"
     assert find_split("unlabelled", ["train", "unlabelled"]) == "unlabelled"
     assert sorted(["s-11", "s-2", "s-1"], key=natural_key) == ["s-1", "s-2", "s-11"]
 

@@ -19,12 +19,24 @@ def test_split_folders(tmp_path, encoded, write_tree):
         assert train.image(index).size == (8, 8)
 
 
+def test_split_folders_in_capitals_and_of_other_names(tmp_path, encoded, write_tree):
+    for train, test in (("Train", "Test"), ("training_set", "test_set")):
+        write_tree(tmp_path / train / train, encoded[:60])
+        write_tree(tmp_path / train / test, encoded[60:100])
+    capitals, others = (str(tmp_path / name) for name in ("Train", "training_set"))
+    assert [len(open_dataset(capitals, split)) for split in ("train", "test")] == [60, 40]
+    assert [len(open_dataset(others, split)) for split in ("training_set", "test_set")] == [60, 40]
+    assert open_dataset(others, "test_set").class_names == open_dataset(capitals, "test").class_names
+
+
 def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, encoded):
     for name, (image, _) in (("train/a/images/1.JPEG", encoded[0]), ("train/b/2.png", encoded[1])):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(image)
     (tmp_path / "train/a/boxes.txt").write_text("0 0 1 1")
     (tmp_path / "train/a/.hidden.png").write_bytes(b"")
+    (tmp_path / "train/a/.thumbnails").mkdir()
+    (tmp_path / "train/a/.thumbnails/1.png").write_bytes(encoded[0][0])
     train = open_dataset(str(tmp_path), "train")
     assert train.class_names == ["a", "b"]
     assert len(train) == 2

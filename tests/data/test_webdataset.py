@@ -1,4 +1,6 @@
+import io
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -94,6 +96,25 @@ def test_samples_without_a_label_are_named(tmp_path, encoded, write_tar):
     write_tar(tmp_path / "train-0.tar", encoded[:3], label_suffix="txt")
     with pytest.raises(DataError, match=r"000000: no label \(\.cls or \.json\); .*000001: no label"):
         open_dataset(f"wds://{tmp_path}/train-0.tar", "train")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "label"),
+    [("cls", "007", 7), ("cls", " 3\n", 3), ("json", '{"label": 4}', 4), ("cls", "1.7", None), ("cls", "1e400", None),
+     ("cls", "9" * 30, None), ("json", '{"label": 1.0}', None),
+     ("json", '{"label": true}', None), ("cls", "cat", None)],
+)  # fmt: skip
+def test_a_label_is_a_whole_number(tmp_path, encoded, suffix, text, label):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, content in (("x.png", encoded[0][0]), (f"x.{suffix}", text.encode())):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    if label is not None:
+        assert open_dataset(f"wds://{tmp_path}/train-0.tar", "train").labels.tolist() == [label]
+    else:
+        with pytest.raises(DataError, match=rf"x: its \.{suffix} holds no label that is a whole number"):
+            open_dataset(f"wds://{tmp_path}/train-0.tar", "train")
 
 
 def test_expand_counts_as_it_is_written():

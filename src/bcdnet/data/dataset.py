@@ -89,6 +89,12 @@ def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray
     # The largest remainders first; of equal ones the smaller label.
     short = count - int(quotas.sum())
     quotas[np.argsort(quotas - shares, kind="stable")[:short]] += 1
+    # A class that would be held out whole keeps an image to learn from, if another can give one more than its share.
+    for label in np.flatnonzero(quotas == sizes):
+        able = (sizes - quotas > 1) & (quotas <= shares)
+        if able.any():
+            quotas[label] -= 1
+            quotas[np.where(able, shares - quotas, -1.0).argmax()] += 1
     chosen = [order[labels[order] == label][:quota] for label, quota in zip(classes, quotas, strict=True)]
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[np.concatenate(chosen)] = True
@@ -96,8 +102,15 @@ def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray
 
 
 def find_split(requested: str, available: Sequence[str]) -> str | None:
-    """The name among `available` that means `requested` (itself, or an alias such as `val` for `test`), or None."""
-    return next((name for name in (requested, *ALIASES.get(requested, ())) if name in available), None)
+    """The name among `available` that means `requested` (itself, or an alias such as `val` for `test`), or None.
+
+    Capitals count only where they are all that tells two names apart.
+    """
+    if requested in available:
+        return requested
+    known = {name.casefold(): name for name in available}
+    names = (requested.casefold(), *ALIASES.get(requested.casefold(), ()))
+    return next((known[name] for name in names if name in known), None)
 
 
 def missing_split(place: str, requested: str, available: Sequence[str]) -> DataError:

@@ -14,8 +14,7 @@ from PIL import Image
 from bcdnet.data.dataset import ALIASES, Dataset, decode, find_split, holdout, missing_split
 from bcdnet.data.problems import raise_for
 from bcdnet.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+from bcdnet.image_files import is_image, walk_images
 
 # Tiny-ImageNet's own archive keeps the images of `val` in one folder, and says here which class each has.
 ANNOTATIONS = "val_annotations.txt"
@@ -61,6 +60,8 @@ def open_folder(path: Path, split: str) -> Dataset:
     """One split of the tree at `path`. Raises DataError for a missing split."""
     splits = split_folders(path)
     if not splits:
+        if (path / split).is_dir() and class_folders(path / split):
+            return FolderDataset(path / split)  # a name of the user's own, as in data.train_split=training_set
         return holdout(FolderDataset(path), split, str(path))
     name = find_split(split, splits)
     if name is None:
@@ -78,12 +79,7 @@ def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
     labels: list[int] = []
     empty: list[str] = []
     for label, class_name in enumerate(class_names):
-        found = sorted(
-            os.path.relpath(os.path.join(folder, file), root)
-            for folder, _, files in os.walk(root / class_name, followlinks=True)
-            for file in files
-            if is_image(file)
-        )
+        found = sorted(str(file.relative_to(root)) for file in walk_images(root / class_name))
         if not found:
             empty.append(f"{root / class_name}: no images in this class folder")
         names += found
@@ -104,7 +100,7 @@ def split_folders(path: Path) -> list[str]:
     """The split folders of a tree: all with labels, if one that is called like a split has folders in it; else none."""
     folders = class_folders(path)
     called_so = {name for names in ALIASES.values() for name in names}
-    if not any(name in called_so and class_folders(path / name) for name in folders):
+    if not any(name.casefold() in called_so and class_folders(path / name) for name in folders):
         return []
     return [name for name in folders if not _without_labels(path / name)]
 
@@ -117,8 +113,3 @@ def _without_labels(folder: Path) -> bool:
 def class_folders(root: Path) -> list[str]:
     """Names of the folders directly under `root`, sorted, hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def is_image(file: str) -> bool:
-    """Whether the name has the suffix of an image format."""
-    return file.lower().endswith(SUFFIXES) and not file.startswith(".")

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from bcdnet.data.dataset import Dataset
 from bcdnet.data.digits import Digits
-from bcdnet.data.folder import class_folders, is_image, open_folder
+from bcdnet.data.folder import class_folders, open_folder
 from bcdnet.data.hub import HubDataset
 from bcdnet.data.parquet import ParquetDataset, shards_by_split
 from bcdnet.data.webdataset import open_shards
 from bcdnet.errors import DataError
+from bcdnet.image_files import is_image
 
 KINDS = "train.parquet and test.parquet, folders of images per class, hf://NAME, wds://….tar, or digits"
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key
-from bcdnet.data.folder import is_image
 from bcdnet.data.problems import raise_for
 from bcdnet.data.progress import track
 from bcdnet.errors import DataError
+from bcdnet.image_files import is_image
 
 # Samples among which a shuffled order may jump: about seven shards of ImageNet.
 WINDOW = 65536
@@ -167,8 +167,8 @@ def _index(shard: Path, size: int, _changed: int) -> NDArray[np.int64]:
             for key, members in _by_sample(tar):
                 image = next((member for suffix, member in members.items() if is_image(f"x.{suffix}")), None)
                 label = _label(tar, members)
-                if image is None or label is None:
-                    problems.append(f"{shard}: {key}: no {'image' if image is None else 'label (.cls or .json)'}")
+                if image is None or not isinstance(label, int):
+                    problems.append(f"{shard}: {key}: {'no image' if image is None else label}")
                 else:
                     samples.append((image.offset_data, image.size, label))
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -195,17 +195,22 @@ def _by_sample(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Ta
         yield key, members
 
 
-def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> int | None:
+def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> int | str:
+    # The label, or what is wrong with it.
+    problem = "no label (.cls or .json)"
     for suffix in ("cls", "json"):
         if suffix in members:
             file = tar.extractfile(members[suffix])
             assert file is not None  # a regular file
+            text = file.read()
             try:
-                value = json.loads(file.read())
-                return int(value["label"] if suffix == "json" else value)
+                label = int(text) if suffix == "cls" else json.loads(text)["label"]
             except (ValueError, KeyError, TypeError):
-                continue
-    return None
+                label = None
+            if type(label) is int and abs(label) < 2**31:
+                return label
+            problem = f"its .{suffix} holds no label that is a whole number"
+    return problem
 
 
 def _class_names(folder: Path, labels: NDArray[np.int64]) -> list[str]:

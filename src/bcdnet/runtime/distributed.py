@@ -18,10 +18,11 @@ import numpy as np
 
 from bcdnet.errors import DataError
 from bcdnet.files import lasting_file
+from bcdnet.image_files import walk_images
 from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.preprocess import open_image, to_input
 from bcdnet.runtime.session import InferenceSession
-from bcdnet.runtime.sources import MAX_PIXELS, find_images, walk_images
+from bcdnet.runtime.sources import MAX_PIXELS, find_images
 
 if TYPE_CHECKING:
     import pyarrow as pa

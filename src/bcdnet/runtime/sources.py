@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bcdnet.errors import BcdnetError, DataError
+from bcdnet.image_files import walk_images
 from bcdnet.runtime.preprocess import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970  # where Pillow draws the line itself
 MAX_DOWNLOAD = 64 * 2**20
 DOWNLOAD_SECONDS = 120.0
@@ -77,21 +76,6 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
     else:
         raise DataError(
             f"{name}: no such file, and nothing matches it" if glob.has_magic(name) else f"{name}: no such file"
-        )
-
-
-def walk_images(folder: Path) -> Iterator[Path]:
-    """Files at any depth whose names end like images', in sorted order; hidden files and folders are passed over."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()  # a link to a folder above it would lead round without end
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (
-            Path(place, file) for file in sorted(files) if file.lower().endswith(SUFFIXES) and not file.startswith(".")
         )
 
 
