@@ -63,6 +63,24 @@ def test_errors_name_the_dataset(hub, monkeypatch):
         open_dataset("hf://owner/digits", "train")
 
 
+@pytest.mark.parametrize(("kind", "labels"), [("string", ["cat", "dog"]), ("float32", [0.0, 1.7])])
+def test_labels_that_are_no_numbers(monkeypatch, encoded, kind, labels):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": labels}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    with pytest.raises(DataError, match="hf://x: column `label` must be a ClassLabel or an integer"):
+        open_dataset("hf://x", "train")
+
+
+def test_a_missing_label_is_out_of_range(monkeypatch, encoded):
+    columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": [1, None]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    assert open_dataset("hf://x", "train").labels.tolist() == [1, -1]
+
+
 def test_columns_that_are_no_images(monkeypatch):
     table = datasets.Dataset.from_dict({"image": ["a"], "label": [0]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)

@@ -92,6 +92,14 @@ def test_missing_split_and_columns(tmp_path, parquet_folder):
             ParquetDataset(tmp_path, "train")
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint64"])
+def test_labels_may_be_integers_of_any_kind(tmp_path, encoded, write_parquet, kind):
+    file = write_parquet(tmp_path / "train.parquet", [*encoded[:3], (encoded[3][0], None)])
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(1, "label", table["label"].cast(kind)), file)
+    assert ParquetDataset(tmp_path, "train").labels.tolist() == [*(label for _, label in encoded[:3]), -1]
+
+
 def test_missing_bytes_and_labels_are_named(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", [encoded[0], (None, 2), (encoded[2][0], None)])
     train = ParquetDataset(tmp_path, "train")

@@ -35,8 +35,14 @@ class HubDataset:
             raise DataError(f"hf://{name}: column `{image}` must be an Image feature, is {table.features[image]}")
         self._table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         self._column = image
-        self.labels: NDArray[np.int64] = np.array(table[label], dtype=np.int64)
         names = getattr(table.features[label], "names", None)
+        if names is None and "int" not in str(getattr(table.features[label], "dtype", "")):
+            raise DataError(
+                f"hf://{name}: column `{label}` must be a ClassLabel or an integer, is {table.features[label]}"
+            )
+        # A missing label becomes -1, which the check names as out of range, with its row.
+        labels = [-1 if value is None else value for value in table[label]]
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
         self.class_names = [str(name) for name in names or range(int(self.labels.max(initial=-1)) + 1)]
         self.groups: NDArray[np.int64] | None = None
         self.window = len(self.labels)

@@ -61,14 +61,14 @@ class ParquetDataset:
             try:
                 parquet = pq.ParquetFile(file)
                 image_column, label_column = _columns(parquet.schema_arrow)
-                column = parquet.read(columns=[label_column], use_threads=False)[label_column]
+                column = parquet.read(columns=[label_column], use_threads=False)[label_column].cast(pa.int64())
             except (pa.ArrowException, OSError, DataError) as error:
                 problems.append(f"{file}: {_reason(file, error)}")
                 continue
             schema = schema or parquet.schema_arrow
             self._image_column = self._image_column or image_column
             # A missing label becomes -1, which the check names as out of range, with its row.
-            labels.append(column.fill_null(-1).to_numpy().astype(np.int64))
+            labels.append(column.fill_null(-1).to_numpy())
             rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             self._groups += [(number, group) for group in range(len(rows))]
             sizes += rows
