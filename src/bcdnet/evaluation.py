@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bcdnet.errors import BcdnetError
+
 CALIBRATION_BINS = 15
 
 
@@ -52,10 +54,19 @@ def accuracy_by_class(confusion: NDArray[np.int64], class_names: list[str]) -> d
     return {name: 100 * float(confusion[k, k]) / int(totals[k]) if totals[k] else None for k, name in enumerate(names)}
 
 
+def check_finite(broken: int) -> None:
+    """Raise BcdnetError if so many images, one or more, have logits that are NaN or infinite."""
+    if broken:
+        raise BcdnetError(
+            f"the logits of {broken:,} images are not finite: the model's training diverged, or it is damaged"
+        )
+
+
 def evaluate_logits(
     logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: list[str], seconds: float
 ) -> Evaluation:
-    """The figures of logits [N, K] against labels [N], which took `seconds` to compute."""
+    """The figures of logits [N, K] against labels [N], which took `seconds` to compute; see `check_finite`."""
+    check_finite(int((~np.isfinite(logits).all(1)).sum()))
     images, classes = logits.shape
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

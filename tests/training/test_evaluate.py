@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bcdnet.cli.main import app
 from bcdnet.data import DataConfig, preprocess_of
-from bcdnet.errors import DataError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import build, configure, save_model
 from bcdnet.training.assess import assess, check_classes, own_data
@@ -92,6 +92,15 @@ def test_top_5_of_three_classes_is_all() -> None:
     assert (result.top1, result.top5) == (pytest.approx(200 / 3, abs=1e-4), 100)
 
 
+def test_a_network_that_diverged_has_no_figures() -> None:
+    model = Lookup(torch.tensor([[1.0, 0.0], [0.0, float("nan")]]))
+    batches = [(torch.tensor([row], dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor([0])) for row in (0, 1)]
+    with pytest.raises(BcdnetError, match="the logits of 1 images are not finite"):
+        evaluate(model, batches, lambda x: x, ["a", "b"], torch.device("cpu"))
+    with pytest.raises(BcdnetError, match="the logits of 1 images are not finite"):
+        evaluate_logits(np.array([[0, 1], [np.nan, 0]], np.float32), np.array([0, 1]), ["a", "b"], 1.0)
+
+
 def test_classes_of_one_name_are_told_apart() -> None:
     logits = np.eye(3, dtype=np.float32)
     result = evaluate_logits(logits, np.array([0, 1, 1]), ["crane", "ox", "crane"], 1.0)
@@ -136,6 +145,9 @@ def test_other_classes_than_the_models_are_refused(tmp_path: Path, caplog: pytes
     check_classes(["a", "b"], ["a", "b"], "model", "data")
     assert not caplog.messages
     check_classes(["a", "b"], ["0", "1"], "model", "data")
+    check_classes(["0", "1", "2"], ["0", "1"], "model", "data")
+    with pytest.raises(DataError, match="model knows 2 classes, data has 3"):
+        check_classes(["a", "b"], ["0", "1", "2"], "model", "data")
     check_classes(["0", "1"], ["a", "b"], "model", "data")
     assert caplog.messages == [
         f"{whose} numbers its classes: taking 0 for 'a', 1 for 'b'" for whose in ("data", "model")

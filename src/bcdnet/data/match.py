@@ -20,11 +20,12 @@ def check_classes(model: list[str], data: list[str], checkpoint: str, path: str)
 
     Where one of them has numbers for names, that cannot be seen: a warning is logged that names the assumption.
     """
-    if len(model) != len(data):
-        raise DataError(f"{checkpoint} knows {len(model)} classes, {path} has {len(data)}: not the data of this model")
-    if model == data:
-        return
     numbered = [str(label) for label in range(len(data))]
+    # Of classes without names a split has as many as its largest label says, which may not be all.
+    if len(model) < len(data) or (len(model) > len(data) and data != numbered):
+        raise DataError(f"{checkpoint} knows {len(model)} classes, {path} has {len(data)}: not the data of this model")
+    if model[: len(data)] == data:
+        return
     if numbered in (model, data):
         whose, names = (path, model) if data == numbered else (checkpoint, data)
         _log.warning("%s numbers its classes: taking 0 for %r, %d for %r", whose, names[0], len(names) - 1, names[-1])

@@ -4,6 +4,7 @@ Lightning calls callbacks in the order of its list; `callbacks_of` gives the onl
 the average and the rows of the iteration that it is of.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 
+from bcdnet.errors import BcdnetError
 from bcdnet.evaluation import Evaluation
 from bcdnet.training.flips import SignHistory
 from bcdnet.training.log import CsvRows
@@ -134,6 +136,7 @@ class Checkpointer(Callback):
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
+        means(trainer, module.epoch)  # a network that has diverged is not worth keeping over one that has not
         share = 1 / trainer.world_size
         running = {
             name: total(trainer, part).cpu() * share
@@ -187,6 +190,11 @@ def total(trainer: pl.Trainer, running: Running) -> Tensor:
 def means(trainer: pl.Trainer, running: Running) -> tuple[float, float]:
     """Mean loss, and top-1 in percent, of all images since the sums were cleared."""
     loss, hits, images = total(trainer, running).tolist()
+    if not math.isfinite(loss):
+        raise BcdnetError(
+            "the loss is not a finite number any more: this training has diverged. A lower lr, a longer warm-up or "
+            "clip_norm may help; begin in a new run_dir"
+        )
     return loss / max(images, 1), 100 * hits / max(images, 1)
 
 

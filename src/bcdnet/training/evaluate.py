@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from bcdnet.evaluation import CALIBRATION_BINS, Evaluation, accuracy_by_class
+from bcdnet.evaluation import CALIBRATION_BINS, Evaluation, accuracy_by_class, check_finite
 
 
 def make_metrics(num_classes: int) -> MetricCollection:
@@ -37,11 +37,13 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` in eval mode (its modes are restored) in float32 over batches of (uint8 [N, C, H, W], int64 [N]).
 
-    In a distributed run every process passes its share and gets the result for all of them.
+    In a distributed run every process passes its share and gets the result for all of them. Raises BcdnetError for
+    logits that are not finite, of which no figure would mean anything.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     metrics, loss = make_metrics(len(class_names)).to(device), MeanMetric().to(device)
+    broken = SumMetric().to(device)
     seconds, images = 0.0, 0
     with _float32_convolutions():
         for pixels, labels in batches:
@@ -56,10 +58,14 @@ def evaluate(
             _wait(device)
             seconds += time.perf_counter() - started
             images += len(labels)
+            broken.update((~logits.isfinite().all(1)).sum())
+            logits = logits.nan_to_num()
             metrics.update(logits.softmax(1), labels)
             loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
     for module, training in modes.items():
         module.training = training
+    # Of all processes: one that stopped earlier would leave the others waiting.
+    check_finite(int(broken.compute()))
     values = metrics.compute()
     confusion = values["confusion"].cpu().numpy().astype(np.int64)
     return Evaluation(
