@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bcdnet.data import DataConfig, preprocess_of
-from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.errors import CheckpointError, DataError, RecipeError
 from bcdnet.models import build, configure, save_model
 from bcdnet.training.build import Teacher, build_model, load_teacher
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
@@ -37,6 +37,8 @@ def test_classes_and_channels_come_from_the_data_unless_given() -> None:
         ),
         (ModelConfig("bcdnet_b_r18_small", {"mlp_blocks": 4}), "model: mlp_blocks"),
         (ModelConfig("bcdnet_b_r18_small", {"width": "wide"}), "model: .*str"),
+        (ModelConfig("bcdnet_b_r18_small", {"reduction": 0}), "model: reduction divides"),
+        (ModelConfig("bcdnet_b_r18_small", {"layers": []}), "model: layers is empty"),
     ],
 )
 def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
@@ -75,7 +77,7 @@ def test_teachers_from_our_files_and_from_timm_state_dicts(tmp_path: Path) -> No
 
 def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(config: TeacherConfig) -> str:
-        with pytest.raises((RecipeError, CheckpointError)) as caught:
+        with pytest.raises((RecipeError, CheckpointError, DataError)) as caught:
             load_teacher(config, None, DATA, LABELS)
         return str(caught.value)
 
@@ -91,6 +93,10 @@ def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ours = build(configure("resnet18_twin_small", num_classes=2, in_chans=1, **SMALL))
     save_model(tmp_path / "two.safetensors", ours, labels=["a", "b"], preprocess=preprocess_of(DATA), provenance={})
     assert "knows 2 classes, the data has 3" in error(TeacherConfig(checkpoint=str(tmp_path / "two.safetensors")))
+
+    turned = build(configure("resnet18_twin_small", num_classes=3, in_chans=1, **SMALL))
+    save_model(tmp_path / "bac", turned, labels=["b", "a", "c"], preprocess=preprocess_of(DATA), provenance={})
+    assert "class 0 is 'b' in " in error(TeacherConfig(checkpoint=str(tmp_path / "bac")))
 
     made = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **settings: made(name, **settings))

@@ -119,6 +119,11 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
             {"teacher": {"model": "resnet18_twin", "train": {"lr": 1, "epochs": 1, "weight_bits": 1}}},
             "teacher.train.weight_bits: a teacher is real-valued",
         ),
+        (
+            {"teacher": {"model": "resnet18_twin", "train": {"lr": 1, "epochs": 1, "name": "step1"}}},
+            "teacher.train.name: a teacher's file is 'teacher'",
+        ),
+        ({"teacher": {"checkpoint": "x", "kwargs": {"width": 1}}}, "teacher.kwargs: a checkpoint alone says itself"),
         ({"epochs": 1, "iterations": 1}, "epochs: give one of epochs and iterations at the top"),
         ({"seed": -1}, "seed: must be in [0, 2^31), got -1"),
         ({"data": {"path": "digits", "image_size": 2}}, "data.image_size: must be at least 4"),

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from bcdnet.errors import RecipeError
+from bcdnet.data import AugmentConfig, Images
+from bcdnet.data.digits import Digits
+from bcdnet.errors import BcdnetError, RecipeError
 from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
+from bcdnet.training.checkpoint import newest_readable
+from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run import Run, train
+from bcdnet.training.run_folder import portable
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -64,6 +70,98 @@ def test_teacher_and_both_steps_leave_a_complete_folder(make_recipe: MakeRecipe,
     before = (run / "metrics.csv").read_text()
     assert train(recipe, resume=True, say=said.append) == results  # nothing is left to do
     assert (run / "metrics.csv").read_text() == before
+
+
+STEPS = [{"name": "a", "iterations": 2, "batch_size": 128, "lr": 1e-3}]
+DATA = {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [*STEPS, {**STEPS[0], "name": "b", "batch_size": 4096}]}, "steps.b.batch_size: 4096 is more than"),
+        (
+            {"teacher": {**TEACHER, "train": {**TEACHER["train"], "batch_size": 4096}}},
+            "teacher.train.batch_size: 4096 is more than",
+        ),
+        ({"model": {"name": "reactnet_r18_small", "num_classes": 5}}, "model.num_classes: 5, but the data has 10"),
+        ({"model": {"name": "reactnet_r18_small", "in_chans": 3}}, "model: this network cannot take a batch of shape"),
+        ({"model": {"name": "binary_mixer_small", "width": 1 / 16, "depth": 1}}, "model: this network cannot take"),
+        (
+            {"steps": [{**STEPS[0], "batch_size": 1}], "data": {**DATA, "image_size": 8}},
+            r"model: this network cannot take a batch of shape \[1, 1, 8, 8\]",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_any_training(
+    make_recipe: MakeRecipe, tmp_path, changes, message
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(make_recipe(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_class_is_nothing_to_learn(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "data" / split / "only").mkdir(parents=True)
+        Image.new("L", (16, 16)).save(tmp_path / "data" / split / "only" / "x.png")
+    with pytest.raises(RecipeError, match="has one class alone"):
+        train(make_recipe(data={**DATA, "path": str(tmp_path / "data")}, steps=[{**STEPS[0], "batch_size": 1}]))
+
+
+def test_a_training_that_diverges_ends_and_keeps_the_weights_from_before(make_recipe: MakeRecipe, tmp_path) -> None:
+    steps = [{"name": "only", "iterations": 12, "batch_size": 128, "lr": 1e30, "optimizer": "sgd"}]
+    recipe = make_recipe(steps=steps, trainer={"accelerator": "cpu", "checkpoint_every": 1, "log_every": 100})
+    with pytest.raises(BcdnetError, match="this training has diverged"):
+        train(recipe)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    newest = newest_readable(tmp_path / "run" / "checkpoints", print)
+    assert newest is None or torch.isfinite(newest["running"]["epoch"]).all()
+
+
+def test_a_run_goes_on_with_its_own_images_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    source = Digits("train")
+    for folder, names in (("own", "ab"), ("other", "ba"), ("fewer", "ab")):
+        for split in ("train", "test"):
+            for index in range(40 if folder != "fewer" else 36):
+                place = tmp_path / folder / split / names[index % 2]
+                place.mkdir(parents=True, exist_ok=True)
+                source.image(index).save(place / f"{index:02}.png")
+    steps = [{"name": "only", "iterations": 3, "batch_size": 16, "lr": 1e-3}]
+
+    def recipe(folder: str) -> Recipe:
+        trainer = {"accelerator": "cpu", "checkpoint_every": 1, "log_every": 1}
+        return make_recipe(data={**DATA, "path": str(tmp_path / folder)}, steps=steps, trainer=trainer)
+
+    train(recipe("own"))
+    (tmp_path / "own").rename(tmp_path / "moved")
+    before = (tmp_path / "run" / "metrics.csv").read_text()
+    with pytest.raises(RecipeError, match="does not hold the training images and classes that the run began with"):
+        train(recipe("fewer"), resume=True)
+    assert (tmp_path / "run" / "metrics.csv").read_text() == before
+    train(recipe("moved"), resume=True)
+
+
+def test_another_augmentation_reads_the_training_images_alone_again(make_recipe: MakeRecipe) -> None:
+    data = RunData(make_recipe(data={**DATA, "crop_pct": 0.5}))
+    test = data.splits.test
+    cropped = data.train(AugmentConfig(crop="random_resized"))
+    assert isinstance(cropped, Images) and cropped.images.shape[-1] == 32 and data.splits.train is cropped
+    assert data.splits.test is test
+
+
+def test_a_home_folder_is_one_for_all_files(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train(replace(make_recipe(steps=STEPS), run_dir="~/home"))
+    assert (tmp_path / "home" / "model.safetensors").is_file() and (tmp_path / "home" / "tensorboard").is_dir()
+
+
+def test_provenance_does_not_say_where_things_lay(make_recipe: MakeRecipe) -> None:
+    recipe = replace(make_recipe(data={**DATA, "path": "/cifar10"}), run_dir="/home/me/runs/first")
+    text = "train --data=/cifar10 run_dir=/home/me/runs/first see https://host/path"
+    assert portable(text, recipe) == "train --data=data/cifar10 run_dir=runs/first see https://host/path"
+    shards = replace(recipe, data=replace(recipe.data, path="wds:///home/me/set/train-{0..9}.tar"))
+    assert portable("wds:///home/me/set/train-{0..9}.tar", shards) == "wds://data/train-{0..9}.tar"
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

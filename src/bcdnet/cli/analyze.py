@@ -123,6 +123,7 @@ def _batches(found: Found, model: str, data: str, split: str, count: int) -> Ite
     import torch
 
     from bcdnet.data import evaluate_transform, open_dataset
+    from bcdnet.data.match import check_channels, dataset_name
     from bcdnet.data.resize import to_pixels
     from bcdnet.models import Loaded
     from bcdnet.training.assess import check_classes, data_config
@@ -133,6 +134,8 @@ def _batches(found: Found, model: str, data: str, split: str, count: int) -> Ite
     check_classes(found.labels, dataset.class_names, model, data)
     if not len(dataset):
         raise DataError(f"{data}: split {split!r} is empty")
+    if found.provenance.get("data") != dataset_name(data):
+        check_channels(config.channels, dataset, model, data)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
         pixels = np.stack([to_pixels(dataset.image(int(index)), config, config.image_size) for index in indices])

@@ -45,18 +45,25 @@ def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: 
     machine do the same and share its memory. Raises DataError as `load_images` does; RecipeError if
     `config.validation` leaves nothing to train on.
     """
+    train, held_out = load_train(config, augment or AugmentConfig(), seed, processes)
+    validation = None if held_out is None else load(held_out, config, AugmentConfig(), "validation", processes)
+    return Splits(train, validation, load_images(config.path, config.test_split, config, processes=processes))
+
+
+def load_train(
+    config: DataConfig, augment: AugmentConfig, seed: int, processes: int = 1
+) -> tuple[Source, Dataset | None]:
+    """The training set alone, loaded, and the part that was held out of it, which is not; else as `load_splits`."""
     train = open_dataset(config.path, config.train_split)
     raise_for(label_problems(train, config.train_split))
-    validation = None
+    held_out = None
     if config.validation:
         count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
         if not 0 < count < len(train):
             raise RecipeError(f"validation: {config.validation} holds {count} of {len(train)} training images out")
-        rest, held_out = split_off(train.labels, count, seed)
-        validation = load(Subset(train, held_out), config, AugmentConfig(), "validation", processes)
-        train = Subset(train, rest)
-    test = load_images(config.path, config.test_split, config, processes=processes)
-    return Splits(load(train, config, augment or AugmentConfig(), config.train_split, processes), validation, test)
+        rest, chosen = split_off(train.labels, count, seed)
+        train, held_out = Subset(train, rest), Subset(train, chosen)
+    return load(train, config, augment, config.train_split, processes), held_out
 
 
 def load_images(

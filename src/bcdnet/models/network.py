@@ -122,6 +122,8 @@ class Network(nn.Module):
 
 def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reduction: int) -> ContextualEmbedding | None:
     """The embedding of one block: none, or with its alpha half, its beta half, or both."""
+    if reduction < 1:
+        raise RecipeError(f"reduction divides an embedding's channels: it is at least 1, not {reduction}")
     if kind == "none":
         return None
     return ContextualEmbedding(in_channels, out_channels, reduction, alpha=kind != "beta", beta=kind != "alpha")

@@ -59,6 +59,8 @@ def resnet_config(
     `small`: a stem without downsampling.
     """
     layers = tuple(layers)
+    if not layers:
+        raise RecipeError("layers is empty: give the number of convolutions of each stage")
     replaced = mlp_blocks // 3
     if mlp_blocks % 3 or not 0 <= replaced < layers[-1]:
         raise RecipeError(f"mlp_blocks is a multiple of 3, at most {3 * (layers[-1] - 1)}, not {mlp_blocks}")

@@ -1,5 +1,6 @@
 """From the recipe's sections to networks: the student, and the teacher it learns from."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from bcdnet.config import unknown_key
 from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
+from bcdnet.data.match import check_classes
 from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.models import Network, build, configure, load_model
-from bcdnet.training.recipe import ModelConfig, TeacherConfig
+from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
+
+_log = logging.getLogger(__name__)
 
 
 def build_model(config: ModelConfig, num_classes: int, channels: int, where: str = "model") -> Network:
@@ -25,6 +29,24 @@ def build_model(config: ModelConfig, num_classes: int, channels: int, where: str
         return build(configure(config.name, **{"num_classes": num_classes, "in_chans": channels, **config.kwargs}))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {error}") from None
+
+
+def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_classes: int) -> None:
+    """Raise RecipeError unless the network takes a step's batches and gives a logit for each class of the data.
+
+    It runs on torch's meta device, which knows shapes alone; `model` is of no use afterwards.
+    """
+    if model.config.num_classes != num_classes:
+        raise RecipeError(f"{where}.num_classes: {model.config.num_classes}, but the data has {num_classes} classes")
+    config, size = recipe.trainer, recipe.data.image_size
+    parts = config.accumulate * (1 if config.sync_bn else config.world_size)  # batch norm sees one of them at a time
+    images = torch.empty(step.batch_size // parts, recipe.data.channels, size, size, device="meta")
+    try:
+        model.to("meta").train()(images)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"{where}: this network cannot take a batch of shape {list(images.shape)}: {' '.join(str(error).split())}"
+        ) from None
 
 
 class Teacher(nn.Module):
@@ -59,21 +81,27 @@ class Teacher(nn.Module):
 def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, labels: list[str]) -> Teacher:
     """The teacher that a recipe names. `trained`: the file that its own training phase wrote, if it had one.
 
-    Raises RecipeError or CheckpointError: an unknown model, weights that do not fit or cannot be had, another number of
-    classes than the data's.
+    Raises RecipeError, CheckpointError or DataError: an unknown model, weights that do not fit or cannot be had, other
+    classes than the data's, or those in another order.
     """
     preprocess = preprocess_of(data)
-    source = trained or (Path(config.checkpoint) if config.checkpoint and config.model is None else None)
+    source = trained or (Path(config.checkpoint).expanduser() if config.checkpoint and config.model is None else None)
     if source is not None:
         loaded = load_model(source)
-        _check_classes(len(loaded.labels), labels, str(source))
+        if len(loaded.labels) != len(labels):
+            raise RecipeError(f"teacher: {source} knows {len(loaded.labels)} classes, the data has {len(labels)}")
+        check_classes(loaded.labels, labels, str(source), data.path)
+        if (own := loaded.preprocess["input_size"]) != preprocess["input_size"]:
+            _log.warning("teacher: %s learned from images of size %s, not %s", source, own, preprocess["input_size"])
         return Teacher(loaded.model, preprocess, loaded.preprocess)
     network: Any = _timm_teacher(config, len(labels), data.channels)
     if not config.pretrained:
         return Teacher(network, preprocess, preprocess)
     # timm makes another number of classes or channels fit by weights that nobody trained.
     own = network.pretrained_cfg
-    _check_classes(own["num_classes"], labels, f"{config.model} with timm's weights")
+    if own["num_classes"] != len(labels):
+        known = f"{config.model} with timm's weights knows {own['num_classes']} classes"
+        raise RecipeError(f"teacher: {known}, the data has {len(labels)}")
     return Teacher(network, preprocess, own)
 
 
@@ -92,7 +120,7 @@ def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.
             f"teacher: cannot make {config.model}: {type(error).__name__}: {first_line}{remedy}"
         ) from None
     if config.checkpoint:
-        _load_weights(network, Path(config.checkpoint))
+        _load_weights(network, Path(config.checkpoint).expanduser())
     return network
 
 
@@ -112,8 +140,3 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
     except RuntimeError as error:
         raise CheckpointError(f"teacher.checkpoint: {path}: {' '.join(str(error).split())}") from None
-
-
-def _check_classes(count: int, labels: list[str], where: str) -> None:
-    if count != len(labels):
-        raise RecipeError(f"teacher: {where} knows {count} classes, the data has {len(labels)}")

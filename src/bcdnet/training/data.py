@@ -1,5 +1,7 @@
 """A run's datasets, and the iterables that Lightning and the evaluation draw batches from."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -17,9 +19,10 @@ from bcdnet.data import (
     check_dataset,
     load_splits,
 )
+from bcdnet.data.load import load_train
 from bcdnet.errors import RecipeError
 from bcdnet.training.module import Augmentation, StepModule, mixed_seed
-from bcdnet.training.recipe import Recipe, StepConfig
+from bcdnet.training.recipe import TEACHER, Recipe, StepConfig
 
 
 class RunData:
@@ -45,15 +48,29 @@ class RunData:
         self.augment = augment
         if isinstance(train, Images) and cropped[0] == cropped[1]:
             train = replace(train, augment=augment)
-            self.splits = replace(self.splits, train=train)
         else:
-            self.splits = load_splits(self.config, augment, self.seed, self.processes)
-        return self.splits.train
+            train = load_train(self.config, augment, self.seed, self.processes)[0]
+        self.splits = replace(self.splits, train=train)
+        return train
 
     @property
     def kind(self) -> str:
         """Where the training images are read from; their order and random crops depend on it."""
         return "memory" if isinstance(self.splits.train, Images) else "disk"
+
+    @property
+    def digest(self) -> str:
+        """What tells these training images from others, short of their pixels: their labels in order, the classes."""
+        names = json.dumps(self.class_names).encode()
+        return hashlib.sha256(names + self.splits.train.labels.numpy().tobytes()).hexdigest()
+
+    def check_same(self, before: str) -> None:
+        """Raise RecipeError if a resumed run, whose `digest` was `before`, would go on with other images."""
+        if before != self.digest:
+            raise RecipeError(
+                f"--resume: {self.config.path} does not hold the training images and classes that the run began with; "
+                "give data.path the place where those are"
+            )
 
     def check_kind(self, before: str) -> None:
         """Raise RecipeError if a resumed run, which read them from `before`, would meet other batches from here on."""
@@ -128,7 +145,8 @@ def iterations_per_epoch(images: int, step: StepConfig) -> int:
     Raises RecipeError if there is not one.
     """
     if images < step.batch_size:
-        raise RecipeError(f"steps.{step.name}.batch_size: {step.batch_size} is more than the {images} training images")
+        where = "teacher.train" if step.name == TEACHER else f"steps.{step.name}"
+        raise RecipeError(f"{where}.batch_size: {step.batch_size} is more than the {images} training images")
     return images // step.batch_size
 
 

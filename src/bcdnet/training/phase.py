@@ -44,6 +44,11 @@ class Phase:
         """The step's name, which names its files."""
         return self.step.name
 
+    @property
+    def section(self) -> str:
+        """Where the recipe describes the network."""
+        return "model" if self.role == "student" else "teacher.kwargs"
+
 
 def phases_of(recipe: Recipe) -> list[Phase]:
     """The teacher's training if the recipe has one, then the steps."""

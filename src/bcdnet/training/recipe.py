@@ -6,6 +6,8 @@ from typing import Any, Literal
 from bcdnet.data import AugmentConfig, DataConfig
 from bcdnet.errors import RecipeError
 
+TEACHER = "teacher"  # the name of a teacher's training and of its file
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
@@ -14,7 +16,7 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`name`: any timm model, bcdnet's among them; the other keys of the section are its keyword arguments.
+    """`name`: a network of bcdnet's; the other keys of the section are its keyword arguments.
 
     `num_classes` and `in_chans` come from the data unless they are given.
     """
@@ -109,7 +111,9 @@ class TeacherConfig:
     - `checkpoint` alone: a bcdnet run folder or .safetensors file.
     - `model` and `checkpoint`: a timm model and a state dict (.pt, .pth, .safetensors); `kwargs` are the model's.
     - `model` and `pretrained: true`: timm's own weights, which need its hub or its cache.
-    - `model` and `train`: train it first, in the same run, with these settings.
+    - `model` and `train`: a network of bcdnet's, trained first, in the same run, with these settings.
+
+    A `checkpoint` alone and `pretrained` see images normalised as they know them, the others as the student does.
     """
 
     model: str | None = None
@@ -121,9 +125,14 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         _check(self.model is not None or self.checkpoint is not None, "model: a teacher needs a model or a checkpoint")
         _check(self.model is not None or self.train is None, "model: give the model to train")
+        _check(self.model is not None or not self.kwargs, "kwargs: a checkpoint alone says itself what its network is")
         _check(
             self.model is None or (self.checkpoint is not None) + self.pretrained + (self.train is not None) == 1,
             "model: give exactly one of checkpoint, pretrained and train with it",
+        )
+        _check(
+            self.train is None or self.train.name == TEACHER,
+            f"train.name: a teacher's file is {TEACHER!r}; leave the name out",
         )
         _check(
             self.train is None or self.train.weight_bits == 32,
@@ -198,7 +207,7 @@ class Recipe:
         _check(0 <= self.seed < 2**31, f"seed: must be in [0, 2^31), got {self.seed}")
         names = [step.name for step in self.steps]
         _check(len(set(names)) == len(names), f"steps: names must differ, got {', '.join(names)}")
-        reserved = sorted({"teacher", "model"} & set(names))
+        reserved = sorted({TEACHER, "model"} & set(names))
         _check(not reserved, f"steps: {', '.join(reserved)} is a file of the run folder; choose another name")
         parts = self.trainer.world_size * self.trainer.accumulate
         trained = (

@@ -8,7 +8,7 @@ import yaml
 
 from bcdnet.config import apply_overrides, from_dict, to_dict
 from bcdnet.errors import RecipeError
-from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe import TEACHER, Recipe
 
 LENGTHS = ("epochs", "iterations")
 
@@ -46,7 +46,7 @@ def resolve(mapping: dict[str, Any]) -> Recipe:
         mapping["steps"] = [_resolve_step(step, lengths, mapping.get("augment")) for step in steps]
     teacher = mapping.get("teacher")
     if isinstance(teacher, Mapping) and teacher.get("train") is not None:
-        train = {"name": "teacher", **teacher["train"]} if isinstance(teacher["train"], Mapping) else teacher["train"]
+        train = {"name": TEACHER, **teacher["train"]} if isinstance(teacher["train"], Mapping) else teacher["train"]
         mapping["teacher"] = {**teacher, "train": _resolve_step(train, lengths, mapping.get("augment"))}
     return from_dict(Recipe, mapping)
 

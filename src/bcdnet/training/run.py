@@ -20,11 +20,11 @@ from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.models import Network, load_model, save_model
 from bcdnet.nn import set_weight_bits
-from bcdnet.training.build import Teacher, build_model, load_teacher
+from bcdnet.training.build import Teacher, build_model, check_fit, load_teacher
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
-from bcdnet.training.data import RunData
+from bcdnet.training.data import RunData, iterations_per_epoch
 from bcdnet.training.log import read_rows, rewind
 from bcdnet.training.loss import check_heads
 from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
@@ -87,6 +87,7 @@ class Run:
         state = newest_readable(self.folder.checkpoints, self.say) if resume else None
         begin = int(state["phase"]) if state else 0
         if state:
+            data.check_same(state.get("data", data.digest))
             self.results = state["results"]
         if self.first_process and resume:
             finished = {phase.name for phase in self.phases[:begin]}
@@ -104,21 +105,26 @@ class Run:
     def _check_models(self, data: RunData) -> None:
         """Build everything once, so that a wrong setting is an error before any training."""
         config = self.recipe.teacher
+        if len(data.class_names) < 2:
+            raise RecipeError(f"data.path: {self.recipe.data.path} has one class alone; there is nothing to tell apart")
         for phase in self.phases:
-            check_heads(self._fresh(phase, data), phase.step, taught=config is not None and phase.role == "student")
+            iterations_per_epoch(len(data.splits.train), phase.step)
+            model = self._fresh(phase, data)
+            check_heads(model, phase.step, taught=config is not None and phase.role == "student")
+            check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
         if config is not None and config.train is None:
             load_teacher(config, None, self.recipe.data, data.class_names)
 
     def _fresh(self, phase: Phase, data: RunData) -> Network:
         torch.manual_seed(self.recipe.seed)
-        return build_model(phase.model, len(data.class_names), self.recipe.data.channels, phase.role)
+        return build_model(phase.model, len(data.class_names), self.recipe.data.channels, phase.section)
 
     def _run(self, phase: Phase, data: RunData, state: Snapshot | None) -> None:
         teacher = self._teacher(phase, data)
         model = self._student_before(phase, data)
 
         def save(snapshot: Snapshot) -> None:
-            kept = {**snapshot, "results": self.results, "source": data.kind}
+            kept = {**snapshot, "results": self.results, "source": data.kind, "data": data.digest}
             write_checkpoint(self.folder.checkpoints, phase.index, phase.name, kept)
 
         started = time.perf_counter()

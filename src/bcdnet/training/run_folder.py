@@ -41,7 +41,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.recipe = self.path / "recipe.yaml"
         self.environment = self.path / "environment.json"
         self.rows = self.path / "metrics.csv"
@@ -118,9 +118,12 @@ def environment(seed: int) -> dict[str, Any]:
 
 def portable(text: str, recipe: Recipe) -> str:
     """`text` without the places in which the data and the runs lay on the machine that made it."""
-    for path, name in ((recipe.data.path, "data"), (recipe.run_dir, "runs")):
-        if Path(path).is_absolute():
-            text = text.replace(f"{Path(path).parent}/", f"{name}/")
+    for place, name in ((recipe.data.path.removeprefix("wds://"), "data"), (recipe.run_dir, "runs")):
+        path = Path(place)
+        if path.is_absolute():
+            text = text.replace(place, f"{name}/{path.name}")
+            if path.parent != Path(path.anchor):  # which stands in addresses too
+                text = text.replace(f"{path.parent}/", f"{name}/")
     return text
 
 
