@@ -101,6 +101,15 @@ def test_a_network_that_diverged_has_no_figures() -> None:
         evaluate_logits(np.array([[0, 1], [np.nan, 0]], np.float32), np.array([0, 1]), ["a", "b"], 1.0)
 
 
+def test_the_order_of_classes_is_that_of_the_logits() -> None:
+    """Softmax gives the last seven of these 0 alike, and the first two 0.5."""
+    logits = torch.tensor([[1e3, 1e3 + 1e-4, -200.0, -300, -400, -100, -150]])
+    batch = (torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([1]))
+    for label, top1, top5 in ((1, 100, 100), (0, 0, 100), (2, 0, 100), (3, 0, 0), (6, 0, 100)):
+        result = evaluate(Lookup(logits), [(batch[0], torch.tensor([label]))], lambda x: x, list("abcdefg"), CPU)
+        assert (result.top1, result.top5) == (top1, top5), label
+
+
 def test_classes_of_one_name_are_told_apart() -> None:
     logits = np.eye(3, dtype=np.float32)
     result = evaluate_logits(logits, np.array([0, 1, 1]), ["crane", "ox", "crane"], 1.0)

@@ -60,7 +60,9 @@ def evaluate(
             images += len(labels)
             broken.update((~logits.isfinite().all(1)).sum())
             logits = logits.nan_to_num()
-            metrics.update(logits.softmax(1), labels)
+            # Softmax makes equal what differs by little: the order of classes is that of the logits.
+            for name, metric in metrics.items():
+                metric.update(logits.softmax(1) if name == "ece" else logits, labels)
             loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
     for module, training in modes.items():
         module.training = training
