@@ -21,8 +21,8 @@ class DataConfig:
 
     `path`: a folder (Parquet or ImageFolder), `hf://NAME[:config]`, `wds://…{000..146}.tar` or `digits`; see
     `bcdnet.data.open_dataset`. `validation` is held out of the training split: a number of images (>= 1, whole) or a
-    fraction (< 1); 0 holds nothing out. `in_memory`: None decides by size; a set that is cropped at random is kept there
-    at `resize_size`, so that small crops are enlarged from that, while streamed ones are cut from the whole image.
+    fraction (< 1); 0 holds nothing out. `in_memory`: None decides by size; a set that is cropped at random is kept
+    there at `resize_size`, so that small crops are enlarged from that, while streamed ones are cut from whole images.
 
     Evaluation resizes the shorter side to `resize_size` = round(image_size / crop_pct) and crops the centre; an image
     that already has image_size x image_size pixels stays as it is. Upscaled small images want `crop_pct: 1`, the
