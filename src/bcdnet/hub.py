@@ -10,6 +10,7 @@ from bcdnet.errors import BcdnetError
 
 PREFIX = "hf-hub:"
 MODEL_FILE, PACKED_FILE = "model.safetensors", "model.bcdn"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def is_hub_name(name: str) -> bool:
@@ -23,29 +24,40 @@ def download(name: str, files: Sequence[str]) -> Path:
     Raises BcdnetError: no such repository or revision, none of the files in it, no connection.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     check_repository(repository)
+    problem = f"holds none of {', '.join(files)}"
     for file in files:
         try:
             return Path(hf_hub_download(repository, file, revision=revision or None))
-        except LocalEntryNotFoundError as error:
-            raise BcdnetError(f"{name}: cannot reach the hub, and nothing is cached: {_first_line(error)}") from None
+        except LocalEntryNotFoundError as error:  # another one may be cached
+            problem = f"cannot reach the hub, and nothing is cached: {_first_line(error)}"
         except EntryNotFoundError:
             continue
+        except RepositoryNotFoundError:
+            raise BcdnetError(f"{name}: the hub has no such repository, or not for everyone; {LOG_IN}") from None
+        except RevisionNotFoundError:
+            raise BcdnetError(f"{name}: {repository} has no revision {revision!r}") from None
         except Exception as error:
             # The hub's client reports through many kinds of exception, its HTTP library's among them.
             raise BcdnetError(f"{name}: {_first_line(error)}") from None
-    raise BcdnetError(f"{name}: holds none of {', '.join(files)}")
+    raise BcdnetError(f"{name}: {problem}")
 
 
 def upload(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
     """Make the repository if there is none, and commit `files` (name in it -> local file or content); its address.
 
+    A model of an earlier push that is not among them is removed: two networks in one repository would pass for one.
     The token is the one of `hf auth login` or `HF_TOKEN`. Raises BcdnetError with the hub's reason.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     check_repository(repository)
     api = HfApi()
@@ -57,9 +69,11 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
             )
             for name, content in files.items()
         ]
-        api.create_commit(repository, additions, commit_message=message)
+        stale = [name for name in (MODEL_FILE, PACKED_FILE) if name not in files and api.file_exists(repository, name)]
+        deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
+        api.create_commit(repository, [*additions, *deletions], commit_message=message)
     except Exception as error:
-        hint = "; log in with `hf auth login`, or set HF_TOKEN" if "401" in str(error) else ""
+        hint = f"; {LOG_IN}" if "401" in str(error) else ""
         raise BcdnetError(f"cannot push to {repository}: {_first_line(error)}{hint}") from None
     return str(url)
 

@@ -69,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
                 entry = json.loads(line)
                 if entry["key"] == "header":
                     self.server.messages.append(entry["value"]["summary"])
+                elif entry["key"] == "deletedFile":
+                    del self.server.repositories[found[1]][entry["value"]["path"]]
                 elif entry["key"] == "file":
                     content = base64.b64decode(entry["value"]["content"])
                     self.server.repositories[found[1]][entry["value"]["path"]] = content

@@ -108,6 +108,30 @@ def test_real_valued_weights_are_not_packed(hub: Hub, bcdnet: Command, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_repository_holds_one_network(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    for model, files in (
+        (saved(tmp_path / "one", bits=1), {"model.safetensors", "model.bcdn"}),
+        ("bcdnet_b_r18_fashion_mnist", {"model.bcdn"}),
+        (saved(tmp_path / "many", bits=32), {"model.safetensors"}),
+    ):
+        done = bcdnet("push", model, "someone/again")
+        assert done.returncode == 0, done.stderr
+        assert set(hub.repositories["someone/again"]) == {*files, "config.json", "README.md"}
+
+
+@pytest.mark.slow
+def test_what_is_cached_needs_no_hub(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    """A command asks for the packed file first or last; of this repository only the other one was ever there."""
+    assert bcdnet("push", saved(tmp_path, bits=32), "someone/kept").returncode == 0
+    name = "hf-hub:someone/kept"
+    for endpoint in (hub.url, "http://127.0.0.1:9"):
+        done = bcdnet("eval", name, "--data", "digits", "--json", endpoint=endpoint)
+        assert done.returncode == 0, done.stderr
+    done = bcdnet("bench", name, endpoint="http://127.0.0.1:9")
+    assert "weight_bits is 32" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
 def test_a_packed_file_goes_with_the_card_it_is_given(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
     packed, card = tmp_path / "d.bcdn", tmp_path / "mine.md"
     assert bcdnet("export", saved(tmp_path, bits=1), "-o", packed).returncode == 0
@@ -126,7 +150,7 @@ def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
         (("push", model, "a/b", "--card", tmp_path / "none.md"), {}, "no such file"),
         (("push", model, "a/b"), {"token": "another"}, "log in with `hf auth login`"),
         (("push", model, "a/b"), {"endpoint": "http://127.0.0.1:9"}, "cannot push to a/b"),
-        (("eval", "hf-hub:a/none", "--data", "digits"), {}, "hf-hub:a/none: "),
+        (("eval", "hf-hub:a/none", "--data", "digits"), {}, "hf-hub:a/none: the hub has no such repository"),
         (("summary", "hf-hub:a/none"), {"endpoint": "http://127.0.0.1:9"}, "cannot reach the hub"),
     ):
         done = bcdnet(*words, **options)
