@@ -42,3 +42,9 @@ def lasting_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a lasting file of text."""
+    with lasting_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")

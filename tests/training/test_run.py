@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from bcdnet.data.digits import Digits
 from bcdnet.errors import BcdnetError, RecipeError
 from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
+from bcdnet.training import run_folder
 from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe
@@ -159,9 +161,27 @@ def test_a_home_folder_is_one_for_all_files(make_recipe: MakeRecipe, tmp_path: P
 def test_provenance_does_not_say_where_things_lay(make_recipe: MakeRecipe) -> None:
     recipe = replace(make_recipe(data={**DATA, "path": "/cifar10"}), run_dir="/home/me/runs/first")
     text = "train --data=/cifar10 run_dir=/home/me/runs/first see https://host/path"
-    assert portable(text, recipe) == "train --data=data/cifar10 run_dir=runs/first see https://host/path"
+    expected = "train --data=data/cifar10 run_dir=runs/first see https://host/path"
+    assert portable({"a": [text, 1], "b": None}, recipe) == {"a": [expected, 1], "b": None}
+    letters = replace(recipe, run_dir="/home/müller/runs/first")
+    assert portable("in /home/müller/runs/second", letters) == "in runs/second"
     shards = replace(recipe, data=replace(recipe.data, path="wds:///home/me/set/train-{0..9}.tar"))
     assert portable("wds:///home/me/set/train-{0..9}.tar", shards) == "wds://data/train-{0..9}.tar"
+
+
+def test_the_commit_is_this_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x", *words], check=True)
+
+    (tmp_path / "run_folder.py").touch()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "a project that has bcdnet in its .venv")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    assert run_folder.git_state() is None
+    git("add", ".")
+    git("commit", "-q", "-m", "the project itself")
+    state = run_folder.git_state()
+    assert state is not None and len(state["commit"]) == 40 and state["dirty"] is False
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.errors import BcdnetError, DataError
+from bcdnet.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +51,6 @@ def run(
     change their sign in each epoch, and in each layer from step to step. thresholds: the dynamic alpha and beta over
     images and classes. field: which pixels the middle of the last map depends on, with and without the long range.
     """
-    from bcdnet.training.run_folder import write_text
-
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
     title = Path(model).resolve().name
     figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"

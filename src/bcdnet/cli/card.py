@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.errors import BcdnetError
+from bcdnet.files import write_text
 
 if TYPE_CHECKING:
     from bcdnet.analysis import Counts
@@ -44,7 +45,6 @@ def run(
     operations, size and speed are measured here and now; the recipe is the run's own.
     """
     from bcdnet.runtime.pretrained import FOLDER
-    from bcdnet.training.run_folder import write_text
 
     if not name.isidentifier():
         raise BcdnetError(f"{name!r} is no name: letters, digits and underscores, as in bcdnet_b_r18_cifar10")
@@ -103,7 +103,7 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
     if not own_data(run, data):
         raise BcdnetError(f"{run} was trained on {recipe.data.path}, not on {data}: a card is about its own data")
     found = find_model(str(run))
-    provenance = json.loads(portable(json.dumps(found.provenance), recipe)) | {"data": dataset_name(data)}
+    provenance = portable(found.provenance, recipe) | {"data": dataset_name(data)}
     found = replace(found, provenance=provenance)
     try:
         pack(found, output)

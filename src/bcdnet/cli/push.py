@@ -76,7 +76,7 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
     found = find_model(model)
     recipe = recipe_of(Path(model))
     if recipe is not None:
-        found = replace(found, provenance=json.loads(portable(json.dumps(found.provenance), recipe)))
+        found = replace(found, provenance=portable(found.provenance, recipe))
     network = found.module
     assert isinstance(network, Network)
     weights = save_model(

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from bcdnet.data import preprocess_of
 from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
+from bcdnet.files import write_text
 from bcdnet.models import Network, load_model, save_model
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import Teacher, build_model, check_fit, load_teacher
@@ -29,7 +30,7 @@ from bcdnet.training.log import read_rows, rewind
 from bcdnet.training.loss import check_heads
 from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
 from bcdnet.training.recipe import Recipe
-from bcdnet.training.run_folder import RunFolder, environment, write_text
+from bcdnet.training.run_folder import RunFolder, environment
 
 Results = dict[str, dict[str, Any]]
 

@@ -15,7 +15,7 @@ import torch
 
 from bcdnet import __version__
 from bcdnet.errors import RecipeError
-from bcdnet.files import lasting_file
+from bcdnet.files import write_text
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import differences, load_recipe, to_yaml
 
@@ -116,15 +116,21 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
-def portable(text: str, recipe: Recipe) -> str:
-    """`text` without the places in which the data and the runs lay on the machine that made it."""
+def portable(value: Any, recipe: Recipe) -> Any:
+    """JSON values without the places in which the data and the runs lay on the machine that made them."""
+    if isinstance(value, dict):
+        return {key: portable(item, recipe) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item, recipe) for item in value]
+    if not isinstance(value, str):
+        return value
     for place, name in ((recipe.data.path.removeprefix("wds://"), "data"), (recipe.run_dir, "runs")):
         path = Path(place)
         if path.is_absolute():
-            text = text.replace(place, f"{name}/{path.name}")
+            value = value.replace(place, f"{name}/{path.name}")
             if path.parent != Path(path.anchor):  # which stands in addresses too
-                text = text.replace(f"{path.parent}/", f"{name}/")
-    return text
+                value = value.replace(f"{path.parent}{os.sep}", f"{name}/")
+    return value
 
 
 def git_state() -> dict[str, Any] | None:
@@ -138,6 +144,7 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)  # else the repository is that of a project that uses this one
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
@@ -152,9 +159,3 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is always whole."""
-    with lasting_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
