@@ -204,6 +204,67 @@ def test_a_person_chooses_an_image_with_the_keyboard(page: Any, packed: Path) ->
     assert page.locator("#results li span:nth-child(2)").first.text_content() == f"{best[0].probability:.1%}"
 
 
+def image_file(name: str, picture: Image.Image) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/png", "buffer": png(np.asarray(picture))}
+
+
+def test_the_answer_is_announced(page: Any, packed: Path) -> None:
+    image = pictures(1)[0]
+    page.set_input_files("#file", image_file("a.png", image))
+    page.wait_for_selector("#results li")
+    best = InferenceSession(packed, threads=1).predict(image, topk=1)[0][0]
+    page.wait_for_selector("#status:has-text('%')")
+    assert page.text_content("#status") == f"{best.label}, {best.probability:.1%}"
+
+
+def test_an_image_that_was_slow_does_not_take_the_place_of_a_later_one(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const make = createImageBitmap;
+          let calls = 0;
+          window.createImageBitmap = async (...given) => {
+            if (calls++ === 0) await new Promise((resolve) => setTimeout(resolve, 400));
+            window.finished = calls;
+            return make(...given);
+          };
+        }"""
+    )
+    for name, image in zip(("slow.png", "quick.png"), pictures(2), strict=True):
+        page.set_input_files("#file", image_file(name, image))
+    page.wait_for_selector("#results li")
+    page.wait_for_timeout(600)
+    assert page.get_attribute("#picture", "aria-label") == "Your image, quick.png"
+
+
+def test_an_image_too_thin_is_refused(page: Any) -> None:
+    page.set_input_files("#file", image_file("thin.png", Image.new("RGB", (1, 30_000))))
+    page.wait_for_selector("#status.error")
+    assert page.text_content("#status") == "the image is too long for its width"
+
+
+def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          window.streams = [];
+          navigator.mediaDevices.getUserMedia = async (what) => {
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            streams.push(await ask(what));
+            return streams.at(-1);
+          };
+        }"""
+    )
+    page.click("#camera")
+    page.click("#camera")
+    page.wait_for_selector("#results li")
+    page.wait_for_timeout(600)  # the first answer is the second's to use
+    assert page.evaluate("streams.length") == 2
+    live = "streams.filter((stream) => stream.getTracks().some((track) => track.readyState === 'live')).length"
+    assert page.evaluate(live) == 1
+    page.click("#camera")
+    assert page.evaluate(live) == 0
+
+
 def test_a_file_that_is_no_image_is_said_to_be_none(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#status.error")

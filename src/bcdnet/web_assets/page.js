@@ -7,6 +7,7 @@ const status = element("status"), picture = element("picture"), video = element(
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const waiting = new Map();
 let asked = 0;
+let newest = 0; // number of what was shown last, an image or the camera: what comes late for an older one is dropped
 
 worker.addEventListener("message", ({ data }) => {
   const { resolve, reject } = waiting.get(data.id);
@@ -14,7 +15,9 @@ worker.addEventListener("message", ({ data }) => {
   if (data.error === undefined) resolve(data.answer);
   else reject(new Error(data.error));
 });
-worker.addEventListener("error", () => say("This browser cannot run the network: it needs WebAssembly SIMD.", true));
+worker.addEventListener("error", () =>
+  say("The network cannot run: a file of this page is missing, or this browser has no WebAssembly SIMD.", true),
+);
 
 function ask(what, values, transfer = []) {
   return new Promise((resolve, reject) => {
@@ -49,31 +52,37 @@ function show({ best, prepare, run }) {
   element("time").textContent = `${run.toFixed(0)} ms for the network, ${prepare.toFixed(0)} ms to resize the image`;
 }
 
-async function predict(bitmap) {
-  show(await ask("predict", { image: bitmap, topk: TOPK }, [bitmap]));
+/** Shows what the network sees, if `mine` is still the newest; the best class and its probability as text, or null. */
+async function predict(bitmap, mine) {
+  const answer = await ask("predict", { image: bitmap, topk: TOPK }, [bitmap]);
+  if (mine !== newest) return null;
+  show(answer);
+  return `${answer.best[0].label}, ${percent(answer.best[0].probability)}`;
 }
 
 async function open(blob) {
   stopCamera();
+  const mine = ++newest;
   say("Reading the image …");
   let bitmap;
   try {
     // As the packed file's own preprocessing sees it: no colour management, upright.
     bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   } catch {
-    say("This is not an image that the browser can read.", true);
+    if (mine === newest) say("This is not an image that the browser can read.", true);
     return;
   }
+  if (mine !== newest) return bitmap.close();
   picture.width = bitmap.width;
   picture.height = bitmap.height;
   picture.getContext("2d").drawImage(bitmap, 0, 0);
   picture.hidden = false;
   picture.setAttribute("aria-label", blob.name ? `Your image, ${blob.name}` : "Your image");
   try {
-    await predict(bitmap);
-    say("");
+    const best = await predict(bitmap, mine);
+    if (best !== null) say(best); // which is announced to who does not see the bars
   } catch (error) {
-    say(error.message, true);
+    if (mine === newest) say(error.message, true);
   }
 }
 
@@ -82,6 +91,7 @@ async function open(blob) {
 let stream = null;
 
 function stopCamera() {
+  ++newest;
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   video.srcObject = null;
@@ -90,13 +100,16 @@ function stopCamera() {
 }
 
 async function startCamera() {
+  const mine = ++newest;
+  let allowed;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    allowed = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    say("There is no camera, or the browser may not use it.", true);
+    if (mine === newest) say("There is no camera, or the browser may not use it.", true);
     return;
   }
-  const mine = stream;
+  if (mine !== newest) return allowed.getTracks().forEach((track) => track.stop());
+  stream = allowed;
   picture.hidden = true;
   video.hidden = false;
   video.srcObject = stream;
@@ -104,12 +117,12 @@ async function startCamera() {
   say("");
   try {
     await video.play();
-    while (stream === mine) {
-      await predict(await createImageBitmap(video));
+    while (stream === allowed) {
+      await predict(await createImageBitmap(video), mine);
       await new Promise(requestAnimationFrame); // a hidden page rests
     }
   } catch (error) {
-    if (stream !== mine) return; // stopped meanwhile
+    if (stream !== allowed) return; // stopped meanwhile
     stopCamera();
     say(error.message, true);
   }

@@ -1,5 +1,6 @@
 // From an image to a network's input, value by value as bcdnet.runtime.preprocess does it with Pillow and numpy.
 
+const MAX_RESIZED = 2 ** 26; // pixels: an image one pixel wide would grow without bound
 const PRECISION = 22; // bits of Pillow's fixed-point weights
 const FILTERS = {
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
@@ -130,6 +131,7 @@ export function toInput({ data, width, height }, preprocess) {
     pixels[3 * i + 2] = channels === 1 ? grey : b;
   }
   const { size, left, top } = cropPlan(width, height, preprocess);
+  if (size[0] * size[1] > MAX_RESIZED) throw new Error("the image is too long for its width");
   pixels = resize(pixels, [width, height], size, preprocess.interpolation);
   const input = new Float32Array(channels * rows * columns);
   for (let c = 0; c < channels; ++c) {

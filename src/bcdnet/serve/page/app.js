@@ -24,7 +24,7 @@ async function ask(path, options = {}) {
 
 function fail(error) {
   const lost = error instanceof TypeError;
-  $("error").textContent = lost ? "The server cannot be reached." : `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+  $("error").textContent = lost ? "The server cannot be reached." : `${error.message[0].toUpperCase()}${error.message.slice(1).replace(/\.$/, "")}.`;
   $("error").hidden = false;
   $("status").textContent = "";
 }
