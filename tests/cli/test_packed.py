@@ -11,8 +11,10 @@ import timm
 import torch
 from torch import nn
 
+from bcdnet.cli.eval import show
 from bcdnet.cli.main import main
 from bcdnet.compiler import export
+from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import save_model
 from bcdnet.program import read_program, write_program
 
@@ -133,6 +135,24 @@ def test_bench(files, tmp_path, call) -> None:
     assert [event["name"] for event in events] == names
     ends = np.array([event["ts"] + event["dur"] for event in events])
     assert np.allclose(ends[:-1], [event["ts"] for event in events[1:]])
+
+
+def test_names_are_no_markup(files, tmp_path, call) -> None:
+    path = tmp_path / "m[bold].bcdn"
+    program = read_program(files[1])
+    write_program(replace(program, labels=("[other]", "[/]", *program.labels[2:])), path)
+    code, out, _ = call("bench", path, "--threads", 1, "--seconds", 0.1, "--profile")
+    assert code == 0 and "m[bold].bcdn" in out.replace("\n", "")
+    evaluation = evaluate_logits(np.eye(2, dtype=np.float32), np.array([0, 1]), ["[other]", "[/]"], 1.0)
+    show(evaluation, "[/] on [data]")
+
+
+def test_what_is_no_model_is_said_without_torch(tmp_path, call) -> None:
+    (tmp_path / "shirt.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for name in (tmp_path / "shirt.png", tmp_path, ""):
+        code, _, err = call("bench", name)
+        message = "no trained model is called ''" if name == "" else f"{name}: is no packed file, model file or run"
+        assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_a_share_above_the_roof_is_not_shown() -> None:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from bcdnet.data.digits import Digits
@@ -29,3 +32,15 @@ def test_what_is_no_dataset_says_what_one_is(tmp_path, encoded):
     assert f"wds://{tmp_path}" in message(tmp_path)
     (tmp_path / "a.png").write_bytes(encoded[0][0])
     assert "images without labels" in message(tmp_path)
+
+
+def test_folders_of_images_need_no_other_package(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "test", encoded[:20])
+    code = (
+        "import sys\n"
+        "for name in ('pyarrow', 'sklearn', 'torch', 'datasets'): sys.modules[name] = None\n"
+        "from bcdnet.data import open_dataset\n"
+        f"print(len(open_dataset({str(tmp_path)!r}, 'test')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "20\n"

@@ -179,9 +179,10 @@ def _chrome_trace(rows: list[OpProfile]) -> dict[str, Any]:
 def _print(title: str, session: InferenceSession, results: list[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     shape = "x".join(str(size) for size in session.get_inputs()[0].shape[1:])
-    table = Table(title=f"{title}, input {shape}, {session.target}")
+    table = Table(title=Text(f"{title}, input {shape}, {session.target}"))
     for column in ("threads", "batch", "median", "p95", "images/s", "GMAC/s", "of roof"):
         table.add_column(column, justify="right")
     for row in results:
@@ -198,6 +199,7 @@ def _print(title: str, session: InferenceSession, results: list[Result]) -> None
 def _print_profile(rows: list[OpProfile], roof: Roof) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     total = sum(row.seconds for row in rows)
     table = Table(title=f"{1e3 * total:.2f} ms by operation", show_footer=False)
@@ -208,7 +210,7 @@ def _print_profile(rows: list[OpProfile], roof: Roof) -> None:
         ideal = roof.seconds(row.cost.binary_macs, row.cost.float_macs)
         busy = row.seconds > 0 and macs > 0
         table.add_row(
-            row.name, row.type, f"{1e6 * row.seconds:.0f} us", f"{100 * row.seconds / total:.1f} %",
+            Text(row.name), row.type, f"{1e6 * row.seconds:.0f} us", f"{100 * row.seconds / total:.1f} %",
             f"{macs / 1e6:.1f}", f"{row.cost.bytes / 1e3:.0f}", f"{macs / row.seconds / 1e9:.0f}" if busy else "",
             _percent(_share(ideal, row.seconds)) if busy else "",
         )  # fmt: skip

@@ -30,12 +30,16 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # a file or a pipe has no width that lines would have to be folded to
     for title, rows in findings.items():
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in rows.items():
-            table.add_row(name, ", ".join(map(_plain, value)) if isinstance(value, list) else _plain(value))
-        Console().print(table)
+            table.add_row(name, Text(", ".join(map(_plain, value)) if isinstance(value, list) else _plain(value)))
+        console.print(table)
 
 
 def _plain(value: Any) -> str:

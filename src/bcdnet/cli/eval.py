@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcdnet.files import write_text
+
 if TYPE_CHECKING:
     from bcdnet.evaluation import Evaluation
 
@@ -57,12 +59,12 @@ def run(
     else:
         show(result, f"{model} on {data} ({split})")
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "eval.json", text + "\n")
         from bcdnet.training.confusion import draw_confusion
-        from bcdnet.training.run_folder import write_text
 
         title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
         draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
-        write_text(folder / "eval.json", text + "\n")
         if not as_json:
             typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
 
@@ -121,8 +123,10 @@ def show(result: Evaluation, title: str) -> None:
     """Two tables: the figures, and the accuracy of each class."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    figures = Table(title=title, show_header=False)
+    # Names of files and classes may hold what rich would take for markup.
+    figures = Table(title=Text(title), show_header=False)
     for name, value in (
         ("top-1", f"{result.top1:.2f} %"),
         ("top-5", f"{result.top5:.2f} %"),
@@ -137,7 +141,7 @@ def show(result: Evaluation, title: str) -> None:
     classes.add_column("images", justify="right")
     classes.add_column("top-1", justify="right")
     for (name, top1), count in zip(result.per_class.items(), result.confusion.sum(1).tolist(), strict=True):
-        classes.add_row(name, f"{count:,}", "–" if top1 is None else f"{top1:.2f} %")
+        classes.add_row(Text(name), f"{count:,}", "–" if top1 is None else f"{top1:.2f} %")
     console = Console()
     console.print(figures)
     console.print(classes)

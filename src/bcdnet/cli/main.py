@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
 
 # Which extra brings a package that a verb misses; `train` brings all others.
 EXTRAS = {
+    "huggingface_hub": "hub",
     "pytorch_grad_cam": "explain",
     "onnx": "onnx",
     "ray": "ray",
@@ -70,7 +71,7 @@ class VerbGroup(TyperGroup):
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        # What --help and completion list; resolve_command puts the real command in its place.
+        # What --help lists; resolve_command puts the real command in its place.
         return TyperCommand(cmd_name, help=VERBS[cmd_name].help) if cmd_name in VERBS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -108,6 +108,7 @@ def pack(found: Found, output: Path) -> Path:
 @contextmanager
 def packed_file(name: str) -> Iterator[Path]:
     """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
+    from bcdnet.program.file import is_safetensors
     from bcdnet.runtime.pretrained import SUFFIX, is_packed, list_pretrained, locate
 
     if is_hub_name(name):
@@ -115,9 +116,12 @@ def packed_file(name: str) -> Iterator[Path]:
     if is_packed(name):
         yield locate(name)
         return
-    if not Path(name).exists():
+    path = Path(name)
+    if not name or not path.exists():
         near = difflib.get_close_matches(name, list_pretrained(), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; give a packed file, a model file or a run folder"
-        raise BcdnetError(f"no trained model is called {name}, and there is no such file{hint}")
+        raise BcdnetError(f"no trained model is called {name!r}, and there is no such file{hint}")
+    if not is_safetensors(path / MODEL_FILE if path.is_dir() else path):
+        raise BcdnetError(f"{name}: is no packed file, model file or run folder")
     with tempfile.TemporaryDirectory() as folder:
         yield pack(find_model(name), Path(folder) / f"model{SUFFIX}")

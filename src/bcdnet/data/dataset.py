@@ -16,6 +16,10 @@ _log = logging.getLogger(__name__)
 
 HOLDOUT = 0.1  # the share of `test` in a dataset without splits
 
+# What tables of the Hugging Face layout call an image and its label.
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
 # What people call the same split; a requested split is looked for under its own name first.
 ALIASES = {
     "train": ("train", "training"),

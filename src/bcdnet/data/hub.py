@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import ALIASES, decode, missing_split
-from bcdnet.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from bcdnet.data.dataset import ALIASES, IMAGE_COLUMNS, LABEL_COLUMNS, decode, missing_split
 from bcdnet.errors import DataError
 
 

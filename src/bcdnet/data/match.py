@@ -1,6 +1,7 @@
 """Whether a dataset is one that a model can be judged on: the same classes in the same order, the same channels."""
 
 import logging
+import os
 
 from bcdnet.data.dataset import Dataset
 from bcdnet.errors import DataError
@@ -12,7 +13,7 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 def dataset_name(path: str) -> str:
     """What a dataset is called wherever it lies: the last part of its path or address."""
-    return path.rstrip("/").rpartition("/")[2]
+    return path.rstrip("/").rpartition("/")[2] if "://" in path else os.path.basename(os.path.abspath(path))
 
 
 def check_classes(model: list[str], data: list[str], checkpoint: str, path: str) -> None:

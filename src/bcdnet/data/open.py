@@ -3,11 +3,7 @@
 from pathlib import Path
 
 from bcdnet.data.dataset import Dataset
-from bcdnet.data.digits import Digits
 from bcdnet.data.folder import class_folders, open_folder
-from bcdnet.data.hub import HubDataset
-from bcdnet.data.parquet import ParquetDataset, shards_by_split
-from bcdnet.data.webdataset import open_shards
 from bcdnet.errors import DataError
 from bcdnet.image_files import is_image
 
@@ -28,17 +24,26 @@ def open_dataset(path: str, split: str) -> Dataset:
     """
     if path in ("", "hf://"):
         raise DataError(f"{path!r} names no dataset (which is {KINDS})")
+    # Each kind is imported when it is met: folders of images need neither pyarrow nor scikit-learn.
     if path == "digits":
+        from bcdnet.data.digits import Digits
+
         return Digits(split)
     if path.startswith("hf://"):
+        from bcdnet.data.hub import HubDataset
+
         return HubDataset(path.removeprefix("hf://"), split)
     if path.startswith("wds://"):
+        from bcdnet.data.webdataset import open_shards
+
         return open_shards(path.removeprefix("wds://"), split)
     folder = Path(path).expanduser()
     if not folder.is_dir():
         what = "is a file; give its folder" if folder.exists() else "no such folder"
         raise DataError(f"{path}: {what} (a dataset is {KINDS})")
-    if shards_by_split(folder):
+    if any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet")):
+        from bcdnet.data.parquet import ParquetDataset
+
         return ParquetDataset(folder, split)
     if class_folders(folder):
         return open_folder(folder, split)

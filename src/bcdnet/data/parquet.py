@@ -18,12 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import decode, find_split, missing_split, natural_key
+from bcdnet.data.dataset import IMAGE_COLUMNS, LABEL_COLUMNS, decode, find_split, missing_split, natural_key
 from bcdnet.data.problems import raise_for
 from bcdnet.errors import DataError
-
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 # Rows among which a shuffled order may jump, hence about how many encoded images stay in memory per process: 8,192
 # ImageNet JPEGs are 0.9 GB.

@@ -40,6 +40,15 @@ def read_program(path: str | os.PathLike[str]) -> Program:
         raise ProgramError(f"{path}: not a complete .bcdn file ({printable(str(error))})") from None
 
 
+def is_safetensors(path: Path, key: str = "") -> bool:
+    """Whether a file begins like one, and with `key` among the first of its metadata."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(64)  # eight bytes are the length of the header, which is JSON
+    return start[8:9] == b"{" and (not key or f'"{key}"'.encode() in start)
+
+
 def _header(path: Path) -> Any:
     """The container's header, of a file that `safe_open` takes: which keeps one of two equal keys, without a word."""
     with path.open("rb") as file:

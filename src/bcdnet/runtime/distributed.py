@@ -192,7 +192,7 @@ def predict_dataset(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves them where anything else runs
     import pyarrow.parquet as pq
-    import ray
+    import ray  # first: if it is missing, its extra brings both
 
     started = not ray.is_initialized()
     if started:

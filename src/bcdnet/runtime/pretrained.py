@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from bcdnet.program.file import is_safetensors
 from bcdnet.program.schema import METADATA_KEY
 
 FOLDER = Path(__file__).parent.parent / "weights"
@@ -21,13 +22,7 @@ def locate(model: str | os.PathLike[str]) -> Path:
 
 def is_packed(model: str) -> bool:
     """Whether a name means a packed file: a shipped model, a path that ends like one, a file that begins like one."""
-    if model.endswith(SUFFIX) or model in list_pretrained():
-        return True
-    if not Path(model).is_file():
-        return False
-    with open(model, "rb") as file:
-        # Safetensors files begin with the header's length in eight bytes, and it with the metadata.
-        return f'"{METADATA_KEY}"'.encode() in file.read(64)
+    return model.endswith(SUFFIX) or model in list_pretrained() or is_safetensors(Path(model), METADATA_KEY)
 
 
 def model_card(name: str) -> str:

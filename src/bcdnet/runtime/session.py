@@ -25,6 +25,7 @@ from bcdnet.runtime.preprocess import ImageLike, as_images, to_input
 from bcdnet.runtime.pretrained import locate
 
 Array = npt.NDArray[np.float32]
+MOST_THREADS = 1024  # as in core/runtime/session.cc
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class InferenceSession:
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None, target: str | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise BcdnetError(f"threads: must be at least 1, got {threads}")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise BcdnetError(f"threads: must be 1 to {MOST_THREADS}, got {threads}")
         native = core()
         if target is not None and target not in native.targets():
             raise BcdnetError(f"unknown target {target!r}; this CPU runs {', '.join(native.targets())}")
