@@ -110,7 +110,7 @@ def page(results: dict[str, Cells]) -> str:
             f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training on "
             f"{', '.join(sorted({run['machine'] for run in runs}))}; "
             f"torch {', '.join(sorted({run['versions']['torch'] for run in runs}))}; "
-            f"commit {', '.join(sorted({run['commit'][:12] for run in runs}))}.",
+            f"commit {', '.join(sorted({run['commit'] for run in runs}))}.",
             "", "```bash", *(run["command"] for run in runs), "```", "",
         ]  # fmt: skip
     return "\n".join(text)

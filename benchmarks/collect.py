@@ -59,7 +59,7 @@ def describe(run: Path) -> dict[str, Any]:
         "model": str(recipe.model),
         "command": shlex.join(words),
         "seed": environment["seed"],
-        "commit": (environment["git"] or {}).get("commit", ""),
+        "commit": commit_of(environment["git"]),
         "machine": ", ".join(environment["machine"]["gpus"]) or environment["machine"]["processor"],
         "versions": environment["versions"],
         "top1": evaluated["top1"],
@@ -75,6 +75,11 @@ def describe(run: Path) -> dict[str, Any]:
         "flops": counts.flops,
         "ops": counts.ops,
     }
+
+
+def commit_of(git: dict[str, Any] | None) -> str:
+    """What a run was made from; says so where files had been changed since."""
+    return "" if git is None else git["commit"][:12] + (" with changed files" if git["dirty"] else "")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -106,7 +111,7 @@ def page(title: str, rows: list[dict[str, Any]]) -> str:
         "(docs/counting.md).\n\n"
         f"```bash\n{commands}\n```\n\n"
         f"Seed {', '.join(sorted({str(row['seed']) for row in rows}))}; "
-        f"commit {', '.join(sorted({row['commit'][:12] for row in rows}))}; {first['machine']}; {versions}.\n"
+        f"commit {', '.join(sorted({row['commit'] for row in rows}))}; {first['machine']}; {versions}.\n"
     )
 
 

@@ -97,6 +97,8 @@ class Load:
     refused: dict[int, int] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
+        if not self.latencies:
+            raise SystemExit(f"{self.connections} connections: no request was answered; refused: {self.refused}")
         p50, p90, p99 = (round(1e3 * float(value), 2) for value in np.percentile(self.latencies, (50, 90, 99)))
         return {
             "connections": self.connections,
@@ -197,7 +199,7 @@ async def measure(server: Server, arguments: argparse.Namespace) -> dict[str, An
     images = pictures(side)
     await load(server, images, 8, min(2.0, arguments.seconds))  # warm
     loads = []
-    busy, used = machine.busy_seconds(), 0.0
+    busy, used, own = machine.busy_seconds(), 0.0, sum(os.times()[:2])
     begin = perf_counter()
     for connections in CONNECTIONS:
         before = await metrics(server)
@@ -212,7 +214,7 @@ async def measure(server: Server, arguments: argparse.Namespace) -> dict[str, An
         loads.append(summary)
         print(f"{connections} connections: {summary}", flush=True)
     elapsed = perf_counter() - begin
-    client = sum(os.times()[:2])
+    client = sum(os.times()[:2]) - own
     total = machine.busy_seconds()
     others = None if busy is None or total is None else max(0.0, total - busy - used - client) / elapsed
     measured = {

@@ -101,8 +101,14 @@ def measure(entry: Entry, variant: str, device: str) -> dict[str, Any]:
         step()
         wait()
         times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = torch.cuda.max_memory_allocated() if gpu else peak_memory()
     return {"seconds": statistics.median(times), "least": min(times), "peak_bytes": peak, "warmup_seconds": warmup}
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def compare(entry: Entry, device: str, rounds: int) -> dict[str, Any]:

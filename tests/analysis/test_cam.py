@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -62,6 +63,12 @@ def test_explanation(model) -> None:
     np.testing.assert_allclose(found.picture, pixels.transpose(1, 2, 0), atol=1e-6)
     assert found.label == found.probabilities.argmax() and found.probabilities.sum() == pytest.approx(1)
     assert found.named(found.label) == "abcde"[found.label]
+
+
+def test_a_network_of_tokens_is_refused() -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=3).eval()
+    with pytest.raises(BcdnetError, match=r"ends in tokens \[1, 17, 192\], not in a map"):
+        grad_cam(network, torch.zeros(1, 3, 32, 32), 0)
 
 
 def test_a_network_without_stages_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 from bcdnet.analysis import Layer, count
@@ -68,6 +69,11 @@ def test_binary_linear() -> None:
         (RPReLU(4), "rprelu", 4 * 36, 3 * 4 * 4),
         (nn.PReLU(4), "activation", 4 * 36, 4 * 4),
         (nn.ReLU6(), "activation", 4 * 36, 0),
+        (nn.ELU(), "activation", 4 * 36, 0),
+        (nn.Softplus(), "activation", 4 * 36, 0),
+        (nn.Mish(), "activation", 4 * 36, 0),
+        (nn.SyncBatchNorm(4), "batch_norm", 4 * 36, 2 * 4 * 4),
+        (nn.InstanceNorm2d(4), "norm", 4 * 4 * 36, 0),
         (nn.AvgPool2d(2), "pooling", 4 * 36, 0),
         (nn.MaxPool2d(3, 2, 1), "pooling", 4 * 9 * 9, 0),
         (nn.MaxPool2d((2, 3)), "pooling", 4 * 36, 0),
@@ -79,6 +85,12 @@ def test_elementwise_layers(module: nn.Module, kind: str, operations: int, packe
     assert layer.elementwise == {kind: operations}
     assert layer.packed_bytes == packed
     assert layer.macs == 0
+
+
+def test_a_norm_with_an_activation_in_it() -> None:
+    assert only(BatchNormAct2d(4), (4, 6, 6)).elementwise == {"batch_norm": 4 * 36, "activation": 4 * 36}
+    assert only(BatchNormAct2d(4, apply_act=False), (4, 6, 6)).elementwise == {"batch_norm": 4 * 36}
+    assert only(GroupNormAct(4, 2), (4, 6, 6)).elementwise == {"norm": 4 * 4 * 36, "activation": 4 * 36}
 
 
 def test_two_heads_are_deployed_as_one() -> None:

@@ -84,6 +84,11 @@ def test_one_layer_on_binary_and_on_real_maps() -> None:
         (lambda x: F.avg_pool2d(x, 2), {"pooling": 72}),
         (lambda x: F.max_pool2d(x, kernel_size=(3, 3), stride=1), {"pooling": 2 * 16 * 9}),
         (lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1), {"pooling": 72}),
+        (lambda x: torch.mean(input=x, dim=(2, 3)), {"pooling": 72}),
+        (lambda x: torch.cat(tensors=[x, x], dim=1), {}),
+        (lambda x: torch.flatten(input=x, start_dim=1), {}),
+        (lambda x: F.elu(x) + F.softmax(x, 1), {"activation": 144, "arithmetic": 72}),
+        (lambda x: F.group_norm(x, 2), {"norm": 4 * 72}),
         (lambda x: x.permute(0, 2, 3, 1), {}),
     ],
 )

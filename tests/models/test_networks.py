@@ -50,6 +50,27 @@ def test_features_only(name):
     assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
 
 
+@pytest.mark.parametrize("stages", [1, 3, 5])
+def test_features_of_any_number_of_stages(stages):
+    backbone = timm.create_model("reactnet_r18_small", layers=(1,) * stages, width=0.25, features_only=True).eval()
+    assert backbone.feature_info.channels() == [16 * 2**stage for stage in range(stages)]
+
+
+@pytest.mark.parametrize("name", ["bcdnet_b_r18_small", "reactnet_r18_small"])
+def test_pretrained_weights_for_another_number_of_classes(name, tmp_path):
+    pretrained = timm.create_model(name, width=1 / 16, num_classes=1000)
+    torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    model = timm.create_model(name, width=1 / 16, num_classes=7, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert model.num_classes == 7 and torch.equal(model.stem[0].weight, pretrained.stem[0].weight)
+
+
+def test_a_fresh_head_is_like_the_rest():
+    model = build(configure("bcdnet_b_r18_small", width=1 / 16, num_classes=10)).double().eval()
+    model.reset_classifier(5)
+    assert not model.head.training and model(torch.randn(1, 3, 32, 32, dtype=torch.float64)).shape == (1, 5)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_configuration_rebuilds_the_network(name):
     model = build(configure(name, **settings_of(name)))
@@ -134,6 +155,14 @@ def test_grey_images_and_the_width_multiplier():
         ("birealnet18", {"embedding": "both"}, "belong to kind 'reactnet'"),
         ("binary_mixer", {"img_size": 100}, "not a multiple of patch_size"),
         ("reactnet_a", {"in_chans": 0}, "in_chans >= 1"),
+        ("bcdnet_b_small", {"embedding": "betta"}, "embedding: must be one of 'none', 'both', 'alpha', 'beta'"),
+        ("bcdnet_b_small", {"distilled": 1}, "distilled: expected true or false"),
+        ("resnet18_twin", {"kind": "rael"}, "kind: must be one of"),
+        ("mobilenet_v1_twin", {"embedding": "both"}, "belong to kind 'binary'"),
+        ("mobilenet_v1_twin", {"mlp_blocks": 3}, "belong to kind 'binary'"),
+        ("mobilenet_v1_twin", {"real_groups": 4}, "belong to kind 'binary'"),
+        ("binary_mixer_small", {"depth": 0}, "depth are at least 1"),
+        ("binary_mixer_small", {"patch_size": 0}, "depth are at least 1"),
     ],
 )
 def test_bad_settings_are_named(name, settings, message):

@@ -72,9 +72,34 @@ def test_weights_of_zero_stay() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+class Wrapped(nn.Module):
+    """A block around layers, with a batch norm behind them."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(4)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [BinaryConv2d(4, 4, 1), nn.BatchNorm2d(4), BinaryConv2d(4, 4, 1)],
+        [Wrapped(BinaryConv2d(4, 4, 1))],
+    ],
+    ids=["one after another", "nested"],
+)
+def test_blocks_that_do_not_scale_as_one_are_errors(layers: list[nn.Module]) -> None:
+    model = Wrapped(*layers)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="has 2 batch norms behind it"):
+        rescale_latent_weights(model, 0.01)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
 def test_a_layer_without_batch_norm_is_an_error_and_nothing_changes() -> None:
     model = nn.Sequential(network("bcdnet_b_r18_small"), BinaryConv2d(3, 3, 1))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"^1 has no batch norm"):
+    with pytest.raises(ValueError, match=r"^1 has no batch norm behind"):
         rescale_latent_weights(model, 0.01)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -92,6 +92,11 @@ def grad_cam(module: nn.Module, batch: Tensor, label: int) -> Map:
     if not stages:
         raise BcdnetError(f"{type(module).__name__} does not say which module gives its last map (timm's feature_info)")
     last = module.get_submodule(stages[-1]["module"])
+    shapes: list[tuple[int, ...]] = []
+    with torch.no_grad(), last.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape)):
+        module(batch)
+    if len(shapes[-1]) != 4:
+        raise BcdnetError(f"{type(module).__name__} ends in tokens {list(shapes[-1])}, not in a map [N, C, H, W]")
     with GradCAM(model=module, target_layers=[last]) as cam:
         heat: Map = cam(input_tensor=batch, targets=[ClassifierOutputTarget(label)])[0]
     return heat

@@ -49,6 +49,9 @@ def float_bytes(params: Iterable[nn.Parameter]) -> int:
     return FLOAT_BYTES * sum(p.numel() for p in params)
 
 
+AnyBatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
 @singledispatch
 def cost(module: nn.Module, x: Tensor, y: Tensor) -> Cost:
     """Cost of the call `y = module(x)` of a layer, children included; one image, tensors on the meta device.
@@ -113,17 +116,28 @@ def _binary(module: BinaryConv2d | BinaryLinear, x: Tensor, y: Tensor) -> Cost:
 @cost.register(nn.BatchNorm1d)
 @cost.register(nn.BatchNorm2d)
 @cost.register(nn.BatchNorm3d)
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, x: Tensor, y: Tensor) -> Cost:
+@cost.register(nn.SyncBatchNorm)
+def _batch_norm(module: AnyBatchNorm, x: Tensor, y: Tensor) -> Cost:
     # Deployed, four vectors are two: a factor and an offset.
     folded = 2 * FLOAT_BYTES * module.num_features
-    return Cost(elementwise={"batch_norm": y.numel()}, params=tuple(module.parameters()), packed_bytes=folded)
+    elementwise = {"batch_norm": y.numel(), **_own_activation(module, y)}
+    return Cost(elementwise=elementwise, params=tuple(module.parameters()), packed_bytes=folded)
 
 
 @cost.register(nn.LayerNorm)
 @cost.register(nn.GroupNorm)
-def _per_image_norm(module: nn.LayerNorm | nn.GroupNorm, x: Tensor, y: Tensor) -> Cost:
+@cost.register(nn.InstanceNorm1d)
+@cost.register(nn.InstanceNorm2d)
+@cost.register(nn.InstanceNorm3d)
+def _per_image_norm(module: nn.Module, x: Tensor, y: Tensor) -> Cost:
     # Mean, variance, normalisation, factor and offset: one multiply-add each.
-    return _real(module, elementwise={"norm": 4 * y.numel()})
+    return _real(module, elementwise={"norm": 4 * y.numel(), **_own_activation(module, y)})
+
+
+def _own_activation(module: nn.Module, y: Tensor) -> Mapping[str, int]:
+    # timm's norms with an activation in them (BatchNormAct2d and the like) are subclasses of torch's without.
+    act = getattr(module, "act", None)
+    return {"activation": y.numel()} if isinstance(act, nn.Module) and not isinstance(act, nn.Identity) else {}
 
 
 @cost.register(Sign)
@@ -149,6 +163,12 @@ def _rprelu(module: RPReLU, x: Tensor, y: Tensor) -> Cost:
 @cost.register(nn.Tanh)
 @cost.register(nn.SiLU)
 @cost.register(nn.GELU)
+@cost.register(nn.ELU)
+@cost.register(nn.SELU)
+@cost.register(nn.CELU)
+@cost.register(nn.Mish)
+@cost.register(nn.Softplus)
+@cost.register(nn.Softmax)
 def _activation(module: nn.Module, x: Tensor, y: Tensor) -> Cost:
     return _real(module, elementwise={"activation": y.numel()})
 

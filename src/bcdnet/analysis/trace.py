@@ -69,8 +69,28 @@ ARITHMETIC = frozenset(
     }
 )
 ACTIVATION = frozenset(
-    {"relu", "relu6", "leaky_relu", "hardtanh", "hardswish", "sigmoid", "tanh", "silu", "gelu", "clamp", "prelu"}
+    {
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "silu",
+        "gelu",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "softplus",
+        "softmax",
+        "clamp",
+        "prelu",
+    }
 )
+NORM = frozenset({"layer_norm", "group_norm", "instance_norm"})
 REDUCTION = frozenset({"mean", "sum", "amax", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
 WINDOW = frozenset({"avg_pool2d", "max_pool2d"})
 # Multiply-accumulates that no module of a known type stands for: counting them as nothing would be a wrong answer.
@@ -201,13 +221,14 @@ class _Recorder(TorchFunctionMode):
         if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i"):  # in place: `add_`, `__iadd__`
             self._binary.pop(id(output), None)
         if name in LAYOUT:
-            self._pass_on_bits(args, output)
+            self._pass_on_bits(args, kwargs or {}, output)
         elif self._opaque is None and self._stack and isinstance(output, Tensor):
             self._count_function(name.strip("_"), args, kwargs or {}, output)
         return output
 
-    def _pass_on_bits(self, args: Sequence[Any], output: Any) -> None:
-        sources = args[0] if isinstance(args[0], (list, tuple)) else args[:1]
+    def _pass_on_bits(self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+        first = _first(args, kwargs)
+        sources = first if isinstance(first, (list, tuple)) else (first,)
         if all(id(source) in self._binary for source in sources):
             for result in output if isinstance(output, (list, tuple)) else (output,):
                 self._binary[id(result)] = result
@@ -226,11 +247,20 @@ class _Recorder(TorchFunctionMode):
             operations = {"arithmetic": output.numel()}
         elif name in ACTIVATION:
             operations = {"activation": output.numel()}
+        elif name == "batch_norm":
+            operations = {"batch_norm": output.numel()}
+        elif name in NORM:
+            operations = {"norm": 4 * output.numel()}
         elif name in REDUCTION:
-            operations = {"pooling": args[0].numel()}
+            operations = {"pooling": _first(args, kwargs).numel()}
         elif name in WINDOW:
             operations = {"pooling": output.numel() * window(args[1] if len(args) > 1 else kwargs["kernel_size"])}
         else:
             return
         found = Cost(elementwise=operations)
         self.calls.append(Call(path, type(module).__name__, found, tuple(output.shape[1:]), activation_bits=32))
+
+
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a function works on, however it was passed: `mean(x)`, `mean(input=x)`, `cat(tensors=[x, y])`."""
+    return args[0] if args else next(iter(kwargs.values()))

@@ -26,10 +26,13 @@ def run(
     Every tensor must find its place; the error names those that are missing, extra or of the wrong shape.
     """
     from bcdnet import __version__
+    from bcdnet.errors import BcdnetError
     from bcdnet.interop import from_reference
     from bcdnet.interop.files import read_checkpoint
     from bcdnet.models import save_model
 
+    if output.resolve() == file.resolve():
+        raise BcdnetError(f"{output}: would write over the checkpoint; give another name")
     model = from_reference(read_checkpoint(file), weight_bits=weight_bits)
     config = model.config
     names = _class_names(labels, config.num_classes)

@@ -74,6 +74,8 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
         module = timm.create_model(name, **settings).eval()
     except TypeError as error:
         raise BcdnetError(f"{name} does not take {' and '.join(settings)}") from error
+    except RuntimeError as error:  # more memory than there is
+        raise BcdnetError(f"{name}: cannot be made ({' '.join(str(error).split())})") from error
     preprocess = {
         "input_size": [channels, height, width],
         "mean": preset.mean if preset and channels == len(preset.mean) else [0.5] * channels,

@@ -20,6 +20,10 @@ class MixerConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if min(self.img_size, self.patch_size, self.depth) < 1:
+            raise RecipeError(
+                f"img_size, patch_size and depth are at least 1, not {self.img_size}, {self.patch_size}, {self.depth}"
+            )
         if self.img_size % self.patch_size:
             raise RecipeError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
 
@@ -36,14 +40,14 @@ def mixer_config(
     patch_size: int | None = None,
     depth: int = 20,
 ) -> MixerConfig:
-    """At 224 px and the defaults it costs what ReActNet-A does, to 2 %. `small`: 32 px images in patches of 4."""
+    """By default, for 224 px, it has ReActNet-A's binary operations, to 2 %. `small`: 32 px images in patches of 4."""
     return MixerConfig(
         num_classes=num_classes,
         in_chans=in_chans,
         distilled=distilled,
         estimator=estimator,
-        img_size=img_size or (32 if small else 224),
-        patch_size=patch_size or (4 if small else 16),
+        img_size=(32 if small else 224) if img_size is None else img_size,
+        patch_size=(4 if small else 16) if patch_size is None else patch_size,
         channels=scale_width(1024, width),
         depth=depth,
     )

@@ -42,6 +42,8 @@ class MobileNetConfig(NetworkConfig):
         widths = [self.stem_width, *(channels for channels, _ in self.blocks)]
         if self.kind == "binary" and any(after not in (before, 2 * before) for before, after in pairwise(widths)):
             raise RecipeError(f"a binary block keeps or doubles its channels, unlike {widths}")
+        if self.kind == "separable" and (self.embedding != "none" or self.mlp_groups or self.real_groups):
+            raise RecipeError("embedding, mlp_blocks and real_groups belong to kind 'binary', not 'separable'")
 
 
 def mobilenet_config(

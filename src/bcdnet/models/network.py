@@ -103,13 +103,15 @@ class Network(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is 'avg', not '{global_pool}'")
         self.config = replace(self.config, num_classes=num_classes)
-        self.head: nn.Module
+        head: nn.Module
         if num_classes == 0:
-            self.head = nn.Identity()
+            head = nn.Identity()
         elif self.config.distilled:
-            self.head = DualHead(self.num_features, num_classes)
+            head = DualHead(self.num_features, num_classes)
         else:
-            self.head = nn.Linear(self.num_features, num_classes)
+            head = nn.Linear(self.num_features, num_classes)
+        like = next(self.parameters())
+        self.head = head.to(like.device, like.dtype).train(self.training)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Parameter groups by depth, for layer-wise learning rates."""

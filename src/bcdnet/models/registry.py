@@ -3,12 +3,14 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from bcdnet.config import from_dict
 from bcdnet.errors import RecipeError
 from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config
 from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config
@@ -65,12 +67,13 @@ def _check_known(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def configure(name: str, **settings: Any) -> NetworkConfig:
-    """The configuration of a named network. RecipeError for a name or a setting that does not exist."""
+    """The configuration of a named network. RecipeError for a name, a setting or a value that does not exist."""
     _check_known("model", name, VARIANTS)
     family, defaults = VARIANTS[name]
     for setting in settings:
         _check_known(f"setting of {name}", setting, inspect.signature(_CONFIGURE[family]).parameters)
-    return _CONFIGURE[family](**(defaults | settings))
+    config = _CONFIGURE[family](**(defaults | settings))
+    return from_dict(type(config), asdict(config))  # as a file of it will be read: a value of another type is refused
 
 
 def _pretrained_cfg(small: bool) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _pretrained_cfg(small: bool) -> dict[str, Any]:
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
         "first_conv": "stem.0",
-        "classifier": "head",
+        "classifier": ("head", "head.fc", "head.fc_dist"),  # one head, or the two of a distilled network
     }
 
 
@@ -91,8 +94,9 @@ default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name.endswith("_smal
 
 def _register(name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> Any:
+        known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
         with torch.device("meta"):  # only to count the stages
-            stages = len(build(configure(name)).stages)
+            stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)
         return build_model_with_cfg(
             lambda **settings: build(configure(name, **settings)),
             name,

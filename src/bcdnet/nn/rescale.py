@@ -1,5 +1,7 @@
 """The size of latent weights, which a batch-normalised network does not show and its optimiser feels."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -15,19 +17,35 @@ def rescale_latent_weights(model: nn.Module, rms: float) -> None:
     how large the weight is. Initial values differ in that from layer to layer: 1 x 1 kernels of 128 channels start
     three times as large as 3 x 3 ones, and learn their signs so much later.
 
-    A block is a module with a batch norm `bn` behind the sum of its binary layers' results (and the embedding's beta).
-    All of that scales together, and the running statistics with it; what is left to see is batch norm's epsilon. Raises
-    ValueError, and changes nothing, for a binary layer in no such block. A block of zeros stays.
+    A block is a module with a batch norm `bn` behind the sum of its binary layers' results (and the embedding's beta),
+    and no other batch norm but in its `shortcut`. All of that scales together, and the running statistics with it; what
+    is left to see is batch norm's epsilon. Raises ValueError, and changes nothing, for a binary layer in no such block
+    or in more than one. A block of zeros stays.
     """
-    found = [(block, _layers(block)) for block in model.modules()]
-    blocks = [(block, layers) for block, layers in found if isinstance(getattr(block, "bn", None), nn.BatchNorm2d)]
-    inside = {id(layer) for _, layers in blocks for layer in layers}
-    for name, module in model.named_modules():
-        if isinstance(module, BinaryLayer) and id(module) not in inside:
-            raise ValueError(f"{name} has no batch norm behind it that would take up another scale (`bn` of its block)")
+    blocks = [(block, layers) for block in model.modules() if _has_bn(block) and (layers := _layers(block))]
+    norms: dict[int, int] = {}  # for each binary layer: how many batch norms could be the one behind it
     for block, layers in blocks:
-        if layers and (size := torch.cat([layer.latent_weight.flatten() for layer in layers]).square().mean().sqrt()):
+        count = sum(isinstance(child, nn.BatchNorm2d) for child in _main_path(block))
+        norms |= {id(layer): max(count, norms.get(id(layer), 0)) for layer in layers}
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLayer) and (count := norms.get(id(module), 0)) != 1:
+            raise ValueError(
+                f"{name} has {count or 'no'} batch norm{'s' if count else ''} behind it to take up another scale; "
+                "it wants one, `bn` of its block"
+            )
+    for block, layers in blocks:
+        if size := torch.cat([layer.latent_weight.flatten() for layer in layers]).square().mean().sqrt():
             _rescale(block, layers, rms / size.item())
+
+
+def _has_bn(block: nn.Module) -> bool:
+    return isinstance(getattr(block, "bn", None), nn.BatchNorm2d)
+
+
+def _main_path(block: nn.Module) -> Iterator[nn.Module]:
+    for name, child in block.named_modules():
+        if name.partition(".")[0] != "shortcut":
+            yield child
 
 
 def _layers(block: nn.Module) -> list[BinaryLayer]:
