@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, then renamed. A leaf that needs nothing."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise OSError(None, "is not a regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     beside = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         yield beside
