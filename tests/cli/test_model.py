@@ -33,7 +33,7 @@ def test_a_packed_file_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_mistakes_name_the_remedy() -> None:
     with (
-        pytest.raises(BcdnetError, match=r"no trained model is called bcdnet_a, .*give a packed file"),
+        pytest.raises(BcdnetError, match=r"no trained model is called 'bcdnet_a', .*give a packed file"),
         packed_file("bcdnet_a"),
     ):
         pass

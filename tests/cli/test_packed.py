@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,12 +138,13 @@ def test_bench(files, tmp_path, call) -> None:
     assert np.allclose(ends[:-1], [event["ts"] for event in events[1:]])
 
 
-def test_names_are_no_markup(files, tmp_path, call) -> None:
-    path = tmp_path / "m[bold].bcdn"
+def test_names_are_no_markup(files, tmp_path, call, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("m[bold].bcdn")
     program = read_program(files[1])
     write_program(replace(program, labels=("[other]", "[/]", *program.labels[2:])), path)
     code, out, _ = call("bench", path, "--threads", 1, "--seconds", 0.1, "--profile")
-    assert code == 0 and "m[bold].bcdn" in out.replace("\n", "")
+    assert code == 0 and "m[bold].bcdn, 0.22 MB, input" in " ".join(out.split())
     evaluation = evaluate_logits(np.eye(2, dtype=np.float32), np.array([0, 1]), ["[other]", "[/]"], 1.0)
     show(evaluation, "[/] on [data]")
 

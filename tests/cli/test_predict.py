@@ -214,7 +214,9 @@ def test_an_address_that_trickles_is_given_up(packed_file, capsys, monkeypatch) 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal of POSIX")
 def test_waiting_for_standard_input_can_be_interrupted(packed_file) -> None:
-    code = "from bcdnet.runtime import sources\nread = sources._read_stdin\n"
+    # What runs in the background may have been told to ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from bcdnet.runtime import sources\nread = sources._read_stdin\n"
     code += "sources._read_stdin = lambda: (print('waiting', flush=True), read())[1]\n"
     code += "from bcdnet.cli.main import main\nmain()"
     arguments = [sys.executable, "-c", code, "predict", packed_file, "-"]
