@@ -55,7 +55,7 @@ def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run
         assert process.poll() is None, f"ended before {step} {iteration}: {process.stderr and process.stderr.read()}"
     finally:
         process.send_signal(stop)
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)  # a busy machine takes its time
     return process.returncode
 
 
