@@ -224,7 +224,6 @@ def test_an_image_that_was_slow_does_not_take_the_place_of_a_later_one(page: Any
           let calls = 0;
           window.createImageBitmap = async (...given) => {
             if (calls++ === 0) await new Promise((resolve) => setTimeout(resolve, 400));
-            window.finished = calls;
             return make(...given);
           };
         }"""
@@ -247,8 +246,9 @@ def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:
         """() => {
           const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
           window.streams = [];
+          window.permissions = [];
           navigator.mediaDevices.getUserMedia = async (what) => {
-            await new Promise((resolve) => setTimeout(resolve, 300));
+            await new Promise((resolve) => permissions.push(resolve));
             streams.push(await ask(what));
             return streams.at(-1);
           };
@@ -256,9 +256,10 @@ def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:
     )
     page.click("#camera")
     page.click("#camera")
+    assert page.evaluate("permissions.map((give) => give()).length") == 2
     page.wait_for_selector("#results li")
-    page.wait_for_timeout(600)  # the first answer is the second's to use
-    assert page.evaluate("streams.length") == 2
+    while page.evaluate("streams.length") < 2:
+        page.wait_for_timeout(50)
     live = "streams.filter((stream) => stream.getTracks().some((track) => track.readyState === 'live')).length"
     assert page.evaluate(live) == 1
     page.click("#camera")
