@@ -98,6 +98,33 @@ def test_what_a_user_can_cause_is_one_line(
     assert call(capsys, "probe") == (code, "", message)
 
 
+@pytest.mark.parametrize(
+    ("missing", "words", "extra"),
+    [
+        ("torch timm pytorch_grad_cam", ["explain", "bcdnet_a", "x.png", "-o", "x.html"], "explain"),
+        ("pytorch_grad_cam torch", ["explain", "bcdnet_a", "x.png", "-o", "x.html"], "explain"),
+        ("onnx torch timm", ["export", "bcdnet_b_r18_fashion_mnist", "-o", "x.onnx"], "onnx"),
+        ("huggingface_hub", ["predict", "hf-hub:a/b", "x.png"], "hub"),
+        ("torch timm", ["summary", "bcdnet_a"], "train"),
+    ],
+)
+def test_what_is_missing_comes_with_the_extra_of_the_verb(missing, words, extra, tmp_path) -> None:
+    (tmp_path / "x.png").touch()
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing.split()}))\n"
+    code += f"from bcdnet.cli.main import main; main({words})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.endswith(f"pip install 'bcdnet[{extra}]'\n"), done.stderr
+
+
+def test_a_packed_file_becomes_onnx_without_torch(tmp_path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
+    code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm']))\n"
+    code += "from bcdnet.cli.main import main; main(['export', 'bcdnet_b_r18_fashion_mnist', '-o', 'x.onnx'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (tmp_path / "x.onnx").is_file(), done.stderr
+
+
 def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType) -> None:
     def run() -> None:
         raise ModuleNotFoundError("No module named 'bcdnet.gone'", name="bcdnet.gone")

@@ -29,8 +29,6 @@ def run(
     Writes one HTML file that needs nothing beside it, NAME.png with the class activation maps and, for a model with MLP
     blocks, NAME-branches.png (NAME-branches-2.png for the second).
     """
-    import pytorch_grad_cam  # noqa: F401 (first: if it is missing, its extra brings the rest too)
-
     from bcdnet.analysis.cam import Explanation, explain
     from bcdnet.analysis.cam_figure import draw_cams, draw_contributions
     from bcdnet.analysis.cam_page import render

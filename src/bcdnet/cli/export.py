@@ -39,8 +39,6 @@ def run(
     if suffix not in list(Format) and file_format is not Format.onnx:
         raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
     if (file_format or suffix) == Format.onnx:
-        import onnx  # noqa: F401 (first: if it is missing, its extra brings the rest too)
-
         typer.echo(_export_onnx(model, output, input_size))
         return
     found = find_model(model, input_size)

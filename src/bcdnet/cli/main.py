@@ -20,10 +20,11 @@ from bcdnet.errors import BcdnetError, printable
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb lives (`module:function`) and its line in `bcdnet --help`."""
+    """Where a verb lives (`module:function`), its line in `bcdnet --help`, the extra that brings what it imports."""
 
     target: str
     help: str
+    extra: str = "train"
 
 
 VERBS: dict[str, Verb] = {
@@ -31,7 +32,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("bcdnet.cli.train:run", "Train what a recipe says."),
     "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
     "predict": Verb("bcdnet.cli.predict:run", "What a model sees in images."),
-    "explain": Verb("bcdnet.cli.explain:run", "Where a model looks, and what its MLP blocks add."),
+    "explain": Verb("bcdnet.cli.explain:run", "Where a model looks, and what its MLP blocks add.", "explain"),
     "serve": Verb("bcdnet.cli.serve:run", "Models behind HTTP, with a page."),
     "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
     "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
@@ -45,10 +46,9 @@ VERBS: dict[str, Verb] = {
 }
 
 
-# Which extra brings a package that a verb misses; `train` brings all others.
+# Which extra brings a package that any verb may miss; the verb's own brings all others.
 EXTRAS = {
     "huggingface_hub": "hub",
-    "pytorch_grad_cam": "explain",
     "onnx": "onnx",
     "ray": "ray",
     **dict.fromkeys(("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn"), "serve"),
@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         package = (error.name or "bcdnet").split(".")[0]
         if package == "bcdnet":
             raise
-        extra = EXTRAS.get(package, "train")
+        verb = VERBS.get(next(iter(sys.argv[1:] if argv is None else argv), ""))
+        extra = EXTRAS.get(package, verb.extra if verb else "train")
         print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
