@@ -34,7 +34,7 @@ def build_model(config: ModelConfig, num_classes: int, channels: int, where: str
 def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_classes: int) -> None:
     """Raise RecipeError unless the network takes a step's batches and gives a logit for each class of the data.
 
-    It runs on torch's meta device, which knows shapes alone; `model` is of no use afterwards.
+    `model` is on torch's meta device.
     """
     if model.config.num_classes != num_classes:
         raise RecipeError(f"{where}.num_classes: {model.config.num_classes}, but the data has {num_classes} classes")
@@ -42,7 +42,7 @@ def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_
     parts = config.accumulate * (1 if config.sync_bn else config.world_size)  # batch norm sees one of them at a time
     images = torch.empty(step.batch_size // parts, recipe.data.channels, size, size, device="meta")
     try:
-        model.to("meta").train()(images)
+        model.train()(images)
     except (RuntimeError, ValueError) as error:
         raise RecipeError(
             f"{where}: this network cannot take a batch of shape {list(images.shape)}: {' '.join(str(error).split())}"

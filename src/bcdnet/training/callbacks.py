@@ -136,12 +136,12 @@ class Checkpointer(Callback):
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
-        means(trainer, module.epoch)  # a network that has diverged is not worth keeping over one that has not
         share = 1 / trainer.world_size
         running = {
             name: total(trainer, part).cpu() * share
             for name, part in (("interval", module.interval), ("epoch", module.epoch))
         }
+        check_converging(float(running["epoch"][0]))  # else it would take the place of a network that is worth more
         if trainer.is_global_zero:
             self.save(
                 {
@@ -187,14 +187,19 @@ def total(trainer: pl.Trainer, running: Running) -> Tensor:
     return summed
 
 
-def means(trainer: pl.Trainer, running: Running) -> tuple[float, float]:
-    """Mean loss, and top-1 in percent, of all images since the sums were cleared."""
-    loss, hits, images = total(trainer, running).tolist()
+def check_converging(loss: float) -> None:
+    """Raise BcdnetError for a loss, or a sum of some, that is NaN or infinite: no later one will be finite again."""
     if not math.isfinite(loss):
         raise BcdnetError(
             "the loss is not a finite number any more: this training has diverged. A lower lr, a longer warm-up or "
             "clip_norm may help; begin in a new run_dir"
         )
+
+
+def means(trainer: pl.Trainer, running: Running) -> tuple[float, float]:
+    """Mean loss, and top-1 in percent, of all images since the sums were cleared; see `check_converging`."""
+    loss, hits, images = total(trainer, running).tolist()
+    check_converging(loss)
     return loss / max(images, 1), 100 * hits / max(images, 1)
 
 

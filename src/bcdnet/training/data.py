@@ -26,7 +26,10 @@ from bcdnet.training.recipe import TEACHER, Recipe, StepConfig
 
 
 class RunData:
-    """The splits of a recipe's data, loaded once; `class_names` in the order of the labels."""
+    """The splits of a recipe's data, loaded once; `class_names` in the order of the labels.
+
+    `digest` tells its training images from others, short of their pixels: by their labels in order and the classes.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         check_dataset(recipe.data)
@@ -36,6 +39,8 @@ class RunData:
         self.processes = recipe.trainer.devices
         self.splits = load_splits(self.config, self.augment, self.seed, self.processes)
         self.class_names = self.splits.train.class_names
+        names = json.dumps(self.class_names).encode()
+        self.digest = hashlib.sha256(names + self.splits.train.labels.numpy().tobytes()).hexdigest()
         self.evaluated = self._evaluated(recipe.validation.split)
         self._shares: dict[torch.device, Batches] = {}
 
@@ -57,12 +62,6 @@ class RunData:
     def kind(self) -> str:
         """Where the training images are read from; their order and random crops depend on it."""
         return "memory" if isinstance(self.splits.train, Images) else "disk"
-
-    @property
-    def digest(self) -> str:
-        """What tells these training images from others, short of their pixels: their labels in order, the classes."""
-        names = json.dumps(self.class_names).encode()
-        return hashlib.sha256(names + self.splits.train.labels.numpy().tobytes()).hexdigest()
 
     def check_same(self, before: str) -> None:
         """Raise RecipeError if a resumed run, whose `digest` was `before`, would go on with other images."""

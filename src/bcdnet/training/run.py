@@ -110,7 +110,8 @@ class Run:
             raise RecipeError(f"data.path: {self.recipe.data.path} has one class alone; there is nothing to tell apart")
         for phase in self.phases:
             iterations_per_epoch(len(data.splits.train), phase.step)
-            model = self._fresh(phase, data)
+            with torch.device("meta"):  # which knows shapes alone, and makes no weights
+                model = self._fresh(phase, data)
             check_heads(model, phase.step, taught=config is not None and phase.role == "student")
             check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
         if config is not None and config.train is None:
