@@ -81,14 +81,13 @@ def trace(module: nn.Module) -> fx.Graph:
 
 def _refuse_hooks(module: nn.Module, tracer: _Tracer) -> None:
     """CompileError for a hook on a leaf or within one: it changes what the leaf computes, and tracing runs none."""
-    for path, leaf in module.named_modules():
-        if tracer.is_leaf_module(leaf, path):
-            for inner, child in leaf.named_modules(prefix=path):
-                if child._forward_hooks or child._forward_pre_hooks:
-                    raise CompileError(
-                        f"{inner or 'the module'}: has a forward hook, which no packed file can hold; remove it first "
-                        "(torch.nn.utils.weight_norm: remove_weight_norm)"
-                    )
+    leaves = [(name, leaf) for name, leaf in module.named_modules() if tracer.is_leaf_module(leaf, name)]
+    for path, child in (found for name, leaf in leaves for found in leaf.named_modules(prefix=name)):
+        if child._forward_hooks or child._forward_pre_hooks:
+            raise CompileError(
+                f"{path or 'the module'}: has a forward hook, which no packed file can hold; remove it first "
+                "(torch.nn.utils.weight_norm: remove_weight_norm)"
+            )
 
 
 def module_path(node: fx.Node) -> str:
