@@ -105,12 +105,15 @@ class StepModule(pl.LightningModule):
         self.average = WeightAverage(model, step.ema) if step.ema else None
         self.optimizer_state = optimizer_state
         # In lists, so that they are no submodules: DDP shall not see the model twice, nor the teacher at all.
-        self._called = [torch.compile(model) if trainer_config.compile else model]
-        self._teacher: list[nn.Module | None] = [teacher]
-        if trainer_config.compile and teacher is not None:
-            self._teacher = [cast(nn.Module, torch.compile(teacher))]
+        self._called = [self._compiled(model)]
+        self._teacher = [None if teacher is None else self._compiled(teacher)]
         self.interval, self.epoch = Running(), Running()
         self.shown: dict[str, float | int | str] = {}
+
+    def _compiled(self, network: nn.Module) -> nn.Module:
+        if not self.config.compile:
+            return network
+        return cast(nn.Module, torch.compile(network, mode=self.config.compile_mode))
 
     @property
     def iteration(self) -> int:
@@ -181,6 +184,8 @@ class StepModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Forward, teacher, loss."""
         images, targets, _ = batch
+        # What the graphs of the iteration before gave may be overwritten.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         logits = self._called[0](images)
         loss: Tensor = self.loss(logits, targets, None if self.teacher is None else self.teacher(images))
         mean = (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits

@@ -162,8 +162,9 @@ class TrainerConfig:
     """How the run uses the machine; nothing here changes what is learned, but for rounding.
 
     `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts, which
-    batch norm sees one by one. `checkpoint_every` and `log_every` count iterations; every evaluation
-    is followed by a checkpoint too.
+    batch norm sees one by one. `compile_mode` is torch.compile's: "reduce-overhead" replays an NVIDIA GPU's work as
+    CUDA graphs, so that it does not wait for the host to launch each kernel of a small network. `checkpoint_every` and
+    `log_every` count iterations; every evaluation is followed by a checkpoint too.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -172,6 +173,7 @@ class TrainerConfig:
     precision: Literal["32", "bf16"] = "32"
     channels_last: bool = False
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
     accumulate: int = 1
     sync_bn: bool = True
     checkpoint_every: int = 1000
@@ -180,6 +182,11 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for key in ("devices", "num_nodes", "accumulate", "checkpoint_every", "log_every"):
             _check(getattr(self, key) >= 1, f"{key}: must be >= 1, got {getattr(self, key)}")
+        _check(
+            self.compile_mode == "default" or self.accumulate == 1,
+            f"compile_mode: {self.compile_mode} keeps gradients where the next part of a batch overwrites them; "
+            "with accumulate > 1 it is default",
+        )
 
     @property
     def world_size(self) -> int:
