@@ -56,7 +56,7 @@ def describe(run: Path) -> dict[str, Any]:
     counts = count(model, (recipe.data.channels, recipe.data.image_size, recipe.data.image_size))
     return {
         "run": run.name,
-        "model": str(recipe.model),
+        "model": portable(str(recipe.model), recipe),
         "command": shlex.join(words),
         "seed": environment["seed"],
         "commit": commit_of(environment["git"]),

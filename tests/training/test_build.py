@@ -12,7 +12,7 @@ from torch import nn
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import CheckpointError, DataError, RecipeError
 from bcdnet.models import build, configure, save_model
-from bcdnet.training.build import Teacher, build_model, load_teacher
+from bcdnet.training.build import Teacher, build_model, initial_weights, load_teacher
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
 
 DATA = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1)
@@ -44,6 +44,30 @@ def test_classes_and_channels_come_from_the_data_unless_given() -> None:
 def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build_model(config, 3, 1)
+
+
+def test_initial_weights_are_all_that_fits(tmp_path: Path) -> None:
+    config = ModelConfig("reactnet_r18_small", SMALL, checkpoint=str(tmp_path))
+    trained = build_model(config, 3, 1)
+    said = {"data": "letters"}
+    save_model(tmp_path / "model.safetensors", trained, labels=LABELS, preprocess=preprocess_of(DATA), provenance=said)
+    with torch.device("meta"):
+        same, more = build_model(config, 3, 1), build_model(config, 5, 1)
+        two_heads = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "distilled": True}), 3, 1)
+        wide = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "width": 1 / 8}), 3, 1)
+        bireal = build_model(ModelConfig("birealnet18_small", SMALL), 3, 1)
+    weights, provenance = initial_weights(config, same, LABELS)
+    assert weights.keys() == trained.state_dict().keys() and provenance == said
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in weights.items())
+    body = {name for name in weights if not name.startswith("head")}
+    for model, labels in ((same, ["a", "c", "b"]), (more, list("abcde")), (two_heads, LABELS)):
+        assert initial_weights(config, model, labels)[0].keys() == body
+    with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: stages.0.0.act.bias_in is \[4\] there, \[8\] here"):
+        initial_weights(config, wide, LABELS)
+    with pytest.raises(RecipeError, match=r"stages\.0\.0\.act\.bias_in is \[4\] there, nothing here"):
+        initial_weights(config, bireal, LABELS)
+    with pytest.raises(CheckpointError, match="no such model file"):
+        initial_weights(ModelConfig("reactnet_r18_small", SMALL, checkpoint="none.safetensors"), same, LABELS)
 
 
 def test_a_teacher_sees_images_as_it_knows_them() -> None:

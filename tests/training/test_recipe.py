@@ -78,7 +78,8 @@ def test_epochs_alone_set_every_step_and_the_teachers() -> None:
 
 
 def test_a_steps_augmentation_overrides_the_recipes() -> None:
-    recipe = load_recipe(RECIPES / "cifar10.yaml", ["augment.padding=3", "steps.step2.augment.flip=false"])
+    own = ["steps.step1.augment.color_jitter=[0.2, 0.2, 0.2]", "steps.step2.augment.flip=false"]
+    recipe = load_recipe(RECIPES / "cifar10.yaml", ["augment.padding=3", *own])
     step1, step2 = recipe.steps
     assert (step1.augment.padding, step1.augment.flip, step1.augment.color_jitter) == (3, True, (0.2, 0.2, 0.2))
     assert (step2.augment.padding, step2.augment.flip, step2.augment.color_jitter) == (3, False, ())
@@ -95,6 +96,10 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
         (
             {"steps": [{"name": "a", "lr": 1, "epochs": 1, "augment": {"flp": 1}}]},
             "steps.0.augment.flp: unknown key; did you",
+        ),
+        (
+            {"trainer": {"accumulate": 2, "compile_mode": "reduce-overhead"}},
+            "trainer.compile_mode: reduce-overhead keeps gradients where the next part",
         ),
         ({"steps": []}, "steps: a recipe needs at least one step"),
         ({"steps": [{"name": "a", "lr": 1}]}, "steps.0.epochs: give exactly one of epochs and iterations for 'a'"),

@@ -20,7 +20,7 @@ from bcdnet.models.checkpoint import weight_bits_of
 from bcdnet.training import run_folder
 from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.data import RunData
-from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe import Recipe, TeacherConfig
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run import Run, train
 from bcdnet.training.run_folder import portable
@@ -167,6 +167,10 @@ def test_provenance_does_not_say_where_things_lay(make_recipe: MakeRecipe) -> No
     assert portable("in /home/müller/runs/second", letters) == "in runs/second"
     shards = replace(recipe, data=replace(recipe.data, path="wds:///home/me/set/train-{0..9}.tar"))
     assert portable("wds:///home/me/set/train-{0..9}.tar", shards) == "wds://data/train-{0..9}.tar"
+    begun = replace(recipe, model=replace(recipe.model, checkpoint="/mnt/big/first/model.safetensors"))
+    taught = replace(begun, teacher=TeacherConfig(checkpoint="/cifar10/twin"))
+    said = portable("teacher={checkpoint: /cifar10/twin} model.checkpoint=/mnt/big/first/model.safetensors", taught)
+    assert said == "teacher={checkpoint: runs/cifar10/twin} model.checkpoint=runs/first/model.safetensors"
 
 
 def test_the_commit_is_this_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +192,41 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
 
 
+def test_a_run_begins_with_the_weights_of_another(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    still = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 0.0}]
+    train(make_recipe("first", seed=5))
+    model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(tmp_path / "first")}
+    train(make_recipe("second", steps=still, teacher=TEACHER, model=model))
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    learned = [name for name in first if not name.rpartition(".")[2].startswith(("running", "num_batches"))]
+    assert len(learned) > 100 and all(torch.equal(first[name], second[name]) for name in learned)
+    provenance = load_model(tmp_path / "second").provenance
+    assert provenance["began_with"]["data"] == "digits" and provenance["began_with"]["recipe"] == "tiny"
+    assert "began_with" not in load_model(tmp_path / "second" / "teacher.safetensors").provenance
+    assert "began_with" not in load_model(tmp_path / "first").provenance
+
+    wide = {**model, "width": 1 / 8}
+    with pytest.raises(RecipeError, match=r"model\.checkpoint: the network of .*first is not of the shape of bcdnet_b"):
+        train(make_recipe("wide", model=wide))
+    assert not (tmp_path / "wide").exists()
+
+
+def test_the_network_and_its_teacher_are_called_through_the_compiler(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def compile_(network: torch.nn.Module, mode: str) -> torch.nn.Module:
+        calls.append((type(network).__name__, mode))
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    trainer = {"accelerator": "cpu", "compile": True, "compile_mode": "reduce-overhead"}
+    steps = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 1e-3}]
+    train(make_recipe(teacher=TEACHER, steps=steps, trainer=trainer))
+    assert calls == [(name, "reduce-overhead") for name in ("Network", "Network", "Teacher")]
+
+
 def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """channels_last computes the same sums in another order; two parts of a batch differ by batch norm alone."""
     step = [{"name": "only", "iterations": 2, "batch_size": 128, "lr": 1e-4, "optimizer": "sgd", "clip_norm": 1.0}]
@@ -205,13 +244,16 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
 
 
 @pytest.mark.slow
-def test_a_compiled_step_moves_all_that_an_uncompiled_one_moves(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_step_moves_all_that_an_uncompiled_one_moves(
+    make_recipe: MakeRecipe, tmp_path: Path, mode: str
+) -> None:
     """A compiler once gave no gradient to what lies before a sign, and training went on. Sizes alone are compared:
     rounding turns some signs over, and with them directions.
     """
     step = {"iterations": 1, "batch_size": 128, "optimizer": "sgd", "momentum": 0.0, "weight_bits": 1}
     for name, lr, compiled in (("begin", 0.0, False), ("eager", 0.1, False), ("compiled", 0.1, True)):
-        trainer = {"accelerator": "cpu", "channels_last": True, "compile": compiled}
+        trainer = {"accelerator": "cpu", "channels_last": True, "compile": compiled, "compile_mode": mode}
         train(make_recipe(name, steps=[{"name": "only", "lr": lr, **step}], teacher=TEACHER, trainer=trainer))
     begin, eager, compiled = (weights(tmp_path / name) for name in ("begin", "eager", "compiled"))
     learned = [name for name in begin if name.endswith(("latent_weight", "bias"))]

@@ -170,9 +170,12 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
     """The card as Markdown with its YAML header."""
     import yaml
 
+    from bcdnet.training.run_folder import portable
+
     counts, ours, theirs, agreement = card.counts, card.packed, card.torch, card.agreement
     provenance = card.found.provenance
     commit = (provenance.get("git") or {}).get("commit", "unknown")[:12]
+    network = portable(str(card.recipe.model), card.recipe)
     shape = "x".join(map(str, card.found.input_size))
     kind = "weights and activations of one bit" if counts.binary_params else "real-valued weights and activations"
     rows = [
@@ -190,8 +193,8 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
 
 # {card.name}
 
-`{card.recipe.model}`, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
-{kind}. The file has {card.bytes:,} bytes and runs without PyTorch.
+`{network}`, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
+{kind}.{_origin(provenance)} The file has {card.bytes:,} bytes and runs without PyTorch.
 
 ```python
 from bcdnet.runtime import InferenceSession
@@ -250,6 +253,14 @@ The figures hold for images like those of the test split; nothing was measured o
 
 def _lines(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    before = provenance.get("began_with")
+    if before is None:
+        return ""
+    whose = f"{before.get('model', 'a network')}, trained on {before.get('data', 'other data')}"
+    return f" It began with the weights of {whose}."
 
 
 def _steps(card: Card) -> list[tuple[str, ...]]:

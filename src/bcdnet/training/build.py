@@ -49,6 +49,27 @@ def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_
         ) from None
 
 
+def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `config.checkpoint` gives `model` to begin with, as a state dict, and that file's provenance.
+
+    All but the heads, which count only where they are for the same classes in the same order; `model` may be on torch's
+    meta device. Raises CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
+    """
+    assert config.checkpoint is not None
+    loaded = load_model(Path(config.checkpoint).expanduser())
+    wanted, given = model.state_dict(), loaded.model.state_dict()
+    heads = {name for name in (*wanted, *given) if name.startswith("head.")}
+    for name in sorted((wanted.keys() | given.keys()) - heads):
+        shapes = [list(weights[name].shape) if name in weights else "nothing" for weights in (given, wanted)]
+        if shapes[0] != shapes[1]:
+            raise RecipeError(
+                f"model.checkpoint: the network of {config.checkpoint} is not of the shape of {config.name} with these "
+                f"settings: {name} is {shapes[0]} there, {shapes[1]} here"
+            )
+    kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
+    return {name: given[name] for name in kept}, loaded.provenance
+
+
 class Teacher(nn.Module):
     """A frozen network that is given images as it knows them: normalised with its own mean and standard deviation."""
 

@@ -18,15 +18,19 @@ def _check(condition: bool, message: str) -> None:
 class ModelConfig:
     """`name`: a network of bcdnet's; the other keys of the section are its keyword arguments.
 
-    `num_classes` and `in_chans` come from the data unless they are given.
+    `num_classes` and `in_chans` come from the data unless they are given. `checkpoint`: a trained network of the same
+    shape to begin with (a run folder or .safetensors file), or null for fresh weights; its heads are taken over where
+    they are for the same classes.
     """
 
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"rest": True})
+    checkpoint: str | None = None
 
     def __str__(self) -> str:
         """Name and settings: a BCDNet-B of which one idea is left out shall not pass for a whole one."""
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.kwargs.items())])
+        settings = self.kwargs if self.checkpoint is None else {**self.kwargs, "checkpoint": self.checkpoint}
+        return " ".join([self.name, *(f"{key}={value}" for key, value in settings.items())])
 
 
 @dataclass(frozen=True)

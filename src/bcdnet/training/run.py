@@ -21,7 +21,7 @@ from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
 from bcdnet.models import Network, load_model, save_model
 from bcdnet.nn import set_weight_bits
-from bcdnet.training.build import Teacher, build_model, check_fit, load_teacher
+from bcdnet.training.build import Teacher, build_model, check_fit, initial_weights, load_teacher
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
@@ -75,6 +75,7 @@ class Run:
         self.say = say if self.first_process else _say_nothing
         self.phases = phases_of(recipe)
         self.results: Results = {}
+        self.origin: dict[str, Any] | None = None  # the provenance of the network that the student begins with
 
     def go(self, resume: bool) -> Results:
         """All phases; see `train`."""
@@ -114,12 +115,18 @@ class Run:
                 model = self._fresh(phase, data)
             check_heads(model, phase.step, taught=config is not None and phase.role == "student")
             check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
+            if phase.model.checkpoint is not None and self._begins(phase):
+                self.origin = initial_weights(phase.model, model, data.class_names)[1]
         if config is not None and config.train is None:
             load_teacher(config, None, self.recipe.data, data.class_names)
 
     def _fresh(self, phase: Phase, data: RunData) -> Network:
         torch.manual_seed(self.recipe.seed)
         return build_model(phase.model, len(data.class_names), self.recipe.data.channels, phase.section)
+
+    def _begins(self, phase: Phase) -> bool:
+        """Whether its network is not that of the phase before it."""
+        return phase.index == 0 or self.phases[phase.index - 1].role != phase.role
 
     def _run(self, phase: Phase, data: RunData, state: Snapshot | None) -> None:
         teacher = self._teacher(phase, data)
@@ -145,11 +152,14 @@ class Run:
         return load_teacher(config, trained, self.recipe.data, data.class_names)
 
     def _student_before(self, phase: Phase, data: RunData) -> Network:
-        """The network as the phase finds it: fresh, or with what the step before it exported."""
+        """The network as the phase finds it: what the step before it exported; the recipe's checkpoint; or fresh."""
         model = self._fresh(phase, data)
-        if phase.index > 0 and self.phases[phase.index - 1].role == phase.role:
+        if not self._begins(phase):
             before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
             model.load_state_dict(before.state_dict())
+        elif phase.model.checkpoint is not None:
+            weights, _ = initial_weights(phase.model, model, data.class_names)
+            model.load_state_dict(weights, strict=False)
         return model
 
     def _export(self, phase: Phase, model: Network, outcome: Outcome, data: RunData) -> None:
@@ -175,6 +185,9 @@ class Run:
             "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
             **environment(self.recipe.seed),
         }
+        if self.origin is not None and phase.role == "student":
+            said = ("model", "data", "recipe", "results")
+            provenance["began_with"] = {key: self.origin[key] for key in said if key in self.origin}
         for path in paths:
             save_model(
                 path,

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -117,20 +118,34 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def portable(value: Any, recipe: Recipe) -> Any:
-    """JSON values without the places in which the data and the runs lay on the machine that made them."""
-    if isinstance(value, dict):
-        return {key: portable(item, recipe) for key, item in value.items()}
-    if isinstance(value, list):
-        return [portable(item, recipe) for item in value]
-    if not isinstance(value, str):
-        return value
+    """JSON values without the places in which the data, the runs and checkpoints lay on the machine that made them."""
+    places = _places(recipe)
+    # In one pass, the longest first: what has been replaced is not looked at again.
+    pattern = re.compile("|".join(re.escape(place) for place in sorted(places, key=len, reverse=True)) or "(?!)")
+
+    def without(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: without(part) for key, part in item.items()}
+        if isinstance(item, list):
+            return [without(part) for part in item]
+        return pattern.sub(lambda found: places[found[0]], item) if isinstance(item, str) else item
+
+    return without(value)
+
+
+def _places(recipe: Recipe) -> dict[str, str]:
+    """What stands for each absolute path of a recipe and the folders that its data and its run lie in."""
+    places: dict[str, str] = {}
+    for checkpoint in (recipe.model.checkpoint, recipe.teacher.checkpoint if recipe.teacher else None):
+        if checkpoint and Path(checkpoint).is_absolute():
+            places[checkpoint] = Path("runs", *Path(checkpoint).parts[-2:]).as_posix()
     for place, name in ((recipe.data.path.removeprefix("wds://"), "data"), (recipe.run_dir, "runs")):
         path = Path(place)
         if path.is_absolute():
-            value = value.replace(place, f"{name}/{path.name}")
+            places.setdefault(place, f"{name}/{path.name}")
             if path.parent != Path(path.anchor):  # which stands in addresses too
-                value = value.replace(f"{path.parent}{os.sep}", f"{name}/")
-    return value
+                places.setdefault(f"{path.parent}{os.sep}", f"{name}/")
+    return places
 
 
 def git_state() -> dict[str, Any] | None:
