@@ -43,8 +43,10 @@ def read_results(out: Path) -> dict[str, Cells]:
     for recipe in sorted(path for path in out.iterdir() if path.is_dir()):
         runs: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for run in sorted(recipe.iterdir()):
-            if named := RUN_NAME.fullmatch(run.name):
+            if run.is_dir() and (named := RUN_NAME.fullmatch(run.name)):
                 runs[named[1]].append(describe(run))
+        if not runs:  # the files of a teacher that they share
+            continue
         results[recipe.name] = {
             row: {
                 "top1_mean": statistics.fmean(run["top1"] for run in found),

@@ -1,5 +1,7 @@
 """`bcdnet card` on a small run."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import yaml
 
 from bcdnet.cli.main import main
 from bcdnet.runtime import InferenceSession
-from bcdnet.training.recipe_file import resolve
+from bcdnet.training.recipe import TeacherConfig
+from bcdnet.training.recipe_file import load_recipe, resolve
 from bcdnet.training.run import train
 
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
@@ -54,6 +57,25 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     session = InferenceSession(packed, threads=1)
     assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")
     assert str(run.parent) not in text and str(run.parent) not in str(session.provenance)
+
+
+def test_a_card_names_the_networks_that_helped(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe(run / "recipe.yaml")
+    again = replace(
+        recipe,
+        run_dir=str(tmp_path / "again"),
+        model=replace(recipe.model, checkpoint=str(run)),
+        teacher=TeacherConfig(checkpoint=str(run / "model.safetensors")),
+        steps=recipe.steps[1:],
+    )
+    train(again, say=lambda message: None)
+    options = ("--data", "digits", "--data-licence", "CC BY 4.0", "--out", tmp_path / "w")
+    assert call(capsys, tmp_path / "again", "again", *options)[0] == 0
+    text = (tmp_path / "w" / "again.md").read_text()
+    top1 = json.loads((run / "metrics.json").read_text())["step2"]["top1"]
+    assert "It began with the weights of bcdnet_b_r18_small, trained on digits." in " ".join(text.split())
+    assert f"Teacher: bcdnet_b_r18_small, {top1:.2f} % itself." in text
+    assert str(run.parent) not in text and str(tmp_path) not in text
 
 
 def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -281,8 +281,10 @@ def _teacher(card: Card) -> str:
     teacher = card.recipe.teacher
     if teacher is None:
         return "No teacher."
-    reached = f", {card.figures['teacher']['top1']:.2f} % itself" if "teacher" in card.figures else ""
-    return f"Teacher: {teacher.model or 'a checkpoint'}{reached}."
+    known = card.found.provenance.get("taught_by", {})
+    results = card.figures.get("teacher") or known.get("results")
+    reached = f", {results['top1']:.2f} % itself" if results else ""
+    return f"Teacher: {teacher.model or known.get('model', 'a checkpoint')}{reached}."
 
 
 def _augmentation(recipe: Recipe) -> str:

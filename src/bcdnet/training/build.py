@@ -73,9 +73,19 @@ def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> t
 class Teacher(nn.Module):
     """A frozen network that is given images as it knows them: normalised with its own mean and standard deviation."""
 
-    def __init__(self, network: nn.Module, student: dict[str, Any], own: dict[str, Any]) -> None:
-        """`student`, `own`: preprocessing (timm's `mean`, `std`, `input_size`) of what comes in and what it wants."""
+    def __init__(
+        self,
+        network: nn.Module,
+        student: dict[str, Any],
+        own: dict[str, Any],
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        """`student`, `own`: preprocessing (timm's `mean`, `std`, `input_size`) of what comes in and what it wants.
+
+        `provenance`: its file's, if it is a file of ours.
+        """
         super().__init__()
+        self.provenance = provenance
         self.network = network.eval().requires_grad_(False)
         channels = student["input_size"][0]
         if own["input_size"][0] != channels:
@@ -114,7 +124,7 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
         check_classes(loaded.labels, labels, str(source), data.path)
         if (own := loaded.preprocess["input_size"]) != preprocess["input_size"]:
             _log.warning("teacher: %s learned from images of size %s, not %s", source, own, preprocess["input_size"])
-        return Teacher(loaded.model, preprocess, loaded.preprocess)
+        return Teacher(loaded.model, preprocess, loaded.preprocess, loaded.provenance)
     network: Any = _timm_teacher(config, len(labels), data.channels)
     if not config.pretrained:
         return Teacher(network, preprocess, preprocess)

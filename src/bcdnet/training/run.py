@@ -75,7 +75,9 @@ class Run:
         self.say = say if self.first_process else _say_nothing
         self.phases = phases_of(recipe)
         self.results: Results = {}
-        self.origin: dict[str, Any] | None = None  # the provenance of the network that the student begins with
+        # The provenance of the networks that the student begins with and learns from.
+        self.origin: dict[str, Any] | None = None
+        self.taught_by: dict[str, Any] | None = None
 
     def go(self, resume: bool) -> Results:
         """All phases; see `train`."""
@@ -149,7 +151,9 @@ class Run:
         if config is None or phase.role == "teacher":
             return None
         trained = self.folder.weights(config.train.name) if config.train is not None else None
-        return load_teacher(config, trained, self.recipe.data, data.class_names)
+        teacher = load_teacher(config, trained, self.recipe.data, data.class_names)
+        self.taught_by = teacher.provenance
+        return teacher
 
     def _student_before(self, phase: Phase, data: RunData) -> Network:
         """The network as the phase finds it: what the step before it exported; the recipe's checkpoint; or fresh."""
@@ -185,9 +189,9 @@ class Run:
             "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
             **environment(self.recipe.seed),
         }
-        if self.origin is not None and phase.role == "student":
-            said = ("model", "data", "recipe", "results")
-            provenance["began_with"] = {key: self.origin[key] for key in said if key in self.origin}
+        if phase.role == "student":
+            known = {"began_with": self.origin, "taught_by": self.taught_by}
+            provenance |= {key: shortened(value) for key, value in known.items() if value is not None}
         for path in paths:
             save_model(
                 path,
@@ -203,6 +207,11 @@ class Run:
             draw_curves(read_rows(self.folder.rows), self.folder.curves, self.recipe.name)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def shortened(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What a network's own file says of one that helped to train it."""
+    return {key: provenance[key] for key in ("model", "data", "recipe", "results") if key in provenance}
 
 
 def _say_nothing(message: str) -> None:
