@@ -14,7 +14,7 @@ from safetensors.torch import load
 
 from bcdnet.errors import BcdnetError
 from bcdnet.hub import check_repository, download
-from bcdnet.models import build, configure, save_model
+from bcdnet.models import build, configure, load_model, save_model
 from bcdnet.nn import set_weight_bits
 
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hub import TOKEN, Hub, running_hub
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -85,6 +86,16 @@ def test_there_and_back(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
     done = bcdnet("export", name, "-o", tmp_path / "again.bcdn")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "again.bcdn").read_bytes() == files["model.bcdn"]
+    words = (
+        "model.width=0.0625",
+        "model.layers=[4,4,4,4]",
+        f"model.checkpoint={name}",
+        "iterations=1",
+        f"run_dir={tmp_path / 'run'}",
+    )
+    done = bcdnet("train", RECIPES / "digits.yaml", *words)
+    assert done.returncode == 0, done.stderr
+    assert load_model(tmp_path / "run").provenance["began_with"]["results"]["top1"] == 12.5
 
 
 @pytest.mark.slow

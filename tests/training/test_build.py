@@ -1,5 +1,6 @@
 """Students and teachers from a recipe's sections."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path) -> None:
         initial_weights(config, wide, LABELS)
     with pytest.raises(RecipeError, match=r"stages\.0\.0\.act\.bias_in is \[4\] there, nothing here"):
         initial_weights(config, bireal, LABELS)
+    (tmp_path / "packed.bcdn").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="packed, which is for running only"):
+        initial_weights(replace(config, checkpoint=str(tmp_path / "packed.bcdn")), same, LABELS)
     with pytest.raises(CheckpointError, match="no such model file"):
         initial_weights(ModelConfig("reactnet_r18_small", SMALL, checkpoint="none.safetensors"), same, LABELS)
 

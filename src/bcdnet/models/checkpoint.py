@@ -87,6 +87,8 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+    if path.suffix == ".bcdn":
+        raise CheckpointError(f"{path}: packed, which is for running only; give the run or file it was made from")
     if not isinstance(header, dict):
         raise CheckpointError(
             f"{path}: holds weights but not their network; convert a published one with `bcdnet import`"

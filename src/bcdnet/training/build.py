@@ -14,7 +14,8 @@ from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
 from bcdnet.data.match import check_classes
 from bcdnet.errors import CheckpointError, RecipeError
-from bcdnet.models import Network, build, configure, load_model
+from bcdnet.hub import MODEL_FILE, download, is_hub_name
+from bcdnet.models import Loaded, Network, build, configure, load_model
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> t
     meta device. Raises CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
     """
     assert config.checkpoint is not None
-    loaded = load_model(Path(config.checkpoint).expanduser())
+    loaded = _trained(config.checkpoint)
     wanted, given = model.state_dict(), loaded.model.state_dict()
     heads = {name for name in (*wanted, *given) if name.startswith("head.")}
     for name in sorted((wanted.keys() | given.keys()) - heads):
@@ -68,6 +69,12 @@ def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> t
             )
     kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
     return {name: given[name] for name in kept}, loaded.provenance
+
+
+def _trained(checkpoint: str | Path) -> Loaded:
+    """The model of a file or run folder of ours, or of `hf-hub:ORG/REPO`."""
+    name = str(checkpoint)
+    return load_model(download(name, [MODEL_FILE]) if is_hub_name(name) else Path(name).expanduser())
 
 
 class Teacher(nn.Module):
@@ -116,9 +123,9 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
     classes than the data's, or those in another order.
     """
     preprocess = preprocess_of(data)
-    source = trained or (Path(config.checkpoint).expanduser() if config.checkpoint and config.model is None else None)
+    source = trained or (config.checkpoint if config.model is None else None)
     if source is not None:
-        loaded = load_model(source)
+        loaded = _trained(source)
         if len(loaded.labels) != len(labels):
             raise RecipeError(f"teacher: {source} knows {len(loaded.labels)} classes, the data has {len(labels)}")
         check_classes(loaded.labels, labels, str(source), data.path)

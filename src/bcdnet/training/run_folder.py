@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.in_memory",
     "trainer.accelerator",
+    "trainer.compile_mode",
     "trainer.checkpoint_every",
     "trainer.log_every",
 )
