@@ -5,10 +5,10 @@
 
 A step is zero_grad, forward with both heads (their mean, no teacher), cross-entropy, backward, AdamW; the images lie
 on the device. Ours runs as the recipes do there: channels_last, torch.compile, their optimiser, and on a GPU bfloat16
-autocast and CUDA graphs. The naive network (naive.py) runs in float32 (on a GPU with torch's
-default, TF32 in convolutions), NCHW, uncompiled, with torch's default AdamW. Each measurement has a process of its own,
-and the two take turns. Memory is what torch's allocator takes from the GPU for these steps (replayed graphs allocate
-nothing, so what it hands out would not show them), or the process's peak resident set, compilation included.
+autocast and CUDA graphs. The naive network (naive.py) runs in float32 (on a GPU with torch's default, TF32 in
+convolutions), NCHW, uncompiled, with torch's default AdamW. Each measurement has a process of its own, and the two take
+turns. Memory is what torch's allocator takes from the GPU for these steps (replayed graphs allocate nothing, so what it
+hands out would not show them), or the process's peak resident set, compilation included.
 """
 
 import argparse

@@ -164,6 +164,8 @@ class Run:
         elif phase.model.checkpoint is not None:
             weights, _ = initial_weights(phase.model, model, data.class_names)
             model.load_state_dict(weights, strict=False)
+            head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
+            self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")
         return model
 
     def _export(self, phase: Phase, model: Network, outcome: Outcome, data: RunData) -> None:
