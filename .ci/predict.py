@@ -12,6 +12,7 @@ from bcdnet.program import execute, read_program
 from bcdnet.runtime import InferenceSession, available_targets
 
 assert find_spec("torch") is None, "this Python has torch: it proves nothing"
+assert available_targets()[0] != "SCALAR", "the core was built without vector instructions"
 path = sys.argv[1]
 port = InferenceSession(path).get_inputs()[0]
 images = np.random.default_rng(0).normal(size=(2, *port.shape[1:])).astype(np.float32)

@@ -178,7 +178,7 @@ def main() -> None:
     if not results:
         parser.error(f"{arguments.out} holds no results; give folders of finished runs")
     (arguments.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (arguments.out / "README.md").write_text(page(results))
+    (arguments.out / "README.md").write_text(page(results), encoding="utf-8")
     draw(results, arguments.out / "comparison.svg")
     for recipe, cells in results.items():
         print(f"{recipe}\n{table(cells)}\n")

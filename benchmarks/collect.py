@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib
 import torch
+import yaml
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -26,23 +27,24 @@ from bcdnet.analysis import count
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import build_model
 from bcdnet.training.log import read_rows
-from bcdnet.training.recipe_file import load_recipe
+from bcdnet.training.recipe_file import as_yaml, load_recipe
 from bcdnet.training.run_folder import portable
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json", "curves.png", "confusion.png")
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
-def portable_file(path: Path) -> str:
-    """A result file of a run as text, without the places of that machine."""
-    return portable(path.read_text(encoding="utf-8"), load_recipe(path.parent / "recipe.yaml"))
+def portable_file(path: Path) -> Any:
+    """What a result file of a run holds (JSON, which is YAML too), without the places of that machine."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return portable(content, load_recipe(path.parent / "recipe.yaml"))
 
 
 def describe(run: Path) -> dict[str, Any]:
     """One run's figures, from its result files alone; operations are counted anew from its recipe."""
     recipe = load_recipe(run / "recipe.yaml")
     evaluated, metrics, environment = (
-        json.loads(portable_file(run / f"{name}.json")) for name in ("eval", "metrics", "environment")
+        portable_file(run / f"{name}.json") for name in ("eval", "metrics", "environment")
     )
     # Into a folder of its own name: runs of several folders may have been called alike.
     words = [
@@ -148,8 +150,10 @@ def keep(run: Path, folder: Path, names: Sequence[str] = KEPT) -> None:
     """Copy result files of a run, without this machine's paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if name in ("recipe.yaml", "environment.json"):
-            (folder / name).write_text(portable_file(run / name))
+        if name == "recipe.yaml":
+            (folder / name).write_text(as_yaml(portable_file(run / name)), encoding="utf-8")
+        elif name == "environment.json":
+            (folder / name).write_text(json.dumps(portable_file(run / name), indent=2) + "\n", encoding="utf-8")
         else:
             shutil.copyfile(run / name, folder / name)
 
@@ -172,7 +176,7 @@ def main() -> None:
     for run in arguments.runs:
         keep(run, arguments.out / run.name)
     (arguments.out / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (arguments.out / "README.md").write_text(page(arguments.title, rows))
+    (arguments.out / "README.md").write_text(page(arguments.title, rows), encoding="utf-8")
     draw(arguments.runs, rows, arguments.title, arguments.out / "comparison.png")
     print(table(rows))
 

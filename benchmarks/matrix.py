@@ -12,6 +12,7 @@ writing to OUT/ROW-sS.log: small networks leave most of a GPU idle. `--costs` co
 """
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def commands(
     """The arguments of `bcdnet` that train and evaluate one run; the recipe's own data where `data` is None."""
     changed = list(row.words)
     if teacher and not any(word.startswith("teacher") for word in changed):
-        changed.append(f"teacher={{checkpoint: {teacher}}}")
+        changed.append(f"teacher={{checkpoint: {json.dumps(teacher)}}}")
     changed += [f"data.path={data}"] if data else []
     place = data or yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["path"]
     training = ["train", str(recipe), *changed, *words, f"seed={seed}", f"run_dir={run}"]

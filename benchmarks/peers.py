@@ -84,7 +84,7 @@ def measure(workers: dict[str, WorkerProcess], arguments: argparse.Namespace) ->
         "seed": arguments.seed,
         "race_seconds": round(seconds, 1),
         "cpus_used_by_other_processes": others and round(max(others, 0.0), 3),
-        "load_average_at_end": os.getloadavg(),
+        "load_average_at_end": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "targets": targets,
         "versions": versions,
         "requirements": summary.requirements(bursts, targets),
@@ -113,7 +113,7 @@ def main() -> None:
     out = arguments.out or ROOT / "benchmarks" / "results" / f"{date}-peers"
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "README.md").write_text(page.render(results))
+    (out / "README.md").write_text(page.render(results), encoding="utf-8")
     draw(results, out / "latency-accuracy.svg")
     print(page.requirements(results))
     print(f"written to {out}")

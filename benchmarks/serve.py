@@ -269,6 +269,8 @@ def render(results: dict[str, Any]) -> str:
 
 def main() -> None:
     arguments = parse()
+    if not Path("/proc/self/stat").exists():
+        sys.exit("serve.py asks the server for its CPU time, which it reads from /proc; this system has none")
     server = Server(arguments.model, shlex.split(arguments.serve))
     try:
         measured = asyncio.run(measure(server, arguments))
@@ -283,7 +285,7 @@ def main() -> None:
     out = arguments.out or ROOT / "benchmarks" / "results" / f"{date}-serve"
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "README.md").write_text(render(results))
+    (out / "README.md").write_text(render(results), encoding="utf-8")
     print(f"written to {out}")
 
 

@@ -194,7 +194,7 @@ def main() -> None:
         }
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "results.json").write_text(json.dumps(document, indent=2) + "\n")
-        (arguments.out / "README.md").write_text(page(document))
+        (arguments.out / "README.md").write_text(page(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

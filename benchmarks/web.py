@@ -87,7 +87,7 @@ def prepare(folder: Path, package: Path) -> dict[str, int]:
     shutil.copytree(package / "dist", folder / "ort", ignore=shutil.ignore_patterns("*.map"))
     files = {name: f"{builder}.onnx" for name, builder in RIVALS.items()}
     page = PAGE.replace('"OURS"', json.dumps(OURS)).replace("RIVALS", json.dumps(files))
-    (folder / "race.html").write_text(page)
+    (folder / "race.html").write_text(page, encoding="utf-8")
     return sizes
 
 
@@ -163,7 +163,7 @@ def main() -> None:
     out = arguments.out or ROOT / f"benchmarks/results/{date}-web"
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    (out / "README.md").write_text(report(document))
+    (out / "README.md").write_text(report(document), encoding="utf-8")
     print(report(document))
 
 

@@ -28,7 +28,11 @@ def describe(root: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=False)
+    command = ["git", "-C", root, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    except OSError:  # no git here; what was measured is worth more than that
+        return ""
     return done.stdout.strip()
 
 

@@ -138,7 +138,8 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
 /// The inputs of channels c, c + 1, ... at one position: side by side in a map, a plane apart in an image.
 HWY_INLINE VF InputLanes(const Conv2dArgs& a, const float* x, int c) {
   const DF d;
-  if (a.in_channel == 1) return hn::LoadU(d, x + c);
+  // An image of one pixel has channels side by side too, but none to spare behind the last one.
+  if (a.in_channel == 1 && a.in_column > 1) return hn::LoadU(d, x + c);
   alignas(sizeof(float) * kFloats) float lanes[kFloats] = {};
   for (int i = 0; i < kFloats && c + i < a.shape.in_c; ++i) lanes[i] = x[(c + i) * a.in_channel];
   return hn::Load(d, lanes);
@@ -198,7 +199,8 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
         for (int y = y0; y < y1; ++y) {
           for (int x = x0; x < x1; ++x) {
             const VF v = hn::Load(d, at(y, x) + c);
-            value = a.maximum ? hn::IfThenElse(hn::Gt(v, value), v, value) : hn::Add(value, v);
+            const auto next = [&] { return hn::IfThenElse(hn::Or(hn::Gt(v, value), hn::IsNaN(v)), v, value); };
+            value = a.maximum ? next() : hn::Add(value, v);
           }
         }
         hn::Store(a.maximum ? value : hn::Div(value, divisor), d, out + c);

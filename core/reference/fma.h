@@ -1,4 +1,5 @@
-// a * b + c rounded once, where there is no instruction for it and the C library's cannot be trusted: in browsers.
+// a * b + c rounded once, where there is no instruction for it: on old x86 CPUs, where the C library's is slow, and in
+// browsers, where it cannot be trusted.
 #pragma once
 
 #include <cmath>

@@ -56,7 +56,7 @@ void Pool(const PoolArgs& a, int row_begin, int row_end) {
           for (int x = x0; x < x1; ++x) {
             const float v = a.input[(static_cast<size_t>(y) * a.in_w + x) * a.stride + c];
             if (a.maximum) {
-              value = v > value ? v : value;
+              value = v > value || v != v ? v : value;  // no number once it is none
             } else {
               value = value + v;
             }

@@ -46,6 +46,9 @@ struct Session::Impl {
         plan(MakePlan(program)),
         kernels(options.target ? FindKernelTable(*options.target) : KernelTables().front()),
         team(CheckThreads(options.threads)) {
+    const auto wanted = [&](const BinaryAlgorithm& algorithm) { return algorithm.name == *options.algorithm; };
+    if (options.algorithm && std::none_of(kernels.algorithms.begin(), kernels.algorithms.end(), wanted))
+      throw std::invalid_argument("unknown algorithm '" + *options.algorithm + "' for " + kernels.target);
     const StepContext context{kernels, plan.places, options.algorithm ? &*options.algorithm : nullptr};
     for (const Op& op : program.ops) {
       steps.push_back(std::visit([&](const auto& body) { return MakeStep(body, context); }, op.body));

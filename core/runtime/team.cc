@@ -7,6 +7,9 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 namespace bcdnet {
 namespace {
@@ -19,6 +22,12 @@ constexpr uint64_t kLoop = uint64_t{1} << 33;
 // ops of a run and short beside a run.
 constexpr int kSpins = 2000;
 
+// How many forks lie between this process and the one that loaded the library. A fork's child has no thread but its own.
+std::atomic<int> forks{0};
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(__EMSCRIPTEN__)
+[[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+#endif
+
 void Pause() {
 #if defined(__x86_64__) || defined(_M_X64)
   _mm_pause();
@@ -29,9 +38,9 @@ void Pause() {
 
 }  // namespace
 
-Team::Team(int threads) : stretches_(threads) {
+Team::Team(int threads) : stretches_(threads), forks_(forks) {
   try {
-    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+    Hire();
   } catch (const std::system_error& error) {
     Stop();  // no destructor runs, and a thread that nobody joined would end the process
     throw std::runtime_error("cannot start " + std::to_string(threads) + " threads (" + error.what() + ")");
@@ -40,7 +49,31 @@ Team::Team(int threads) : stretches_(threads) {
 
 Team::~Team() { Stop(); }
 
+void Team::Hire() {
+  const int threads = static_cast<int>(stretches_.size());
+  for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+}
+
+void Team::Forget() {
+  // They run in the parent: here they can be neither joined nor detached, and their handles must not be destroyed.
+  new std::vector<std::thread>(std::move(workers_));
+  workers_.clear();
+}
+
+void Team::Replace() {
+  Forget();
+  forks_ = forks;
+  state_ = 0;
+  sleepers_ = 0;
+  try {
+    Hire();
+  } catch (const std::system_error&) {
+    // Those that could be started are enough.
+  }
+}
+
 void Team::Stop() {
+  if (forks_ != forks) return Forget();
   stop_ = true;
   ++wakeups_;
   wakeups_.notify_all();
@@ -55,6 +88,7 @@ void Team::Items(int thread) {
 }
 
 void Team::Start(int count, const void* context, Call call) {
+  if (forks_ != forks) Replace();
   context_ = context;
   call_ = call;
   for (int64_t thread = 0; thread < threads(); ++thread) {

@@ -36,6 +36,9 @@ class Team {
   void Start(int count, const void* context, Call call);
   void Work(int thread);
   void Items(int thread);
+  void Hire();
+  void Forget();
+  void Replace();
   void Stop();
 
   /// One thread's stretch, [next, end), on a cache line of its own.
@@ -47,7 +50,8 @@ class Team {
   // The loop at hand: written by its caller while no worker has joined, read by workers after they joined.
   const void* context_ = nullptr;
   Call call_ = nullptr;
-  std::vector<Stretch> stretches_;  // one for each thread
+  std::vector<Stretch> stretches_;  // one for each thread that was asked for
+  int forks_;                       // when the workers were started
 
   // Bits 0..31: workers that joined and have not left. Bit 32: open for joining. Above: number of the loop.
   std::atomic<uint64_t> state_{0};

@@ -222,9 +222,9 @@ class Validator {
 
   /// Size of one axis of a pool, 0 if there is none.
   static int PoolSize(int in, int kernel, int stride, int pad, bool ceil) {
-    const int room = in + 2 * pad - kernel;
+    const int room = in + 2 * pad - kernel + (ceil ? stride - 1 : 0);
     if (room < 0) return 0;
-    int size = (room + (ceil ? stride - 1 : 0)) / stride + 1;
+    int size = room / stride + 1;
     if (ceil && (size - 1) * stride >= in + pad) --size;
     return size;
   }

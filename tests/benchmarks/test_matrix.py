@@ -57,7 +57,7 @@ def test_commands_resume_and_skip(tmp_path: Path) -> None:
     shown = run(str(path_of("cifar10")), *words, "--data", "D D", "--seeds", "3", "--", "epochs=1").splitlines()
     assert [line.split()[1] for line in shown] == ["train", "eval"] * 2
     assert "model.mlp_branches=[none,none,none]" in shown[0] and "'data.path=D D'" in shown[0]
-    assert "epochs=1 seed=3" in shown[0] and "'teacher={checkpoint: t.safetensors}'" in shown[0]
+    assert "epochs=1 seed=3" in shown[0] and "'teacher={checkpoint: \"t.safetensors\"}'" in shown[0]
     assert "teacher=null" in shown[2] and "t.safetensors" not in shown[2] and shown[1].endswith("--data 'D D'")
     for name, files in (("no_shift-s0", ["recipe.yaml"]), ("no_teacher-s0", ["metrics.json", "model.safetensors"])):
         (tmp_path / name).mkdir()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+_core = pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 9)
@@ -152,7 +159,9 @@ def test_pools(
     kernel = [data.draw(st.integers(1, 4)) for _ in range(2)]
     padding = [data.draw(st.integers(0, k // 2)) for k in kernel]
     stride = [data.draw(st.integers(1, 3)) for _ in range(2)]
-    size = [data.draw(st.integers(k, 9)) for k in kernel]
+    # Rounded up, a window may be larger than the padded map.
+    least = [max(1, k - 2 * p - (s - 1 if ceil else 0)) for k, p, s in zip(kernel, padding, stride, strict=True)]
+    size = [data.draw(st.integers(n, 9)) for n in least]
     network = new_network(seed, 2, *size)
     source = network.start(channel)
     shape = []
@@ -199,3 +208,40 @@ def test_layouts(new_network: Any, check_network: Any, seed: int, height: int, w
     network.simple("concat", "vector", [sum(parts)], inputs=vectors)
     network.outputs = []
     check_network(network)
+
+
+def test_a_maximum_is_no_number_where_one_is_none(new_network: Any) -> None:
+    network = new_network(0, 2, 3, 3)
+    for source, weights in ((network.image, [[1e10, 0], [0, -1e10]]), (1, [[1, 1]])):  # infinity less infinity
+        network.add(
+            "conv2d", input=source, weight=network.tensor(np.array(weights, np.float32)[:, None, None]), bias=None,
+            stride=[1, 1], padding=[0, 0], groups=1, epilogue=network.epilogue([3, 3, len(weights)]),
+        )  # fmt: skip
+    window = {"kernel": [2, 2], "stride": [1, 1], "padding": [0, 0], "ceil": False}
+    network.simple("max_pool", "map", [2, 2, 1], input=network.map, **window)
+    network.finish()
+    images = np.zeros((1, 2, 3, 3), np.float32)
+    images[0, :, 0, 1] = 3e38
+    expected = network.expected(images)
+    for target in _core.targets():
+        for ours, theirs in zip(network.session(target=target, threads=1).run(images), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=target)
+    assert np.isnan(expected[-1]).sum() == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="memory is protected otherwise there")
+@pytest.mark.parametrize("target", _core.targets())
+def test_nothing_is_read_behind_an_image_of_one_pixel(new_network: Any, target: str) -> None:
+    network = new_network(0, 3, 1, 1)
+    network.conv2d(network.image, 3, groups=3)
+    network.finish()
+    pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+    start = np.frombuffer(pages, np.uint8).ctypes.data
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+    images = np.frombuffer(pages, np.float32, 3, mmap.PAGESIZE - 12).reshape(1, 3, 1, 1)
+    try:
+        (found,) = network.session(target=target, threads=1).run(images)
+    finally:
+        libc.mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, 3)
+    assert np.array_equal(found, network.expected(images)[0])

@@ -105,6 +105,11 @@ def test_targets_and_peaks(network: Any) -> None:
         assert _core.peak(kind, names[0]) > 1e8
 
 
+def test_an_unknown_algorithm_is_named(network: Any) -> None:
+    with pytest.raises(ValueError, match="unknown algorithm 'fastest' for SCALAR"):
+        network.session(target="SCALAR", algorithm="fastest", threads=1)
+
+
 def test_wrong_images(network: Any) -> None:
     session = network.session()
     with pytest.raises(ValueError, match=r"\[N, 3, 12, 11\]"):

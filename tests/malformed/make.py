@@ -165,6 +165,24 @@ def _unused(file: File) -> None:
     file.add("spare", *_tensor("F32", 1))
 
 
+def _listed(file: File) -> None:
+    """The container's reader takes an entry's values without their keys as well."""
+    file.header["vector"] = list(file.header["vector"].values())
+
+
+def _renamed(file: File) -> None:
+    file.program["ops"][4]["weight"] = "he\nad"
+    file.header = {"he\nad" if name == "head" else name: entry for name, entry in file.header.items()}
+
+
+def _thin(file: File) -> None:
+    """Maps of few channels, which kernels keep as 32."""
+    file.program["buffers"][0]["shape"] = [1, 8192, 8192]
+    file.program["buffers"][1]["shape"] = [8192, 8192, 4]
+    file.program["buffers"][2]["shape"] = [4096, 4096, 4]
+    file.program["buffers"][3]["shape"] = [4096, 4096, 4]
+
+
 def _tall(file: File) -> None:
     """Bits that are as large as they may be, before padding."""
     file.program["buffers"][0]["shape"] = [1, 65536, 2048]
@@ -217,6 +235,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "bool-for-integer": (_program("ops.0.groups", True), "op 0 'stem'.groups: expected an integer, got True"),
     # Buffers.
     "buffer-zero": (_program("buffers.3.shape", [0, 2, 4]), "buffer 3: every dimension must be 1 to 65536"),
+    "buffers-padded": (_thin, "buffers: 11072962816 bytes per image with channels in steps of 32"),
     "buffers-huge": (_program("buffers.3.shape", [65536, 65536, 4]), "buffers: 68719476904 bytes per image"),
     "buffer-beyond": (_program("ops.3.input", 6), "op 3 'pool': input: there is no buffer 6"),
     "buffer-early": (_program("ops.1.input", 2), "op 1 'conv': input: buffer 2 is read before it is written"),
@@ -239,6 +258,9 @@ CASES: dict[str, tuple[Spoil, str]] = {
     # Tensors and the rest.
     "tensor-nan": (_word(-1, 0x7FC00000), "tensor 'vector': holds a NaN or an infinity"),
     "padding-bits": (_word(0, 0x10), "op 1 'conv': weight: tensor 'conv' has padding bits set"),
+    "tensor-list": (_listed, "tensor 'vector': expected a dtype"),
+    "tensor-name": (_renamed, "tensor 'he\\nad': must have 1 to 256 characters"),
+    "surrogate": (_program("provenance", {"a\ud800": 1}), "provenance: holds half of a surrogate pair"),
     "tensor-unused": (_unused, "tensor 'spare': no op uses it"),
     "labels": (_program("labels", ["cat"]), "labels: 1 of them for an output of 2"),
     "std-zero": (_program("preprocess", PREPROCESS), "preprocess.std: every value must be positive"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -223,3 +224,25 @@ except BcdnetError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cannot start 1000 threads (") and done.stdout.endswith("threads=1\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_the_child_of_a_fork_runs_and_drops_an_inherited_session(packed) -> None:
+    """It once ended with a signal: the threads that it would have joined are its parent's."""
+    code = f"""
+import os, sys, threading
+import numpy as np
+from bcdnet.runtime import InferenceSession
+sessions = [InferenceSession({str(packed)!r}, threads=8) for _ in range(2)]
+feed = {{sessions[0].get_inputs()[0].name: np.ones((2, 3, 16, 16), np.float32)}}
+before = sessions[0].run(None, feed)[0]
+child = os.fork()
+if not child:
+    same = np.array_equal(sessions[0].run(None, feed)[0], before) and sessions[0].threads == 8
+    sessions.clear()  # of the second, nothing was run here
+    sys.exit(0 if same else 3)
+same = os.waitpid(child, 0)[1] == 0 and np.array_equal(sessions[1].run(None, feed)[0], before)
+print(same)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n", done.stderr

@@ -47,7 +47,7 @@ def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
         build_model(config, 3, 1)
 
 
-def test_initial_weights_are_all_that_fits(tmp_path: Path) -> None:
+def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = ModelConfig("reactnet_r18_small", SMALL, checkpoint=str(tmp_path))
     trained = build_model(config, 3, 1)
     said = {"data": "letters"}
@@ -57,21 +57,24 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path) -> None:
         two_heads = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "distilled": True}), 3, 1)
         wide = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "width": 1 / 8}), 3, 1)
         bireal = build_model(ModelConfig("birealnet18_small", SMALL), 3, 1)
-    weights, provenance = initial_weights(config, same, LABELS)
+    weights, provenance = initial_weights(config, same, DATA, LABELS)
     assert weights.keys() == trained.state_dict().keys() and provenance == said
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in weights.items())
     body = {name for name in weights if not name.startswith("head")}
     for model, labels in ((same, ["a", "c", "b"]), (more, list("abcde")), (two_heads, LABELS)):
-        assert initial_weights(config, model, labels)[0].keys() == body
+        assert initial_weights(config, model, DATA, labels)[0].keys() == body
     with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: stages.0.0.act.bias_in is \[4\] there, \[8\] here"):
-        initial_weights(config, wide, LABELS)
+        initial_weights(config, wide, DATA, LABELS)
     with pytest.raises(RecipeError, match=r"stages\.0\.0\.act\.bias_in is \[4\] there, nothing here"):
-        initial_weights(config, bireal, LABELS)
+        initial_weights(config, bireal, DATA, LABELS)
     (tmp_path / "packed.bcdn").write_bytes((tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="packed, which is for running only"):
-        initial_weights(replace(config, checkpoint=str(tmp_path / "packed.bcdn")), same, LABELS)
+        initial_weights(replace(config, checkpoint=str(tmp_path / "packed.bcdn")), same, DATA, LABELS)
+    assert not caplog.messages
+    initial_weights(config, same, replace(DATA, std=(0.2,)), LABELS)
+    assert caplog.messages == [f"model.checkpoint: {tmp_path} learned from images of std [0.35], not [0.2]"]
     with pytest.raises(CheckpointError, match="no such model file"):
-        initial_weights(ModelConfig("reactnet_r18_small", SMALL, checkpoint="none.safetensors"), same, LABELS)
+        initial_weights(ModelConfig("reactnet_r18_small", SMALL, checkpoint="none.safetensors"), same, DATA, LABELS)
 
 
 def test_a_teacher_sees_images_as_it_knows_them() -> None:

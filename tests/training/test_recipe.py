@@ -101,6 +101,10 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
             {"trainer": {"accumulate": 2, "compile_mode": "reduce-overhead"}},
             "trainer.compile_mode: reduce-overhead keeps gradients where the next part",
         ),
+        (
+            {"trainer": {"devices": 2, "compile_mode": "reduce-overhead"}},
+            "trainer.compile_mode: reduce-overhead is for one process; with 2 it is default",
+        ),
         ({"steps": []}, "steps: a recipe needs at least one step"),
         ({"steps": [{"name": "a", "lr": 1}]}, "steps.0.epochs: give exactly one of epochs and iterations for 'a'"),
         (

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,9 @@ from bcdnet.data.digits import Digits
 from bcdnet.errors import BcdnetError, RecipeError
 from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
+from bcdnet.training import run as run_module
 from bcdnet.training import run_folder
-from bcdnet.training.checkpoint import newest_readable
+from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe, TeacherConfig
 from bcdnet.training.recipe_file import load_recipe
@@ -171,6 +173,10 @@ def test_provenance_does_not_say_where_things_lay(make_recipe: MakeRecipe) -> No
     taught = replace(begun, teacher=TeacherConfig(checkpoint="/cifar10/twin"))
     said = portable("teacher={checkpoint: /cifar10/twin} model.checkpoint=/mnt/big/first/model.safetensors", taught)
     assert said == "teacher={checkpoint: runs/cifar10/twin} model.checkpoint=runs/first/model.safetensors"
+    irish = replace(recipe, data=replace(recipe.data, path="/home/o'brien/data set/x"))
+    line = shlex.join(["bcdnet", "train", "/home/o'brien/own.yaml", "data.path=/home/o'brien/data set/x", "seed=1"])
+    expected = "bcdnet train recipes/own.yaml data.path=data/x seed=1"
+    assert portable({"command": line, "seed": 1}, irish) == {"command": expected, "seed": 1}
 
 
 def test_the_commit_is_this_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +198,9 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
 
 
-def test_a_run_begins_with_the_weights_of_another(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_a_run_begins_with_the_weights_of_another(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     still = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 0.0}]
     train(make_recipe("first", seed=5))
     model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(tmp_path / "first")}
@@ -206,6 +214,24 @@ def test_a_run_begins_with_the_weights_of_another(make_recipe: MakeRecipe, tmp_p
     assert provenance["began_with"]["data"] == "digits" and provenance["began_with"]["recipe"] == "tiny"
     assert "began_with" not in load_model(tmp_path / "second" / "teacher.safetensors").provenance
     assert "began_with" not in load_model(tmp_path / "first").provenance
+
+    # What goes on needs that file no more, wherever it is.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    longer = [{**still[0], "iterations": 6}, {**still[0], "name": "last"}]
+    halves = make_recipe("halves", steps=longer, model={**model, "checkpoint": str(tmp_path / "moved")})
+
+    def stopped(*arguments: object) -> None:
+        write_checkpoint(*arguments)
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "write_checkpoint", stopped)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(halves)
+    gone = replace(halves, model=replace(halves.model, checkpoint=str(tmp_path / "none")))
+    train(gone, resume=True)
+    assert load_model(tmp_path / "halves").provenance["began_with"]["recipe"] == "tiny"
+    (tmp_path / "moved").rename(tmp_path / "first")
 
     wide = {**model, "width": 1 / 8}
     with pytest.raises(RecipeError, match=r"model\.checkpoint: the network of .*first is not of the shape of bcdnet_b"):

@@ -55,7 +55,9 @@ def _header(path: Path) -> Any:
         text = file.read(int.from_bytes(file.read(8), "little")).decode()
     header = parse(text)
     for name, entry in header.items():
-        if name != "__metadata__" and entry.keys() != {"dtype", "shape", "data_offsets"}:
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise ProgramError(f"tensor {printable(repr(name))}: expected a dtype, a shape and data offsets alone")
     return header
 

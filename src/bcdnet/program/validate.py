@@ -14,12 +14,13 @@ import numpy as np
 from bcdnet.errors import ProgramError
 from bcdnet.program.check_ops import check_op
 from bcdnet.program.context import Context
-from bcdnet.program.schema import Buffer, Preprocess, Program, buffer_bytes
+from bcdnet.program.schema import Buffer, Preprocess, Program, buffer_bytes, padded_bytes
 
 MAX_BUFFERS = 16384
 MAX_OPS = 4096
 MAX_DIM = 65536
 MAX_BUFFER_BYTES = 2**31
+MAX_PADDED_BYTES = 2**32
 MAX_OUTPUTS = 16
 MAX_NAME = 256
 MAX_LABEL = 1024
@@ -51,6 +52,7 @@ def validate(program: Program) -> Program:
         _preprocess(program.preprocess, program.buffers[program.inputs[0].buffer].shape)
     _free_json(program.provenance, MAX_PROVENANCE_DEPTH)
     _tensors(program, context)
+    _memory(program.buffers)
     return program
 
 
@@ -66,6 +68,15 @@ def _buffers(buffers: tuple[Buffer, ...]) -> None:
         total += buffer_bytes(buffer)
     if total > MAX_BUFFER_BYTES:
         raise ProgramError(f"buffers: {total} bytes per image; at most {MAX_BUFFER_BYTES}")
+
+
+def _memory(buffers: tuple[Buffer, ...]) -> None:
+    """What the rules so far allow can still be more than kernels hold."""
+    padded = sum(map(padded_bytes, buffers))
+    if padded > MAX_PADDED_BYTES:
+        raise ProgramError(
+            f"buffers: {padded} bytes per image with channels in steps of 32; at most {MAX_PADDED_BYTES}"
+        )
 
 
 def _inputs(program: Program, context: Context) -> None:
@@ -136,11 +147,13 @@ def _free_json(value: Any, depth: int) -> None:
         raise ProgramError(f"provenance: deeper than {MAX_PROVENANCE_DEPTH} levels")
     if isinstance(value, float) and not math.isfinite(value):
         raise ProgramError("provenance: numbers must be finite")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ProgramError("provenance: holds half of a surrogate pair, which no text can")
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise ProgramError("provenance: keys must be strings")
-        for item in value.values():
-            _free_json(item, depth - 1)
+        for part in (*value, *value.values()):
+            _free_json(part, depth - 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             _free_json(item, depth - 1)
@@ -153,5 +166,6 @@ def _tensors(program: Program, context: Context) -> None:
     if unused := program.tensors.keys() - context.tensors:
         raise ProgramError(f"tensor {min(unused)!r}: no op uses it")
     for name, array in program.tensors.items():
+        _name(name, f"tensor {name!r}")
         if array.dtype == np.float32 and not np.isfinite(array).all():
             raise ProgramError(f"tensor {name!r}: holds a NaN or an infinity")

@@ -50,11 +50,14 @@ def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_
         ) from None
 
 
-def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def initial_weights(
+    config: ModelConfig, model: Network, data: DataConfig, labels: list[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `config.checkpoint` gives `model` to begin with, as a state dict, and that file's provenance.
 
     All but the heads, which count only where they are for the same classes in the same order; `model` may be on torch's
-    meta device. Raises CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
+    meta device. A warning is logged where the network knows images of another size or normalisation. Raises
+    CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
     """
     assert config.checkpoint is not None
     loaded = _trained(config.checkpoint)
@@ -67,6 +70,9 @@ def initial_weights(config: ModelConfig, model: Network, labels: list[str]) -> t
                 f"model.checkpoint: the network of {config.checkpoint} is not of the shape of {config.name} with these "
                 f"settings: {name} is {shapes[0]} there, {shapes[1]} here"
             )
+    own, new = loaded.preprocess, preprocess_of(data)
+    if other := [f"{key} {own[key]}, not {new[key]}" for key in ("input_size", "mean", "std") if own[key] != new[key]]:
+        _log.warning("model.checkpoint: %s learned from images of %s", config.checkpoint, "; ".join(other))
     kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
     return {name: given[name] for name in kept}, loaded.provenance
 

@@ -191,6 +191,10 @@ class TrainerConfig:
             f"compile_mode: {self.compile_mode} keeps gradients where the next part of a batch overwrites them; "
             "with accumulate > 1 it is default",
         )
+        _check(
+            self.compile_mode == "default" or self.world_size == 1,
+            f"compile_mode: {self.compile_mode} is for one process; with {self.world_size} it is default",
+        )
 
     @property
     def world_size(self) -> int:

@@ -65,7 +65,12 @@ def _resolve_step(step: Any, lengths: dict[str, Any], augment: Any) -> Any:
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe; `load_recipe` of it gives an equal one."""
-    text: str = yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return as_yaml(to_dict(recipe))
+
+
+def as_yaml(mapping: Any) -> str:
+    """Plain values in the form of a run's `recipe.yaml`."""
+    text: str = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

@@ -85,11 +85,12 @@ class Run:
         if self.first_process:
             self.folder.check(self.recipe, resume)
         data = RunData(self.recipe)
-        self._check_models(data)
-        if self.first_process:
-            self.folder.open(self.recipe, resume)
         state = newest_readable(self.folder.checkpoints, self.say) if resume else None
         begin = int(state["phase"]) if state else 0
+        self.origin = state.get("origin") if state else None
+        self._check_models(data, begun=begin if state else -1)
+        if self.first_process:
+            self.folder.open(self.recipe, resume)
         if state:
             data.check_same(state.get("data", data.digest))
             self.results = state["results"]
@@ -106,8 +107,11 @@ class Run:
         self._finish()
         return self.results
 
-    def _check_models(self, data: RunData) -> None:
-        """Build everything once, so that a wrong setting is an error before any training."""
+    def _check_models(self, data: RunData, begun: int) -> None:
+        """Build everything once, so that a wrong setting is an error before any training.
+
+        `begun`: the phase that the run goes on in, -1 if it begins.
+        """
         config = self.recipe.teacher
         if len(data.class_names) < 2:
             raise RecipeError(f"data.path: {self.recipe.data.path} has one class alone; there is nothing to tell apart")
@@ -117,8 +121,8 @@ class Run:
                 model = self._fresh(phase, data)
             check_heads(model, phase.step, taught=config is not None and phase.role == "student")
             check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
-            if phase.model.checkpoint is not None and self._begins(phase):
-                self.origin = initial_weights(phase.model, model, data.class_names)[1]
+            if phase.model.checkpoint is not None and self._begins(phase) and phase.index > begun:
+                self.origin = initial_weights(phase.model, model, self.recipe.data, data.class_names)[1]
         if config is not None and config.train is None:
             load_teacher(config, None, self.recipe.data, data.class_names)
 
@@ -132,10 +136,11 @@ class Run:
 
     def _run(self, phase: Phase, data: RunData, state: Snapshot | None) -> None:
         teacher = self._teacher(phase, data)
-        model = self._student_before(phase, data)
+        model = self._student_before(phase, data, goes_on=state is not None)
 
         def save(snapshot: Snapshot) -> None:
-            kept = {**snapshot, "results": self.results, "source": data.kind, "data": data.digest}
+            known = {"results": self.results, "source": data.kind, "data": data.digest, "origin": self.origin}
+            kept = {**snapshot, **known}
             write_checkpoint(self.folder.checkpoints, phase.index, phase.name, kept)
 
         started = time.perf_counter()
@@ -155,14 +160,17 @@ class Run:
         self.taught_by = teacher.provenance
         return teacher
 
-    def _student_before(self, phase: Phase, data: RunData) -> Network:
-        """The network as the phase finds it: what the step before it exported; the recipe's checkpoint; or fresh."""
+    def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:
+        """The network as the phase finds it: what the step before it exported; the recipe's checkpoint; or fresh.
+
+        Of a phase that goes on, a checkpoint of its own has the weights.
+        """
         model = self._fresh(phase, data)
         if not self._begins(phase):
             before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
             model.load_state_dict(before.state_dict())
-        elif phase.model.checkpoint is not None:
-            weights, _ = initial_weights(phase.model, model, data.class_names)
+        elif phase.model.checkpoint is not None and not goes_on:
+            weights, _ = initial_weights(phase.model, model, self.recipe.data, data.class_names)
             model.load_state_dict(weights, strict=False)
             head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
             self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")

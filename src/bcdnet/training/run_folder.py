@@ -25,6 +25,7 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "kornia
 MAY_CHANGE = (
     "run_dir",
     "name",
+    "model.checkpoint",
     "data.path",
     "data.workers",
     "data.in_memory",
@@ -126,10 +127,16 @@ def portable(value: Any, recipe: Recipe) -> Any:
 
     def without(item: Any) -> Any:
         if isinstance(item, dict):
-            return {key: without(part) for key, part in item.items()}
+            return {key: command(part) if key == "command" else without(part) for key, part in item.items()}
         if isinstance(item, list):
             return [without(part) for part in item]
         return pattern.sub(lambda found: places[found[0]], item) if isinstance(item, str) else item
+
+    def command(line: str) -> str:
+        """Word by word, since quotes can stand inside of a path; of the recipe's own path the name is kept."""
+        words = [without(word) for word in shlex.split(line)]
+        recipes = {word: f"recipes/{Path(word).name}" for word in words if word.endswith((".yaml", ".yml"))}
+        return shlex.join(recipes[word] if word in recipes and Path(word).is_absolute() else word for word in words)
 
     return without(value)
 
@@ -155,7 +162,12 @@ def git_state() -> dict[str, Any] | None:
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
         )
         return done.stdout.strip()
 

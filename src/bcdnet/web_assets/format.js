@@ -226,9 +226,10 @@ function readPreprocess(value, shape) {
 function free(value, depth) {
   check(depth >= 0, "more than 8 levels deep");
   if (value instanceof Float) return value.value;
+  check(typeof value !== "string" || !/\p{Cs}/u.test(value), "half of a surrogate pair, which no text can hold");
   if (Array.isArray(value)) return value.map((item) => free(item, depth - 1));
   if (!(value instanceof Map)) return value;
-  return Object.fromEntries([...value].map(([key, item]) => [key, free(item, depth - 1)]));
+  return Object.fromEntries([...value].map(([key, item]) => [free(key, depth - 1), free(item, depth - 1)]));
 }
 
 const PORT = ["name", "buffer"];
@@ -258,6 +259,7 @@ function writtenBuffers(ops) {
 function checkTensors(tensors, used) {
   for (const [name, { words, bytes }] of tensors) {
     check(used.has(name), `tensor '${name}': no op uses it`);
+    checkName(name);
     if (words) continue;
     // An exponent of all ones is an infinity or no number.
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
