@@ -108,6 +108,9 @@ nb::dict Debug(const Session& session, const Images& x, const std::vector<int>& 
 }  // namespace
 
 NB_MODULE(_core, m) {
+#ifdef NDEBUG
+  nb::set_leak_warnings(false);  // a thread that is in a run as the interpreter ends keeps its session: no news to a user
+#endif
   nb::class_<Session>(m, "Session")
       .def(
           "__init__",

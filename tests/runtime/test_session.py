@@ -82,6 +82,9 @@ def test_profile_and_debug(packed, images) -> None:
     np.testing.assert_array_equal(
         session.debug({"image": images}, [port])[port], session.run(None, {"image": images})[0]
     )
+    for buffer in (session.program.inputs[0].buffer, 999):
+        with pytest.raises(DataError, match=str(buffer)):
+            session.debug({"image": images}, [buffer])
 
 
 def test_predict(packed) -> None:

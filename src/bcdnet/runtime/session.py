@@ -195,8 +195,15 @@ class InferenceSession:
         ]
 
     def debug(self, feed: Mapping[str, npt.NDArray[Any]], buffers: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
-        """Chosen buffers of one run: float32 or, for bits, uint32 words, with the batch as first axis."""
-        result: dict[int, npt.NDArray[Any]] = self._session.debug(self._input(feed), list(buffers))
+        """Chosen buffers of one run: float32 or, for bits, uint32 words, with the batch as first axis.
+
+        Raises DataError as `run` does, and for what is no buffer that an op writes.
+        """
+        x = self._input(feed)
+        try:
+            result: dict[int, npt.NDArray[Any]] = self._session.debug(x, list(buffers))
+        except ValueError as error:
+            raise DataError(str(error)) from None
         return result
 
     def _prepare(self, images: Sequence[ImageLike] | ImageLike) -> Array:
