@@ -127,16 +127,18 @@ def portable(value: Any, recipe: Recipe) -> Any:
 
     def without(item: Any) -> Any:
         if isinstance(item, dict):
-            return {key: command(part) if key == "command" else without(part) for key, part in item.items()}
+            return {key: (command if key == "command" else without)(part) for key, part in item.items()}
         if isinstance(item, list):
             return [without(part) for part in item]
         return pattern.sub(lambda found: places[found[0]], item) if isinstance(item, str) else item
 
     def command(line: str) -> str:
         """Word by word, since quotes can stand inside of a path; of the recipe's own path the name is kept."""
-        words = [without(word) for word in shlex.split(line)]
-        recipes = {word: f"recipes/{Path(word).name}" for word in words if word.endswith((".yaml", ".yml"))}
-        return shlex.join(recipes[word] if word in recipes and Path(word).is_absolute() else word for word in words)
+        words = map(without, shlex.split(line))
+        return shlex.join(f"recipes/{Path(word).name}" if is_recipe(word) else word for word in words)
+
+    def is_recipe(word: str) -> bool:
+        return Path(word).is_absolute() and word.endswith((".yaml", ".yml"))
 
     return without(value)
 
