@@ -52,8 +52,9 @@ def rows_of(recipe: Path) -> list[Row]:
     if recipe.stem not in matrix["recipes"]:
         raise KeyError(f"{MATRIX.name} knows {', '.join(matrix['recipes'])}, not {recipe.stem}")
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    own = {**matrix["shared"], **matrix["recipes"][recipe.stem]}
-    own["b"] = f"model.reduction={own['reduction']}"
+    about = matrix["recipes"][recipe.stem]
+    shared = {name: words.format(**about) for name, words in matrix["shared"].items()}
+    own = {**about, **shared, "b": f"model.reduction={about['reduction']}"}
     return [
         Row(name, row["title"], row["group"], tuple(row["words"].format(**own).split()), "operations" not in row)
         for name, row in matrix["rows"].items()
