@@ -117,7 +117,7 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
             dataset=dataset_name(data),
             split=split,
             found=found,
-            recipe=recipe,
+            recipe=replace(recipe, model=replace(recipe.model, checkpoint=None)),  # of which the provenance tells
             figures=json.loads(RunFolder(run).metrics.read_text(encoding="utf-8")),
             torch=assess(run, data, split, 256, torch.device("cpu")),
             packed=evaluate_packed(str(output), data, split, 256),
@@ -170,12 +170,9 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
     """The card as Markdown with its YAML header."""
     import yaml
 
-    from bcdnet.training.run_folder import portable
-
     counts, ours, theirs, agreement = card.counts, card.packed, card.torch, card.agreement
     provenance = card.found.provenance
     commit = (provenance.get("git") or {}).get("commit", "unknown")[:12]
-    network = portable(str(card.recipe.model), card.recipe)
     shape = "x".join(map(str, card.found.input_size))
     kind = "weights and activations of one bit" if counts.binary_params else "real-valued weights and activations"
     rows = [
@@ -193,7 +190,7 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
 
 # {card.name}
 
-`{network}`, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
+`{card.recipe.model}`, trained on {data_title}: {len(card.found.labels)} classes, images of {shape},
 {kind}.{_origin(provenance)} The file has {card.bytes:,} bytes and runs without PyTorch.
 
 ```python
@@ -288,14 +285,12 @@ def _teacher(card: Card) -> str:
 
 
 def _augmentation(recipe: Recipe) -> str:
-    from dataclasses import fields
+    from dataclasses import asdict
 
     from bcdnet.data.config import AugmentConfig
 
-    augment = recipe.augment
-    changed = {field.name: getattr(augment, field.name) for field in fields(AugmentConfig)}
-    plain = AugmentConfig()
-    said = [f"{key} {value}" for key, value in changed.items() if value != getattr(plain, key)]
+    plain = asdict(AugmentConfig())
+    said = [f"{key} {value}" for key, value in asdict(recipe.augment).items() if value != plain[key]]
     return ", ".join(said) or "none"
 
 

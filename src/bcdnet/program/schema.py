@@ -283,15 +283,6 @@ def buffer_bytes(buffer: Buffer) -> int:
     return 4 * math.prod(shape)
 
 
-def padded_bytes(buffer: Buffer) -> int:
-    """Size of one image's buffer where channels come in steps of 32, as kernels want them; bits always do."""
-    if buffer.kind == "bits":
-        return buffer_bytes(buffer)
-    channel = 0 if buffer.kind == "image" else -1
-    channels = buffer.shape[channel]
-    return buffer_bytes(buffer) // channels * 32 * words(channels)
-
-
 def conv_size(size: int, kernel: int, stride: int, padding: int) -> int:
     """Output rows (or columns) of a convolution."""
     return (size + 2 * padding - kernel) // stride + 1

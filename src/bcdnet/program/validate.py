@@ -14,7 +14,7 @@ import numpy as np
 from bcdnet.errors import ProgramError
 from bcdnet.program.check_ops import check_op
 from bcdnet.program.context import Context
-from bcdnet.program.schema import Buffer, Preprocess, Program, buffer_bytes, padded_bytes
+from bcdnet.program.schema import Buffer, Preprocess, Program, buffer_bytes, words
 
 MAX_BUFFERS = 16384
 MAX_OPS = 4096
@@ -72,11 +72,19 @@ def _buffers(buffers: tuple[Buffer, ...]) -> None:
 
 def _memory(buffers: tuple[Buffer, ...]) -> None:
     """What the rules so far allow can still be more than kernels hold."""
-    padded = sum(map(padded_bytes, buffers))
+    padded = sum(map(_padded_bytes, buffers))
     if padded > MAX_PADDED_BYTES:
         raise ProgramError(
             f"buffers: {padded} bytes per image with channels in steps of 32; at most {MAX_PADDED_BYTES}"
         )
+
+
+def _padded_bytes(buffer: Buffer) -> int:
+    """Of one image's buffer where channels come in steps of 32, as kernels want them; bits always do."""
+    if buffer.kind == "bits":
+        return buffer_bytes(buffer)
+    channels = buffer.shape[0 if buffer.kind == "image" else -1]
+    return buffer_bytes(buffer) // channels * 32 * words(channels)
 
 
 def _inputs(program: Program, context: Context) -> None:
