@@ -233,7 +233,7 @@ except BcdnetError as error:
 def test_the_child_of_a_fork_runs_and_drops_an_inherited_session(packed) -> None:
     """It once ended with a signal: the threads that it would have joined are its parent's."""
     code = f"""
-import os, sys, threading
+import os, sys
 import numpy as np
 from bcdnet.runtime import InferenceSession
 sessions = [InferenceSession({str(packed)!r}, threads=8) for _ in range(2)]

@@ -139,9 +139,8 @@ class Run:
         model = self._student_before(phase, data, goes_on=state is not None)
 
         def save(snapshot: Snapshot) -> None:
-            known = {"results": self.results, "source": data.kind, "data": data.digest, "origin": self.origin}
-            kept = {**snapshot, **known}
-            write_checkpoint(self.folder.checkpoints, phase.index, phase.name, kept)
+            own = {"results": self.results, "source": data.kind, "data": data.digest, "origin": self.origin}
+            write_checkpoint(self.folder.checkpoints, phase.index, phase.name, {**snapshot, **own})
 
         started = time.perf_counter()
         outcome = run_phase(phase, model, self.recipe, data, self.folder, teacher=teacher, state=state, save=save)
