@@ -35,9 +35,9 @@ COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
 def portable_file(path: Path) -> Any:
-    """What a result file of a run holds (JSON, which is YAML too), without the places of that machine."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return portable(content, load_recipe(path.parent / "recipe.yaml"))
+    """What a result file of a run holds, JSON or YAML, without the places of that machine."""
+    read = json.loads if path.suffix == ".json" else yaml.safe_load  # YAML takes JSON's 1e-07 for a string
+    return portable(read(path.read_text(encoding="utf-8")), load_recipe(path.parent / "recipe.yaml"))
 
 
 def describe(run: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The figure that compares finished runs."""
 
+import json
 from pathlib import Path
 
 import pytest
-from collect import curve, main
+from collect import curve, main, portable_file
 
 ROWS = """step,event,epoch,iteration,val_top1
 teacher,epoch,1,10,90.5
@@ -18,6 +19,16 @@ step2,epoch,2,20,60.5
 def test_curve_is_the_students_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(ROWS)
     assert curve(tmp_path) == [(1.0, 40.5), (2.0, 50.5), (4.0, 60.5)]
+
+
+def test_files_keep_their_numbers_and_lose_their_places(tmp_path: Path) -> None:
+    """YAML's reader would make a string of 1e-07."""
+    recipe = Path(__file__).parents[2] / "recipes" / "digits.yaml"
+    text = recipe.read_text(encoding="utf-8") + "run_dir: /home/josé/runs/first\n"
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "environment.json").write_text(json.dumps({"at": "/home/josé/runs/first", "loss": 1e-07}))
+    assert portable_file(tmp_path / "environment.json") == {"at": "runs/first", "loss": 1e-07}
+    assert portable_file(tmp_path / "recipe.yaml")["run_dir"] == "runs/first"
 
 
 def test_two_runs_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
