@@ -242,17 +242,17 @@ def test_a_run_begins_with_the_weights_of_another(
 def test_the_network_and_its_teacher_are_called_through_the_compiler(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[str, str]] = []
+    calls: list[tuple[str, str, bool]] = []
 
-    def compile_(network: torch.nn.Module, mode: str) -> torch.nn.Module:
-        calls.append((type(network).__name__, mode))
+    def compile_(network: torch.nn.Module, mode: str, dynamic: bool) -> torch.nn.Module:
+        calls.append((type(network).__name__, mode, dynamic))
         return network
 
     monkeypatch.setattr(torch, "compile", compile_)
     trainer = {"accelerator": "cpu", "compile": True, "compile_mode": "reduce-overhead"}
     steps = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 1e-3}]
     train(make_recipe(teacher=TEACHER, steps=steps, trainer=trainer))
-    assert calls == [(name, "reduce-overhead") for name in ("Network", "Network", "Teacher")]
+    assert calls == [(name, "reduce-overhead", False) for name in ("Network", "Network", "Teacher")]
 
 
 def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:

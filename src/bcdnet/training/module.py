@@ -113,7 +113,8 @@ class StepModule(pl.LightningModule):
     def _compiled(self, network: nn.Module) -> nn.Module:
         if not self.config.compile:
             return network
-        return cast(nn.Module, torch.compile(network, mode=self.config.compile_mode))
+        # A step's batches have one shape; another step's would make torch compile for any, in slower kernels.
+        return cast(nn.Module, torch.compile(network, mode=self.config.compile_mode, dynamic=False))
 
     @property
     def iteration(self) -> int:
