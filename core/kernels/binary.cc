@@ -7,6 +7,7 @@
 // After foreach_target.
 #include "kernels/highway-inl.h"
 #include "kernels/binary_bytes-inl.h"
+#include "kernels/binary_words-inl.h"
 #include "kernels/tables.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -26,20 +27,25 @@ const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& s
 
 /// The one that is fastest there, since each makes the module larger.
 void AddBinary(KernelTable& table) {
-  table.algorithms = {BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"), reference::WordsAlgorithm()};
+  table.algorithms = {BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"), reference::PlainAlgorithm()};
   table.choose = ChooseBinary;
 }
 
 #else
 
 void AddBinary(KernelTable& table) {
-  // Where bytes have a population count, it beats the look-up (docs/kernels.md).
-  constexpr bool kBytePopulationCount = HWY_ARCH_ARM || HWY_TARGET <= HWY_AVX3_DL;
   const BinaryAlgorithm pairs = BytesAlgorithm<Lookup, InPairs>::Make("pairs"),
                         lookup = BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"),
-                        octets = BytesAlgorithm<Octets, Singly<Octets>>::Make("octets");
-  table.algorithms = kBytePopulationCount ? std::vector{octets, pairs, lookup, reference::WordsAlgorithm()}
-                                          : std::vector{pairs, lookup, octets, reference::WordsAlgorithm()};
+                        octets = BytesAlgorithm<Octets, Singly<Octets>>::Make("octets"),
+                        plain = reference::PlainAlgorithm();
+  // Where words or bytes have a population count, it beats the look-up (docs/kernels.md).
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL
+  table.algorithms = {WordsAlgorithm::Make(), octets, pairs, lookup, plain};
+#elif HWY_ARCH_ARM
+  table.algorithms = {octets, pairs, lookup, plain};
+#else
+  table.algorithms = {pairs, lookup, octets, plain};
+#endif
   table.choose = ChooseBinary;
 }
 

@@ -63,7 +63,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
 
 }  // namespace
 
-BinaryAlgorithm WordsAlgorithm() {
+BinaryAlgorithm PlainAlgorithm() {
   return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), Accumulate};
 }
 

@@ -5,7 +5,7 @@
 
 namespace bcdnet::reference {
 
-BinaryAlgorithm WordsAlgorithm();
+BinaryAlgorithm PlainAlgorithm();
 void Epilogue(const EpilogueArgs& args);
 
 size_t Conv2dWeightFloats(const ConvShape& shape, int groups);

@@ -41,7 +41,7 @@ double Peak(const std::string& kind) {
 
 KernelTable Table() {
   return {"SCALAR",
-          {WordsAlgorithm()},
+          {PlainAlgorithm()},
           Choose,
           Epilogue,
           Conv2dWeightFloats,

@@ -1,6 +1,7 @@
 #include "runtime/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace bcdnet {
 namespace {
@@ -32,6 +33,23 @@ void ForBuffers(const Op& op, const F& f) {
       op.body);
 }
 
+/// Calls f(shortcut, map) where an epilogue's map has an element of its shortcut for each of its own.
+template <class F>
+void ForAddition(const Op& op, const Program& program, const F& f) {
+  std::visit(
+      [&](const auto& body) {
+        if constexpr (requires { body.epilogue; }) {
+          const Epilogue& e = body.epilogue;
+          if (!e.map || !e.shortcut || e.shortcut->duplicate || e.shortcut->avg_pool) return;
+          const Buffer &from = program.buffers[e.shortcut->buffer], &to = program.buffers[*e.map];
+          if (from.height == to.height && from.width == to.width && from.channels == to.channels) {
+            f(e.shortcut->buffer, *e.map);
+          }
+        }
+      },
+      op.body);
+}
+
 struct Life {
   int id;
   int first, last;  // ops between which the buffer is needed, both included
@@ -57,8 +75,23 @@ Plan MakePlan(const Program& program) {
   for (const Life& life : lives) plan.writers.push_back(life.first);  // nothing is read before it is written
   for (int id : program.outputs) lives[id].last = ops;
 
+  // A map that is written over its shortcut is in the caches already.
+  std::vector<int> host(lives.size());
+  std::iota(host.begin(), host.end(), 0);
+  for (int i = 0; i < ops; ++i) {
+    ForAddition(program.ops[i], program, [&](int shortcut, int map) {
+      int uses = 0;
+      ForBuffers(program.ops[i], [&](int id) { uses += id == shortcut; });
+      if (lives[shortcut].last != i || uses > 1) return;
+      host[map] = host[shortcut];
+      lives[host[map]].last = lives[map].last;
+    });
+  }
+
   // Largest first, each at the lowest offset that is free for its whole life.
-  std::erase_if(lives, [&](const Life& l) { return l.first < 0 || program.buffers[l.id].kind == Kind::kImage; });
+  std::erase_if(lives, [&](const Life& l) {
+    return l.first < 0 || host[l.id] != l.id || program.buffers[l.id].kind == Kind::kImage;
+  });
   std::stable_sort(lives.begin(), lives.end(),
                    [&](const Life& a, const Life& b) { return plan.places[a.id].bytes() > plan.places[b.id].bytes(); });
   std::vector<Life> placed;  // by offset
@@ -78,6 +111,7 @@ Plan MakePlan(const Program& program) {
     });
     placed.insert(at, life);
   }
+  for (size_t id = 0; id < host.size(); ++id) plan.places[id].offset = plan.places[host[id]].offset;
   return plan;
 }
 

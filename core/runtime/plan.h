@@ -1,4 +1,5 @@
-// Places of all buffers in one arena: two buffers overlap only if they are never needed at the same time.
+// Places of all buffers in one arena: two buffers overlap only if they are never needed at the same time, or if an op
+// writes one over the other, element by element as it reads it for the last time.
 #pragma once
 
 #include <vector>

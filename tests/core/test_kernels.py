@@ -91,6 +91,33 @@ def test_binary_convolution_with_long_sums(
     seeds,
     sizes,
     sizes,
+    st.integers(1, 40),
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["binary", "real", "none"])), min_size=1, max_size=6),
+)
+def test_sums_of_maps(
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, channel: int, links: Any
+) -> None:
+    """Each link adds one of the last three maps, which another may still read, or which nothing does any more."""
+    network = new_network(seed, 2, height, width)
+    maps = [network.start(channel, bits=[(True, None)])]
+    window = {"kernel": (3, 3), "padding": (1, 1)}
+    for back, convolution in links:
+        shortcut = {"buffer": maps[-min(back, len(maps))], "duplicate": False, "avg_pool": False}
+        if convolution == "binary":
+            network.binary_conv2d(network.bits[0], channel, **window, shortcut=shortcut, bits=[(True, None)])
+        elif convolution == "real":
+            network.conv2d(maps[-1], channel, **window, shortcut=shortcut, bits=[(True, None)])
+        else:
+            network.elementwise(maps[-1], mul=True, shortcut=shortcut, bits=[(True, None)])
+        maps.append(network.map)
+    network.outputs.append(network.flatten(maps[-1]))
+    check_network(network, 2, finished=True)
+
+
+@given(
+    seeds,
+    sizes,
+    sizes,
     channels,
     st.sampled_from([None, "slope", "all"]),
     flags("mul", "add", "beta", "alpha", "bias"),

@@ -69,6 +69,16 @@ def test_profile_and_algorithms(network: Any) -> None:
     assert session.run_bytes > 0
 
 
+def test_a_map_takes_the_place_of_its_shortcut(new_network: Any) -> None:
+    network = new_network(5, 3, 40, 40)
+    source = network.start(64, bits=[(True, None)])
+    shortcut = {"buffer": source, "duplicate": False, "avg_pool": False}
+    last = network.binary_conv2d(network.bits[0], 64, shortcut=shortcut)
+    network.outputs = [network.simple("global_avg_pool", "vector", [64], input=last)]
+    map_bytes = 40 * 40 * 64 * 4
+    assert map_bytes < network.session().run_bytes < 2 * map_bytes
+
+
 def test_debug_captures_every_buffer(network: Any) -> None:
     images = network.images(3)
     ids = list(range(1, len(network.buffers)))
