@@ -236,9 +236,13 @@ def test_an_image_that_was_slow_does_not_take_the_place_of_a_later_one(page: Any
 
 
 def test_an_image_too_thin_is_refused(page: Any) -> None:
+    page.set_input_files("#file", image_file("a.png", pictures(1)[0]))
+    page.wait_for_selector("#results li")
     page.set_input_files("#file", image_file("thin.png", Image.new("RGB", (1, 30_000))))
     page.wait_for_selector("#status.error")
     assert page.text_content("#status") == "the image is too long for its width"
+    assert page.locator("#results li").count() == 0
+    assert page.text_content("#time") == ""
 
 
 def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:

@@ -77,6 +77,8 @@ async function open(blob) {
   picture.height = bitmap.height;
   picture.getContext("2d").drawImage(bitmap, 0, 0);
   picture.hidden = false;
+  element("results").replaceChildren(); // those of the image before
+  element("time").textContent = "";
   picture.setAttribute("aria-label", blob.name ? `Your image, ${blob.name}` : "Your image");
   try {
     const best = await predict(bitmap, mine);
