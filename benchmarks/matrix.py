@@ -70,8 +70,10 @@ def commands(
     if teacher and not any(word.startswith("teacher") for word in changed):
         changed.append(f"teacher={{checkpoint: {json.dumps(teacher)}}}")
     changed += [f"data.path={data}"] if data else []
-    place = data or yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["path"]
-    training = ["train", str(recipe), *changed, *words, f"seed={seed}", f"run_dir={run}"]
+    changed += words
+    paths = [word.removeprefix("data.path=") for word in changed if word.startswith("data.path=")]
+    place = paths[-1] if paths else yaml.safe_load(recipe.read_text(encoding="utf-8"))["data"]["path"]
+    training = ["train", str(recipe), *changed, f"seed={seed}", f"run_dir={run}"]
     return [
         training + (["--resume"] if (run / "recipe.yaml").is_file() else []),
         ["eval", str(run), "--data", place],

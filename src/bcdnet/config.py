@@ -34,7 +34,7 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     extra: dict[str, Any] = {}
     for key, value in mapping.items():
         if key in fields and key != rest:
-            values[key] = _convert(hints[key], value, _join(where, key))
+            values[key] = convert(hints[key], value, _join(where, key))
         elif rest is not None and isinstance(key, str):
             extra[key] = value
         else:
@@ -113,7 +113,8 @@ def unknown_key(key: str, known: Iterable[str], where: str = "") -> str:
     return f"{_join(where, key)}: unknown key; {hint}"
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` of a field or parameter; if it is of another, RecipeError that begins with `where`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -129,7 +130,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong_type(where, "a mapping of keys", value)
         item = arguments[1] if arguments else Any
-        return {str(key): _convert(item, entry, _join(where, str(key))) for key, entry in value.items()}
+        return {str(key): convert(item, entry, _join(where, str(key))) for key, entry in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, where)  # type: ignore[arg-type]
     return _convert_plain(hint, value, where)
@@ -166,13 +167,13 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     candidates = [hint for hint in arguments if hint is not type(None)]
     if len(candidates) == 1:
-        return _convert(candidates[0], value, where)
+        return convert(candidates[0], value, where)
     # Exact types first, so that `int | float` keeps 1 an int and `str | int` does not refuse 3.
     candidates.sort(key=lambda hint: type(value) is not hint)
     errors = []
     for hint in candidates:
         try:
-            return _convert(hint, value, where)
+            return convert(hint, value, where)
         except RecipeError as error:
             errors.append(str(error))
     raise RecipeError(" or ".join(dict.fromkeys(errors)))
@@ -194,12 +195,11 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise _wrong_type(where, "a list", value)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
+        return tuple(convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
     if len(arguments) != len(value):
         raise RecipeError(f"{where}: expected {len(arguments)} values, got {len(value)}")
     return tuple(
-        _convert(hint, item, f"{where}.{index}")
-        for index, (hint, item) in enumerate(zip(arguments, value, strict=True))
+        convert(hint, item, f"{where}.{index}") for index, (hint, item) in enumerate(zip(arguments, value, strict=True))
     )
 
 

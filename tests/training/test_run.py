@@ -143,7 +143,9 @@ def test_a_run_goes_on_with_its_own_images_alone(make_recipe: MakeRecipe, tmp_pa
     with pytest.raises(RecipeError, match="does not hold the training images and classes that the run began with"):
         train(recipe("fewer"), resume=True)
     assert (tmp_path / "run" / "metrics.csv").read_text() == before
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.path == str(tmp_path / "own")
     train(recipe("moved"), resume=True)
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.path == str(tmp_path / "moved")
 
 
 def test_another_augmentation_reads_the_training_images_alone_again(make_recipe: MakeRecipe) -> None:
@@ -260,15 +262,29 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
     step = [{"name": "only", "iterations": 2, "batch_size": 128, "lr": 1e-4, "optimizer": "sgd", "clip_norm": 1.0}]
     twin = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
     plain = train(make_recipe("plain", steps=step, model=twin, augment={}))
-    for name, trainer in (
-        ("last", {"channels_last": True}),
-        ("parts", {"accumulate": 2}),
-        ("bf16", {"precision": "bf16"}),
-    ):
+    for name, trainer in (("last", {"channels_last": True}), ("bf16", {"precision": "bf16"})):
         other = train(make_recipe(name, steps=step, model=twin, augment={}, trainer={"accelerator": "cpu", **trainer}))
         assert other["only"]["loss"] == pytest.approx(plain["only"]["loss"], rel=2e-2 if name != "last" else 1e-4)
     a, b = weights(tmp_path / "plain"), weights(tmp_path / "last")
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_parts_of_a_batch_and_bf16_move_weights_as_the_whole_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    step = {"name": "only", "iterations": 1, "batch_size": 128, "optimizer": "sgd", "momentum": 0.0}
+    twin = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
+    for name, lr, trainer in (("begin", 0.0, {}), ("whole", 0.1, {}), ("parts", 0.1, {"accumulate": 2}),
+                              ("bf16", 0.1, {"precision": "bf16"})):  # fmt: skip
+        steps, trainer = [{**step, "lr": lr}], {"accelerator": "cpu", **trainer}
+        train(make_recipe(name, steps=steps, model=twin, augment={}, trainer=trainer))
+    begin = weights(tmp_path / "begin")
+    learned = [name for name in begin if name.rpartition(".")[2] in ("weight", "bias")]
+    whole, *others = (
+        torch.cat([(weights(tmp_path / run)[name] - begin[name]).flatten() for name in learned])
+        for run in ("whole", "parts", "bf16")
+    )
+    for other in others:
+        assert torch.cosine_similarity(whole, other, dim=0) > 0.9
+        assert 0.8 < other.norm() / whole.norm() < 1.25
 
 
 @pytest.mark.slow

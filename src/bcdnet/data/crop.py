@@ -68,12 +68,13 @@ def shifted(images: torch.Tensor, offsets: NDArray[np.int64], flips: NDArray[np.
     """
     count, channels, height, width = images.shape
     padded = F.pad(images, [padding] * 4)
-    rows = offsets[:, :1] + np.arange(height)
-    columns = offsets[:, 1:] + np.arange(width)
-    columns = np.where(flips[:, None], columns[:, ::-1], columns)
-    sources = (rows * (width + 2 * padding))[:, :, None] + columns[:, None, :]  # [B, H, W], into a flattened plane
-    index = torch.from_numpy(sources).to(images.device, non_blocking=True).view(count, 1, -1)
-    return padded.flatten(2).gather(2, index.expand(-1, channels, -1)).view_as(images)
+    draws = torch.from_numpy(np.column_stack([offsets, flips])).to(images.device, non_blocking=True)
+    top, left, flip = draws.T.unsqueeze(-1)
+    column = torch.arange(width, device=images.device)
+    rows = top + torch.arange(height, device=images.device)
+    columns = left + torch.where(flip > 0, width - 1 - column, column)
+    index = (rows * (width + 2 * padding))[:, :, None] + columns[:, None, :]  # [B, H, W], into a flattened plane
+    return padded.flatten(2).gather(2, index.view(count, 1, -1).expand(-1, channels, -1)).view_as(images)
 
 
 def flipped(images: torch.Tensor, flips: NDArray[np.bool_]) -> torch.Tensor:

@@ -60,7 +60,7 @@ def load_train(
     if config.validation:
         count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
         if not 0 < count < len(train):
-            raise RecipeError(f"validation: {config.validation} holds {count} of {len(train)} training images out")
+            raise RecipeError(f"data.validation: {config.validation} holds {count} of {len(train)} training images out")
         rest, chosen = split_off(train.labels, count, seed)
         train, held_out = Subset(train, rest), Subset(train, chosen)
     return load(train, config, augment, config.train_split, processes), held_out

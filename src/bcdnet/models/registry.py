@@ -4,13 +4,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from bcdnet.config import from_dict
+from bcdnet.config import convert, from_dict
 from bcdnet.errors import RecipeError
 from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config
 from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config
@@ -70,9 +70,11 @@ def configure(name: str, **settings: Any) -> NetworkConfig:
     """The configuration of a named network. RecipeError for a name, a setting or a value that does not exist."""
     _check_known("model", name, VARIANTS)
     family, defaults = VARIANTS[name]
+    hints = get_type_hints(_CONFIGURE[family])
     for setting in settings:
         _check_known(f"setting of {name}", setting, inspect.signature(_CONFIGURE[family]).parameters)
-    config = _CONFIGURE[family](**(defaults | settings))
+    typed = {setting: convert(hints[setting], value, setting) for setting, value in settings.items()}
+    config = _CONFIGURE[family](**(defaults | typed))
     return from_dict(type(config), asdict(config))  # as a file of it will be read: a value of another type is refused
 
 

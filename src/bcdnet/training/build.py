@@ -1,5 +1,6 @@
 """From the recipe's sections to networks: the student, and the teacher it learns from."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def build_model(config: ModelConfig, num_classes: int, channels: int, where: str
     try:
         return build(configure(config.name, **{"num_classes": num_classes, "in_chans": channels, **config.kwargs}))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: {error}") from None
+        about_setting = str(error).partition(":")[0] in config.kwargs
+        raise RecipeError(f"{where}.{error}" if about_setting else f"{where}: {error}") from None
 
 
 def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_classes: int) -> None:
@@ -110,6 +112,14 @@ class Teacher(nn.Module):
         self.register_buffer("shift", (mean - own_mean) / own_std)
         self.scale: Tensor
         self.shift: Tensor
+
+    def digest(self) -> str:
+        """A hash of the network's weights, in hexadecimal."""
+        state = sorted(self.network.state_dict().items())
+        hashes = hashlib.sha256()
+        for name, value in state:
+            hashes.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return hashes.hexdigest()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -28,11 +28,11 @@ class WeightAverage:
         """Take in the model's present weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        new = model.state_dict()
+        floats = [name for name, value in new.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[name] for name in floats], [new[name] for name in floats], 1 - decay)
+        for name in new.keys() - floats:
+            self.average[name].copy_(new[name])
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bcdnet.nn import set_progress
+from bcdnet.nn.sign import AnnealedEstimator
 from bcdnet.training.ema import WeightAverage
 from bcdnet.training.loss import TrainingLoss
 from bcdnet.training.optim import build_optimizer
@@ -63,13 +64,13 @@ class Running:
         # MPS has no float64; sums of a few thousand losses do not need it.
         self.sums = self.sums.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
-    @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """loss: 0-dim mean; logits [N, K]; targets int64 [N] or probabilities [N, K]."""
-        labels = targets if targets.dim() == 1 else targets.argmax(1)
-        hits = (logits.argmax(1) == labels).sum()
-        count = hits.new_full((), len(labels))
-        self.sums += torch.stack([value.to(self.sums.dtype) for value in (loss * len(labels), hits, count)])
+
+@torch.no_grad()
+def batch_sums(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """What a batch adds to `Running.sums`. loss: mean, 0-dim; logits [N, K]; targets int64 [N] or probabilities."""
+    labels = targets if targets.dim() == 1 else targets.argmax(1)
+    hits = (logits.argmax(1) == labels).sum()
+    return torch.stack([loss * len(labels), hits, hits.new_full((), len(labels))])
 
 
 class StepModule(pl.LightningModule):
@@ -107,6 +108,7 @@ class StepModule(pl.LightningModule):
         # In lists, so that they are no submodules: DDP shall not see the model twice, nor the teacher at all.
         self._called = [self._compiled(model)]
         self._teacher = [None if teacher is None else self._compiled(teacher)]
+        self._annealed = [module for module in model.modules() if isinstance(module, AnnealedEstimator)]
         self.interval, self.epoch = Running(), Running()
         self.shown: dict[str, float | int | str] = {}
 
@@ -178,18 +180,21 @@ class StepModule(pl.LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        set_progress(self.model, annealing(self.step, self.iteration, self.plan.iterations))
+        for estimator in self._annealed:
+            set_progress(estimator, annealing(self.step, self.iteration, self.plan.iterations))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate * group.get("lr_factor", 1.0)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Forward, teacher, loss."""
         images, targets, _ = batch
-        # What the graphs of the iteration before gave may be overwritten.
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        if self.config.compile and self.config.compile_mode != "default":
+            # What the graphs of the iteration before gave may be overwritten.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         logits = self._called[0](images)
         loss: Tensor = self.loss(logits, targets, None if self.teacher is None else self.teacher(images))
         mean = (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits
+        sums = batch_sums(loss, mean, targets)
         for running in (self.interval, self.epoch):
-            running.add(loss, mean, targets)
+            running.sums += sums
         return loss

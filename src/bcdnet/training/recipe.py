@@ -163,12 +163,13 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How the run uses the machine; nothing here changes what is learned, but for rounding.
+    """How the run uses the machine. But for rounding, what is learned changes with the number of processes (each draws
+    augmentations of its own), `accumulate` and `sync_bn` (what batch norm sees at once) alone.
 
-    `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts, which
-    batch norm sees one by one. `compile_mode` is torch.compile's: "reduce-overhead" replays an NVIDIA GPU's work as
-    CUDA graphs, so that it does not wait for the host to launch each kernel of a small network. `checkpoint_every` and
-    `log_every` count iterations; every evaluation is followed by a checkpoint too.
+    `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts.
+    `compile_mode` is torch.compile's: "reduce-overhead" replays an NVIDIA GPU's work as CUDA graphs, so that it does
+    not wait for the host to launch each kernel of a small network. `checkpoint_every` and `log_every` count iterations;
+    every evaluation is followed by a checkpoint too.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -38,7 +38,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def resolve(mapping: dict[str, Any]) -> Recipe:
     """The recipe that a (nested, plain) mapping says; see `load_recipe`."""
     mapping = dict(mapping)
-    lengths = {key: mapping.pop(key) for key in LENGTHS if mapping.get(key) is not None}
+    lengths = {key: value for key in LENGTHS if (value := mapping.pop(key, None)) is not None}
     if len(lengths) == 2:
         raise RecipeError("epochs: give one of epochs and iterations at the top of a recipe, not both")
     steps = mapping.get("steps")

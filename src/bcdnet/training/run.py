@@ -61,6 +61,8 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
             if isinstance(stop.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise SystemExit(143 if isinstance(stop, SIGTERMException) else stop.code) from None
+        finally:
+            run.folder.close()
 
 
 class Run:
@@ -78,6 +80,7 @@ class Run:
         # The provenance of the networks that the student begins with and learns from.
         self.origin: dict[str, Any] | None = None
         self.taught_by: dict[str, Any] | None = None
+        self.teacher_digest: str | None = None
 
     def go(self, resume: bool) -> Results:
         """All phases; see `train`."""
@@ -89,11 +92,13 @@ class Run:
         begin = int(state["phase"]) if state else 0
         self.origin = state.get("origin") if state else None
         self._check_models(data, begun=begin if state else -1)
+        if state:
+            data.check_same(state.get("data", data.digest))
         if self.first_process:
             self.folder.open(self.recipe, resume)
         if state:
-            data.check_same(state.get("data", data.digest))
             self.results = state["results"]
+            self.teacher_digest = state.get("teacher")
         if self.first_process and resume:
             finished = {phase.name for phase in self.phases[:begin]}
             rewind(self.folder.rows, finished, self.phases[begin].name, state["iteration"] if state else 0)
@@ -139,7 +144,13 @@ class Run:
         model = self._student_before(phase, data, goes_on=state is not None)
 
         def save(snapshot: Snapshot) -> None:
-            own = {"results": self.results, "source": data.kind, "data": data.digest, "origin": self.origin}
+            own = {
+                "results": self.results,
+                "source": data.kind,
+                "data": data.digest,
+                "origin": self.origin,
+                "teacher": self.teacher_digest,
+            }
             write_checkpoint(self.folder.checkpoints, phase.index, phase.name, {**snapshot, **own})
 
         started = time.perf_counter()
@@ -157,6 +168,13 @@ class Run:
         trained = self.folder.weights(config.train.name) if config.train is not None else None
         teacher = load_teacher(config, trained, self.recipe.data, data.class_names)
         self.taught_by = teacher.provenance
+        digest = teacher.digest()
+        if self.teacher_digest not in (None, digest):
+            raise RecipeError(
+                f"--resume: teacher.checkpoint: {config.checkpoint} is not the network that taught this run so far; "
+                "give the place where that is"
+            )
+        self.teacher_digest = digest
         return teacher
 
     def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from bcdnet import __version__
 from bcdnet.errors import RecipeError
@@ -29,6 +30,7 @@ MAY_CHANGE = (
     "data.path",
     "data.workers",
     "data.in_memory",
+    "teacher.checkpoint",
     "trainer.accelerator",
     "trainer.compile_mode",
     "trainer.checkpoint_every",
@@ -52,6 +54,7 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model.safetensors"
+        self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def weights(self, name: str) -> Path:
         """The model file of a finished step."""
@@ -61,7 +64,7 @@ class RunFolder:
         """Raise RecipeError unless a run can start here (in an empty folder) or resume (a run of the same recipe)."""
         if resume:
             self._check_same(recipe)
-        elif self.path.is_file() or (self.path.is_dir() and any(not _partial(entry) for entry in self.path.iterdir())):
+        elif self.path.is_file() or (self.path.is_dir() and any(not _passing(entry) for entry in self.path.iterdir())):
             raise RecipeError(
                 f"run_dir: {self.path} is not empty; --resume continues the run in it, another run_dir starts a new one"
             )
@@ -77,10 +80,18 @@ class RunFolder:
             )
 
     def open(self, recipe: Recipe, resume: bool) -> None:
-        """Write what tells where the run came from; of one that is resumed, how it goes on."""
+        """Write what tells where the run came from; of one that is resumed, how it goes on.
+
+        Until `close` the folder is this process's alone. Raises RecipeError if it is another's.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RecipeError(f"run_dir: another process is training in {self.path}; wait for it, or stop it") from None
+        except NotImplementedError:
+            pass  # a file system without locks
+        write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
         for partial in (*self.path.glob(".*.partial*"), *self.checkpoints.glob("*.partial*")):
             partial.unlink()
         record = environment(recipe.seed)
@@ -89,9 +100,14 @@ class RunFolder:
             record.setdefault("resumed", []).append(environment(recipe.seed))
         write_text(self.environment, json.dumps(record, indent=2) + "\n")
 
+    def close(self) -> None:
+        """Let other processes train in the folder."""
+        self._lock.release()
 
-def _partial(path: Path) -> bool:
-    return path.name.startswith(".") and ".partial" in path.suffixes
+
+def _passing(path: Path) -> bool:
+    """Whether a file is a lock or what a killed process was writing."""
+    return path.name == ".lock" or (path.name.startswith(".") and ".partial" in path.suffixes)
 
 
 def environment(seed: int) -> dict[str, Any]:

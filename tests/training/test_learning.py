@@ -1,0 +1,135 @@
+"""What reaches the network, the loss and the exported file of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from bcdnet.errors import RecipeError
+from bcdnet.nn.sign import AnnealedEstimator
+from bcdnet.training import phase as phase_module
+from bcdnet.training import run as run_module
+from bcdnet.training.checkpoint import newest_readable, write_checkpoint
+from bcdnet.training.loss import TrainingLoss
+from bcdnet.training.module import StepModule
+from bcdnet.training.recipe import Recipe
+from bcdnet.training.run import train
+
+MakeRecipe = Callable[..., Recipe]
+STEP = {"name": "only", "iterations": 4, "batch_size": 128, "lr": 2e-3}
+TWIN = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
+
+
+def test_an_average_is_what_is_evaluated_and_exported(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[dict[str, torch.Tensor]] = []
+    evaluate = phase_module.evaluate
+
+    def watched(model: torch.nn.Module, *arguments: Any) -> Any:
+        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
+        return evaluate(model, *arguments)
+
+    monkeypatch.setattr(phase_module, "evaluate", watched)
+    train(make_recipe(steps=[{**STEP, "ema": 0.9}], model=TWIN))
+    exported = load_file(tmp_path / "run" / "model.safetensors")
+    state = newest_readable(tmp_path / "run" / "checkpoints", print)
+    assert state is not None
+    average, last = state["average"]["average"], state["model"]
+    assert any(not torch.equal(average[name], last[name]) for name in last)
+    for name, value in exported.items():
+        assert torch.equal(value, average[name]) and torch.equal(value, evaluated[-1][name]), name
+
+
+def test_images_held_out_are_what_is_evaluated(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(steps=[STEP], model=TWIN)
+    data = {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35], "validation": 100}
+    assert train(recipe)["only"]["images"] == 360
+    assert train(make_recipe("held", steps=[STEP], model=TWIN, data=data))["only"]["images"] == 100
+
+
+def test_estimators_are_annealed_and_a_teacher_has_a_head_of_its_own(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress: list[float] = []
+    heads: list[bool] = []
+    training_step, loss = StepModule.training_step, TrainingLoss.forward
+
+    def stepped(self: StepModule, *arguments: Any) -> Any:
+        progress.extend({float(m.progress) for m in self.model.modules() if isinstance(m, AnnealedEstimator)})
+        return training_step(self, *arguments)
+
+    def judged(self: TrainingLoss, logits: Any, *arguments: Any) -> Any:
+        heads.append(isinstance(logits, tuple))
+        return loss(self, logits, *arguments)
+
+    monkeypatch.setattr(StepModule, "training_step", stepped)
+    monkeypatch.setattr(TrainingLoss, "forward", judged)
+    model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "estimator": "tanh"}
+    teacher = {"model": "resnet18_twin_small", "kwargs": {"width": 1 / 16}, "train": {**STEP, "name": "teacher"}}
+    train(make_recipe(steps=[STEP], model=model))
+    assert progress == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert heads == [False] * 4
+    heads.clear()
+    train(make_recipe("taught", steps=[STEP], model=model, teacher=teacher))
+    assert heads == [False] * 4 + [True] * 4
+
+
+def test_no_two_iterations_draw_the_same(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    orders: list[list[int]] = []
+    augmentation = phase_module.augmentation
+
+    def watched(*arguments: Any) -> Any:
+        augment = augmentation(*arguments)
+
+        def apply(images: torch.Tensor, labels: torch.Tensor, seed: int) -> Any:
+            seeds.append(seed)
+            orders.append(labels.tolist())
+            return augment(images, labels, seed)
+
+        return apply
+
+    monkeypatch.setattr(phase_module, "augmentation", watched)
+    train(make_recipe(steps=[STEP, {**STEP, "name": "again"}], model=TWIN))
+    assert len(set(seeds)) == len(seeds) == 8
+    assert len({tuple(order) for order in orders}) == 8
+
+
+def stop_after_a_checkpoint(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
+    def stopped(*arguments: Any) -> None:
+        write_checkpoint(*arguments)
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "write_checkpoint", stopped)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(recipe)
+
+
+def test_a_teacher_may_move_but_not_change(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("first", 1), ("second", 2)):
+        train(make_recipe(name, steps=[{**STEP, "iterations": 1}], model=TWIN, seed=seed))
+
+    def taught(by: str) -> Recipe:
+        return make_recipe(steps=[{**STEP, "iterations": 6}], teacher={"checkpoint": str(tmp_path / by)})
+
+    stop_after_a_checkpoint(monkeypatch, taught("first"))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    with pytest.raises(RecipeError, match="second is not the network that taught this run so far"):
+        train(taught("second"), resume=True)
+    train(taught("moved"), resume=True)
+
+
+def test_a_folder_belongs_to_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(steps=[STEP], model=TWIN)
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RecipeError, match="another process is training in"):
+        train(recipe)
+    train(recipe)
+    train(recipe, resume=True)
