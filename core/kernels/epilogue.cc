@@ -105,7 +105,10 @@ template <class M>
 HWY_INLINE uint32_t MaskBits(M mask) {
   uint8_t raw[8];
   hn::StoreMaskBits(DF(), mask, raw);
-  return kFloats <= 8 ? raw[0] : raw[0] | raw[1] << 8;
+  if constexpr (kFloats <= 8) return raw[0];
+  uint16_t both;  // one move, where putting bytes together takes six
+  std::memcpy(&both, raw, sizeof(both));
+  return both;
 }
 
 HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c,
@@ -195,7 +198,8 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pi
 
 /// Pixel by pixel, groups within: a pixel's channels lie together in every map.
 template <Source kSource, From kFrom, bool kActivation>
-void Rows(const EpilogueArgs& a, const Pixels& pixels) {
+void Rows(const EpilogueArgs& args, const Pixels& pixels) {
+  const EpilogueArgs a = args;  // of its own, so that no store of words can change it
   for (int channel = a.channel_begin; channel < a.channel_end; channel += Groups::kMax * kChannelPad) {
     const Groups groups(a, channel);
     int i = 0;
