@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml CMakeLists.txt cmake/highway.cmake $(CORE)
 	fi
 	echo "Installing bcdnet with all extras in .venv; the first time takes some minutes."
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train,explain,serve,onnx,docs,dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train,explain,serve,onnx,ray,docs,dev]'
 	touch $@
 
 demo: setup

@@ -139,4 +139,20 @@ def test_usage_errors_exit_with_2(verb: types.ModuleType, capsys: pytest.Capture
     verb.run = lambda: None  # type: ignore[attr-defined]
     code, out, err = call(capsys, *args)
     assert (code, out) == (2, "")
+    command = "bcdnet probe" if "probe" in args else "bcdnet"
+    assert err.startswith("error: ") and err.endswith(f"; see {command} --help\n") and err.count("\n") == 1
     assert "nosuch" in err
+
+
+def test_a_usage_error_is_one_line_whatever_it_quotes(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(number: int) -> None:
+        """Take a number."""
+
+    verb.run = run  # type: ignore[attr-defined]
+    for args in ([], ["a\n\x1b[2J"]):
+        code, out, err = call(capsys, "probe", *args)
+        assert (code, out) == (2, "") and err.count("\n") == 1 and "\x1b" not in err
+    code, out, err = call(capsys)
+    assert code == 2 and "Usage: bcdnet" in out + err and "error" not in err

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bcdnet.files import lasting_file, whole_file
+from bcdnet.errors import BcdnetError
+from bcdnet.files import lasting_file, refuse_overwriting, whole_file
 
 BOTH = pytest.mark.parametrize("written", [whole_file, lasting_file])
 
@@ -52,3 +53,13 @@ def test_a_link_is_followed_and_a_pipe_stays_one(written, tmp_path: Path) -> Non
     with pytest.raises(OSError, match="is not a regular file"), written(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_an_input_is_known_by_any_name(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("old")
+    (tmp_path / "link").symlink_to("x")
+    refuse_overwriting([tmp_path / "y", "x"], [tmp_path / "x", "standard input", ""])
+    for output in ("x", "link", "none/../x"):
+        with pytest.raises(BcdnetError, match=f"{output}: would write over .*x, which is read; choose another output"):
+            refuse_overwriting([tmp_path / "y", tmp_path / output], [tmp_path / "x"])

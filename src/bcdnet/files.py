@@ -1,10 +1,20 @@
-"""Files that are whole or not there: written beside their place, then renamed. A leaf that needs nothing."""
+"""Files that are whole or not there: written beside their place, then renamed; and none in an input's place. A leaf."""
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from bcdnet.errors import BcdnetError
+
+
+def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise BcdnetError if one of `outputs` is one of `inputs`, links followed; neither need exist."""
+    originals = {os.path.realpath(path): os.fspath(path) for path in inputs}
+    for output in outputs:
+        if (original := originals.get(os.path.realpath(output))) is not None:
+            raise BcdnetError(f"{os.fspath(output)}: would write over {original}, which is read; choose another output")
 
 
 @contextmanager

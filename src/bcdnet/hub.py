@@ -3,6 +3,7 @@
 A leaf; huggingface_hub is imported where it is used. `HF_ENDPOINT` names another hub, `HF_HOME` where files are kept.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,12 +34,16 @@ def download(name: str, files: Sequence[str]) -> Path:
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     check_repository(repository)
-    problem = f"holds none of {', '.join(files)}"
+    # The client tells of each attempt on its own; we tell of the outcome.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    problem, offline = f"holds none of {', '.join(files)}", False
     for file in files:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision or None))
-        except LocalEntryNotFoundError as error:  # another one may be cached
-            problem = f"cannot reach the hub, and nothing is cached: {_first_line(error)}"
+            return Path(hf_hub_download(repository, file, revision=revision or None, local_files_only=offline))
+        except LocalEntryNotFoundError as error:  # another one may be cached; the hub was waited for once
+            if not offline:
+                problem = f"cannot reach the hub, and nothing is cached: {_first_line(error)}"
+            offline = True
         except EntryNotFoundError:
             continue
         except RepositoryNotFoundError:
@@ -80,6 +85,8 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
 
 def check_repository(name: str) -> None:
     """Raise BcdnetError unless `name` is ORG/REPO."""
+    if is_hub_name(name):
+        raise BcdnetError(f"{name}: a repository is called ORG/REPO; leave {PREFIX} out")
     parts = name.split("/")
     if len(parts) != 2 or not all(part.strip(".-_") and part == part.strip() for part in parts):
         raise BcdnetError(f"{name!r} is no repository; it is called ORG/REPO")

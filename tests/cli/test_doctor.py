@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import sys
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -28,6 +30,12 @@ def test_json_and_table_tell_the_same(capsys: pytest.CaptureFixture) -> None:
     table = call(capsys)
     assert "…" not in table
     assert found["bcdnet"]["version"] in table and found["machine"]["processor"] in table
+
+
+def test_whatever_a_command_may_need_is_listed() -> None:
+    needs = [need for need in metadata.requires("bcdnet") or () if not re.search(r"extra == .(dev|docs)\b", need)]
+    names = {re.match(r"[\w.-]+", need)[0] for need in needs} - {"bcdnet"}  # type: ignore[index]
+    assert {"numpy", "torch", "uvicorn"} < names <= set(doctor.LIBRARIES)
 
 
 def test_the_core_is_told_as_it_is(capsys: pytest.CaptureFixture) -> None:

@@ -47,6 +47,8 @@ def test_one_model_or_two(files, tmp_path, call) -> None:
     assert embedded == [page.with_name(name).read_bytes() for name in ("out.png", "out-branches.png")]
     assert all(Image.open(io.BytesIO(found)).width > 300 for found in embedded)
     assert {path.name for path in page.parent.iterdir()} == {"out.html", "out.png", "out-branches.png"}
+    code, *_ = call("explain", first, image, "-o", page)
+    assert code == 0  # over its own earlier pages
     code, *_ = call("explain", second, image, "-o", tmp_path / "alone.html")
     assert code == 0 and not (tmp_path / "alone-branches.png").exists()
 
@@ -54,15 +56,18 @@ def test_one_model_or_two(files, tmp_path, call) -> None:
 def test_mistakes_are_one_line(files, tmp_path, call, monkeypatch) -> None:
     first, _, image = files
     page = tmp_path / "out.html"
+    (tmp_path / "mine-branches.png").write_text("mine")
     for arguments, message in (
         ((first, image, "-o", tmp_path / "out.png"), "give a name that ends in .html"),
         ((first, image, "--label", "dgo", "-o", page), "did you mean 'dog'"),
         ((first, image, "--label", 3, "-o", page), "the classes are 0 to 2"),
         ((first, tmp_path / "none.png", "-o", page), "none.png: no such file"),
         ((first, image, "-o", image.with_suffix(".html")), f"would write over {image}"),
+        ((first, image, "-o", tmp_path / "mine.html"), f"{tmp_path / 'mine-branches.png'}: is there and would be"),
     ):
         code, _, err = call("explain", *arguments)
         assert code == 2 and message in err and err.count("\n") == 1 and not page.exists()
+    assert (tmp_path / "mine-branches.png").read_text() == "mine"
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     code, _, err = call("explain", first, image, "-o", page)
     assert (code, err) == (2, "error: this command needs pytorch_grad_cam: pip install 'bcdnet[explain]'\n")

@@ -66,6 +66,43 @@ def test_export_writes_over_no_weights_and_what_can_be_read_again(files, tmp_pat
     assert code == 2 and "x.bcdn: cannot be written" in err and err.count("\n") == 1
 
 
+def test_no_output_takes_the_place_of_its_input(files, tmp_path, call, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = Path("m.bcdn")
+    packed.write_bytes(files[1].read_bytes())
+    run = Path("run.onnx")
+    run.mkdir()
+    for name in ("t.onnx", "t.bcdn", run / "model.safetensors"):
+        Path(name).write_bytes(files[0].read_bytes())
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    for arguments in (
+        ("export", packed, "--format", "onnx", "-o", tmp_path / packed),
+        ("export", "t.onnx", "-o", "t.onnx"),
+        ("export", "t.bcdn", "-o", "t.bcdn"),
+        ("export", run, "--format", "onnx", "-o", run / "model.safetensors"),
+        ("bench", packed, "--trace", packed),
+        ("predict", packed, "x.parquet", "--engine", "ray", "-o", packed),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 2 and "which is read; choose another output" in err and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()} == before
+
+
+def test_a_page_replaces_no_files_but_its_own(files, tmp_path, call) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("index.html", "model.bcdn"):
+        (site / name).write_text("mine")
+    (site / "photo.png").write_text("mine")
+    code, _, err = call("export-web", files[1], "-o", site)
+    assert code == 2 and f"{site}: holds index.html, model.bcdn of another page" in err and err.count("\n") == 1
+    assert {path.read_text() for path in site.iterdir()} == {"mine"} and len(list(site.iterdir())) == 3
+    (site / "index.html").unlink()
+    (site / "model.bcdn").unlink()
+    for _ in range(2):  # the second time over a page of ours
+        assert call("export-web", files[1], "-o", site)[0] == 0
+
+
 def test_verify_agrees(files, call) -> None:
     arguments = ("verify", *files, "--data", "digits", "--limit", 40, "--batch-size", 16, "--threads", 1)
     code, out, _ = call(*arguments, "--json")

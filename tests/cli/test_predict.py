@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,48 @@ def test_a_copy_never_takes_the_place_of_its_original(packed_file, folder, capsy
     monkeypatch.chdir(folder)
     for sources in ((".",), ("a.png",), (folder / "b.jpg",)):
         code, out, err = call(capsys, "predict", packed_file, *sources, "--annotate", ".")
-        assert (code, out) == (2, "") and "would write over" in err and "give another folder" in err
+        assert (code, out) == (2, "") and "would write over" in err and "choose another output" in err
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_a_numbered_copy_does_not_either(packed_file, folder, tmp_path, capsys) -> None:
+    out = tmp_path / "par" / "root"
+    out.mkdir(parents=True)
+    for place in (tmp_path / "a", tmp_path / "b"):
+        place.mkdir()
+        (place / "x.png").write_bytes((folder / "a.png").read_bytes())
+    original = (folder / "a.png").read_bytes()
+    (out / "x-2.png").write_bytes(original)
+    sources = (tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "par")
+    code, *_ = call(capsys, "predict", packed_file, *sources, "--annotate", out)
+    assert code == 0 and (out / "x-2.png").read_bytes() == original
+    assert {str(path.relative_to(out)) for path in out.rglob("*.png")} == {
+        "x.png", "x-2.png", "x-3.png", "root/x-2.png",
+    }  # fmt: skip
+
+
+def test_a_glob_takes_what_it_matches_as_a_folder_does(packed_file, folder, capsys) -> None:
+    (folder / "empty").mkdir()
+    (folder / "gone.png").symlink_to("nowhere.png")
+    found = find_images([str(folder / "*")])
+    assert [str(source.relative) for source in found if "[" in source.name] == ["[d].png"]
+    code, out, err = call(capsys, "predict", packed_file, folder / "*.png", "--json")
+    assert code == 1 and f"skipped {folder / 'gone.png'}: no such file" in err and len(json.loads(out)) == 3
+    code, _, err = call(capsys, "predict", packed_file, folder / "empt*")
+    assert code == 2 and "empt*: no images in the folders that match it" in err
+
+
+def test_names_and_labels_are_nothing_that_a_terminal_obeys(packed_file, folder, tmp_path, capsys) -> None:
+    from bcdnet.program import read_program, write_program
+
+    labels = tuple(f"{label}\u202e" for label in "abcdef")  # turns round what follows
+    model = write_program(replace(read_program(packed_file), labels=labels), tmp_path / "m.bcdn")
+    odd = folder / "a\x1b[2J\nb.png"
+    (folder / "a.png").rename(odd)
+    code, out, _ = call(capsys, "predict", model, odd, "--topk", 1)
+    assert (
+        code == 0 and "\x1b" not in out and "\u202e" not in out and out.count("\n") == 2 and "a\\x1b[2J\\nb.png" in out
+    )
 
 
 def test_links_that_lead_round_show_each_image_once(folder) -> None:

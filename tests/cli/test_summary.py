@@ -72,7 +72,7 @@ def test_model_files_say_their_own_input_size(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["bcdnet_b", "--width", "nan"], "width multiplies channels: it is above 0 and at most 16, not nan"),
+        (["bcdnet_b", "--width", "nan"], "width: expected a number, got float nan"),
         (["bcdnet_c"], "no model is called bcdnet_c, and there is no such file; did you mean bcdnet_"),
         (["no/such.safetensors"], "no/such.safetensors: no such model file"),
         (

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,9 @@ pytest.importorskip("pyarrow", reason="needs pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bcdnet.cli.main import main
 from bcdnet.errors import DataError
 from bcdnet.runtime import InferenceSession
-from bcdnet.runtime.distributed import Predictor, open_sources, predict_dataset
+from bcdnet.runtime.distributed import Predictor, predict_dataset
 
 
 def encoded(seed: int, side: int = 20) -> bytes:
@@ -93,7 +93,7 @@ def test_every_image_once_though_a_worker_is_killed(packed_file, tmp_path) -> No
             os.kill(victim, signal.SIGKILL)
             killed[victim] = rows
 
-    out = tmp_path / "out.parquet"
+    out = tmp_path.with_suffix(".parquet")
     rows, problems = predict_dataset(
         packed_file, [str(tmp_path)], out, batch=4, workers=2, max_pixels=10**6, advance=kill
     )
@@ -111,42 +111,73 @@ def test_every_image_once_though_a_worker_is_killed(packed_file, tmp_path) -> No
             assert (row["label"], row["probability"]) == (best.label, pytest.approx(best.probability))
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, started once for several commands."""
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_DATA_LOG_LEVEL": "CRITICAL"}  # as predict_dataset has them
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    yield
+    ray.shutdown()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_parquet_and_shards_from_the_command_line(packed_file, tmp_path, capsys) -> None:
-    pytest.importorskip("ray", reason="needs the extra ray")
+def test_parquet_and_shards_from_the_command_line(cluster, packed_file, tmp_path, call) -> None:
+    """Some images have no path, the shards mix two suffixes, and one alone has classes."""
     (tmp_path / "in").mkdir()
     for part in range(2):
-        rows = [{"image": {"bytes": encoded(10 * part + n), "path": None}, "id": 10 * part + n} for n in range(10)]
+        numbers = range(10 * part, 10 * part + 10)
+        paths = [f"{n}.png" if part and n % 2 else None for n in numbers]
+        rows = [{"image": {"bytes": encoded(n), "path": path}, "id": n} for n, path in zip(numbers, paths, strict=True)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / f"{part}.parquet")
         with tarfile.open(tmp_path / f"{part}.tar", "w") as tar:
-            for n in range(10):
-                info = tarfile.TarInfo(f"k{10 * part + n}.png")
-                data = encoded(10 * part + n)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+            for n in numbers:
+                for suffix, data in (("png", encoded(n)), ("cls", b"7"))[: 1 + part]:
+                    info = tarfile.TarInfo(f"k{n}.{'PNG' if suffix == 'png' and n % 2 else suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
     results = {}
     for source, key in ((tmp_path / "in", "id"), (tmp_path / "*.tar", "__key__")):
-        out = tmp_path / f"{key}.parquet"
-        with pytest.raises(SystemExit) as left:
-            main(["predict", str(packed_file), str(source), "--engine", "ray", "-o", str(out)])
-        assert (left.value.code or 0) == 0, capsys.readouterr().err
-        table = pq.read_table(out).to_pylist()
-        results[key] = {int(str(row[key]).removeprefix("k")): row["probability"] for row in table}
-        assert len(table) == 20
-    assert results["id"].keys() == set(range(20)) and results["id"] == pytest.approx(results["__key__"])
+        out = tmp_path / "out" / f"{key}.out"
+        code, _, err = call("predict", packed_file, source, "--engine", "ray", "-o", out, "--batch", 3)
+        assert code == 0, err
+        results[key] = {int(str(row[key]).removeprefix("k")): row for row in pq.read_table(out).to_pylist()}
+        assert results[key].keys() == set(range(20))
+    for n in range(20):
+        table, sample = results["id"][n], results["__key__"][n]
+        assert table["probability"] == pytest.approx(sample["probability"])
+        assert table["path"] == (f"{n}.png" if n > 10 and n % 2 else None)
+        assert sample["cls"] == ("7" if n >= 10 else None)
 
 
-def test_sources_that_ray_cannot_take(tmp_path) -> None:
-    (tmp_path / "mixed").mkdir()
-    (tmp_path / "mixed" / "a.png").write_bytes(encoded(0))
-    (tmp_path / "mixed" / "backup.tar").write_bytes(b"")
-    for sources in ([str(tmp_path / "mixed")], [str(tmp_path / "mixed" / name) for name in ("a.png", "backup.tar")]):
-        with pytest.raises(DataError, match="the sources mix Parquet, shards and images"):
-            open_sources(sources)
-    for source in ("-", "0"):
-        with pytest.raises(DataError, match=f"{source}: --engine ray reads files alone"):
-            open_sources([source])
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_fails_in_a_worker_is_one_line(cluster, packed_file, tmp_path, call) -> None:
+    (tmp_path / "cut.tar").write_text("no archive")
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "text.parquet")
+    for name, message in (
+        ("cut.tar", f"error: {tmp_path / 'cut.tar'}: is no tar archive, or is cut off"),
+        ("text.parquet", "error: no column of encoded images or paths among text"),
+    ):
+        out = tmp_path / "out.parquet.part"
+        code, _, err = call("predict", packed_file, tmp_path / name, "--engine", "ray", "-o", out)
+        assert code == 2 and err.splitlines()[-1].startswith(message) and not out.exists()
+        assert "Traceback" not in err
+
+
+def test_mistakes_wait_for_no_cluster(packed_file, tmp_path, call) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    table = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"bytes": [b"x"]}), table)
+    before = table.read_bytes()
+    for source, out, message in (
+        (table, table, "would write over"),
+        (tmp_path / "none.parquet", tmp_path / "new" / "out.parquet", "none.parquet: no such file"),
+    ):
+        code, _, err = call("predict", packed_file, source, "--engine", "ray", "-o", out)
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +188,6 @@ def test_sources_that_ray_cannot_take(tmp_path) -> None:
         (["-o", "x.parquet"], "-o is for --engine ray"),
     ],
 )
-def test_options_that_do_not_fit(packed_file, capsys, arguments, message) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["predict", str(packed_file), "x.png", *arguments])
-    assert left.value.code == 2 and message in capsys.readouterr().err
+def test_options_that_do_not_fit(packed_file, call, arguments, message) -> None:
+    code, _, err = call("predict", packed_file, "x.png", *arguments)
+    assert code == 2 and message in err

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from bcdnet.cli.model import packed_file
-from bcdnet.files import whole_file
+from bcdnet.cli.model import model_files, packed_file
+from bcdnet.files import refuse_overwriting, whole_file
 
 if TYPE_CHECKING:
     from bcdnet.runtime import InferenceSession, OpProfile
@@ -47,6 +47,8 @@ def run(
     from bcdnet.runtime import InferenceSession
     from bcdnet.runtime.native import available_threads
 
+    if trace is not None:
+        refuse_overwriting([trace], model_files(model))
     counts = threads or sorted({1, available_threads()})
     with packed_file(model) as path:
         sessions = [InferenceSession(path, threads=count, target=target) for count in counts]

@@ -13,9 +13,12 @@ import typer
 
 import bcdnet
 
+# All that a command may need, under the names that pip knows.
 LIBRARIES = (
-    "numpy", "safetensors", "pillow", "torch", "torchvision", "timm", "lightning", "kornia", "onnx", "onnxruntime",
-    "fastapi", "uvicorn",
+    "numpy", "safetensors", "pillow", "typer", "rich", "torch", "torchvision", "timm", "lightning", "torchmetrics",
+    "kornia", "pyyaml", "pyarrow", "scikit-learn", "matplotlib", "tensorboard", "datasets", "huggingface-hub",
+    "grad-cam", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn", "python-multipart", "prometheus-client",
+    "ray", "opencv-python-headless", "opencv-python",
 )  # fmt: skip
 
 

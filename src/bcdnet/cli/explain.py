@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import find_model
-from bcdnet.errors import BcdnetError
-from bcdnet.files import whole_file
+from bcdnet.cli.model import find_model, model_files
+from bcdnet.errors import BcdnetError, printable
+from bcdnet.files import refuse_overwriting, whole_file
 
 
 def run(
@@ -39,12 +39,15 @@ def run(
     if output.suffix.lower() not in (".html", ".htm"):
         raise BcdnetError(f"{output}: the page is an HTML file; give a name that ends in .html")
     names = [checkpoint] if versus is None else [checkpoint, versus]
-    models = [find_model(name) for name in names]
-    picture = open_image(image)
     cams = output.with_suffix(".png")
     branches_of = [output.with_name(f"{output.stem}-branches{part}.png") for part in ("", "-2")]
-    if image.resolve() in (path.resolve() for path in (output, cams, *branches_of)):
-        raise BcdnetError(f"{output}: would write over {image}; give another name")
+    figures = [cams, *branches_of[: len(names)]]
+    refuse_overwriting([output, *figures], [image, *(file for name in names for file in model_files(name))])
+    # Beside its page a figure is one of an earlier run; alone it is somebody's picture.
+    if not output.exists() and (others := [str(path) for path in figures if path.exists()]):
+        raise BcdnetError(f"{', '.join(others)}: is there and would be replaced; give -o another name than {output}")
+    models = [find_model(name) for name in names]
+    picture = open_image(image)
     output.parent.mkdir(parents=True, exist_ok=True)
 
     explanations: list[Explanation] = []
@@ -76,7 +79,7 @@ def run(
         beside.write_text(page, encoding="utf-8")
     for explanation in explanations:
         share = 100 * explanation.probabilities[explanation.label]
-        typer.echo(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %")
+        typer.echo(printable(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %"))
     typer.echo(f"wrote {', '.join(str(path) for path in (output, cams, *branches))}")
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import compile_found, find_model, pack, packed_file
+from bcdnet.cli.model import compile_found, find_model, model_files, pack, packed_file
 from bcdnet.errors import BcdnetError
+from bcdnet.files import refuse_overwriting
 
 
 class Format(StrEnum):
@@ -38,6 +39,7 @@ def run(
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in list(Format) and file_format is not Format.onnx:
         raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
+    refuse_overwriting([output], model_files(model))
     if (file_format or suffix) == Format.onnx:
         typer.echo(_export_onnx(model, output, input_size))
         return

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parents[1] / "web_assets"
 MODEL = "model.bcdn"
+CORE = "bcdnet.wasm"  # a folder without it holds no page of ours
 # Not part of the page: it says what bcdnet.wasm was made from.
 LEFT_OUT = ("build.json",)
 # In bytes, as in web/core.cc; channels and branches as in core/kernels/kernels.h.
@@ -46,7 +47,7 @@ def write_site(packed: Path, output: Path) -> tuple[int, int]:
     """The page around one packed file; bytes of the page and of the model.
 
     Raises ProgramError for an invalid file, BcdnetError for one that is too large for a browser and for a folder that
-    cannot be written.
+    cannot be written or whose files are not ours to replace.
     """
     from bcdnet.program.file import read_program
 
@@ -59,6 +60,9 @@ def write_site(packed: Path, output: Path) -> tuple[int, int]:
         raise BcdnetError(f"{packed}: {problem}")
     assets = [path for path in sorted(ASSETS.iterdir()) if path.is_file() and path.name not in LEFT_OUT]
     contents = {path.name: path.read_bytes() for path in assets} | {MODEL: packed.read_bytes()}
+    others = [name for name in contents if (output / name).exists()]
+    if others and not (output / CORE).exists():
+        raise BcdnetError(f"{output}: holds {', '.join(others)} of another page; choose another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bcdnet.errors import InteropError
+from bcdnet.files import refuse_overwriting
 
 IMAGENET = "imagenet-1k"
 
@@ -26,13 +27,11 @@ def run(
     Every tensor must find its place; the error names those that are missing, extra or of the wrong shape.
     """
     from bcdnet import __version__
-    from bcdnet.errors import BcdnetError
     from bcdnet.interop import from_reference
     from bcdnet.interop.files import read_checkpoint
     from bcdnet.models import save_model
 
-    if output.resolve() == file.resolve():
-        raise BcdnetError(f"{output}: would write over the checkpoint; give another name")
+    refuse_overwriting([output], [file, *([labels] if labels else [])])
     model = from_reference(read_checkpoint(file), weight_bits=weight_bits)
     config = model.config
     names = _class_names(labels, config.num_classes)

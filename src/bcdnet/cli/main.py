@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from bcdnet import __version__
 from bcdnet.errors import BcdnetError, printable
 
+UsageError: Any = typer.BadParameter.__base__  # older versions of typer have it from click, newer ones from themselves
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -106,7 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
-        typer.main.get_command(app)(args=argv, prog_name="bcdnet")
+        sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
+    except UsageError as error:
+        if message := " ".join(error.format_message().split()):  # none where the help was printed instead
+            command = error.ctx.command_path if error.ctx else "bcdnet"
+            print(f"error: {printable(message.rstrip('.'))}; see {command} --help", file=sys.stderr)
+        sys.exit(2)
     except BcdnetError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -86,6 +86,13 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     return Found(module, [], preprocess, {"model": name, "weights": "fresh"})
 
 
+def model_files(name: str) -> list[Path]:
+    """The files on this machine that `name` may mean, for an output not to take the place of one."""
+    from bcdnet.runtime.pretrained import locate
+
+    return [locate(name), Path(name) / MODEL_FILE]
+
+
 def compile_found(found: Found) -> Program:
     """The packed program, in memory, that says what it was made by."""
     from bcdnet import __version__

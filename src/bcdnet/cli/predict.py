@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import MOST_PIXELS, packed_file
+from bcdnet.cli.model import MOST_PIXELS, model_files, packed_file
 from bcdnet.errors import BcdnetError, printable
-from bcdnet.files import whole_file
+from bcdnet.files import refuse_overwriting, whole_file
 
 if TYPE_CHECKING:
     from bcdnet.runtime.sources import Source
@@ -113,7 +113,7 @@ def _predict_with_ray(
 ) -> None:
     from bcdnet.runtime.distributed import predict_dataset
 
-    output.parent.mkdir(parents=True, exist_ok=True)
+    refuse_overwriting([output], model_files(model))
     begin = perf_counter()
     with packed_file(model) as path:
         rows, problems = predict_dataset(
@@ -131,10 +131,8 @@ class Copies:
     def __init__(self, folder: Path, sources: list[Source]) -> None:
         self.folder = folder
         self._taken: set[Path] = set()
-        originals = {Path(source.name).resolve() for source in sources}
-        for source in sources:
-            if self._path(source).resolve() in originals:
-                raise BcdnetError(f"--annotate {folder}: would write over {self._path(source)}; give another folder")
+        self._originals = {Path(source.name).resolve() for source in sources}
+        refuse_overwriting(map(self._path, sources), (source.name for source in sources))
 
     def _path(self, source: Source) -> Path:
         relative = source.relative
@@ -150,7 +148,7 @@ class Copies:
             return None
         first = path = self._path(outcome.source)
         number = 1
-        while path in self._taken:
+        while path in self._taken or path.resolve() in self._originals:
             number += 1
             path = first.with_stem(f"{first.stem}-{number}")
         self._taken.add(path)
@@ -244,8 +242,8 @@ def _print_table(rows: list[Outcome]) -> None:
         table.add_column("", justify="right", no_wrap=True)
     for row in rows:
         if row.error is None:
-            cells = [(best.label, f"{100 * best.probability:.1f} %") for best in row.predictions]
-            table.add_row(Text(row.source.name), *(Text(text) for pair in cells for text in pair))
+            cells = [(printable(best.label), f"{100 * best.probability:.1f} %") for best in row.predictions]
+            table.add_row(Text(printable(row.source.name)), *(Text(text) for pair in cells for text in pair))
     console = Console(highlight=False)
     if not console.is_terminal:
         # A file or a pipe has no width that lines would have to be folded to.

@@ -29,9 +29,12 @@ def run(
     A packed file is pushed as model.bcdn alone, beside config.json and its card. The login is that of `hf auth login`
     or HF_TOKEN.
     """
-    from bcdnet.hub import PREFIX, upload
+    from bcdnet.hub import PREFIX, check_repository, is_hub_name, upload
     from bcdnet.runtime.pretrained import is_packed
 
+    check_repository(repository)
+    if is_hub_name(model):
+        raise BcdnetError(f"{model}: is on the hub; give a run folder, a model file or a packed file")
     if card is not None and not card.is_file():
         raise BcdnetError(f"--card {card}: no such file")
     with tempfile.TemporaryDirectory() as folder:

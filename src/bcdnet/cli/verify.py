@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from bcdnet.cli.model import packed_file
 from bcdnet.errors import BcdnetError, DataError
+from bcdnet.hub import MODEL_FILE, download, is_hub_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,8 +30,10 @@ TOLERANCE = 1e-3
 
 
 def run(
-    checkpoint: Annotated[Path, typer.Argument(help="The model file or run folder that was exported.")],
-    packed: Annotated[Path, typer.Argument(help="The packed file.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="The model file or run folder that was exported, or hf-hub:ORG/REPO.")
+    ],
+    packed: Annotated[str, typer.Argument(help="The packed file, or hf-hub:ORG/REPO.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.", show_default=False)] = None,
@@ -43,7 +47,10 @@ def run(
     its input bits differ and which layer is the first to differ. Exit code 1 where a first class differs, or a logit
     by more than 0.001.
     """
-    report = compare(checkpoint, packed, data, split, limit, batch_size, threads)
+    if is_hub_name(checkpoint):
+        checkpoint = str(download(checkpoint, [MODEL_FILE]))
+    with packed_file(packed) as file:
+        report = compare(Path(checkpoint), file, data, split, limit, batch_size, threads)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:

@@ -6,9 +6,9 @@ each row arrives here once. The driver writes them, which are small, into one Pa
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bcdnet.errors import DataError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import lasting_file
-from bcdnet.image_files import walk_images
 from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.preprocess import open_image, to_input
 from bcdnet.runtime.session import InferenceSession
-from bcdnet.runtime.sources import MAX_PIXELS, find_images
+from bcdnet.runtime.sources import MAX_PIXELS
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-# Sources with many images in a file.
-TABLES = (".parquet", ".tar")
+    from bcdnet.runtime.tables import Files
+
 READ_CPUS = 0.5  # reading waits for disks and networks
 # Columns that may hold an image: ours, Hugging Face's, and WebDataset's by suffix.
 IMAGE_COLUMNS = ("bytes", "image", "jpg", "jpeg", "png", "webp")
@@ -99,7 +98,10 @@ def _split(table: pa.Table) -> tuple[pa.Table, list[str], Sequence[bytes | str |
             images[row] = images[row] or data
             places[row] = places[row] or path
     rest = table.drop_columns(found)
-    if any(places) and "path" not in rest.column_names:
+    # As the columns' types say, not the values: all parts of a data set get the same columns.
+    kinds = [table.schema.field(name).type for name in found]
+    with_paths = any(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 for kind in kinds)
+    if with_paths and "path" not in rest.column_names:
         rest = rest.append_column("path", pa.array(places, pa.string()))
     key = next((name for name in ("path", "__key__") if name in rest.column_names), None)
     names = [str(value) for value in rest.column(key).to_pylist()] if key else ["image"] * len(table)
@@ -134,42 +136,24 @@ def _with_predictions(rest: pa.Table, rows: list[Any], errors: list[str | None])
     return rest
 
 
-def open_sources(sources: Sequence[str]) -> Dataset:
-    """Parquet files, WebDataset shards (.tar) or image files, by what `sources` (files, folders, globs) hold.
-
-    Raises DataError for a mixture, for nothing, and for what is no file: standard input, a webcam.
-    """
-    for source in sources:
-        if source == "-" or (source.isdecimal() and not Path(source).exists()):
-            raise DataError(f"{source}: --engine ray reads files alone; leave it out for standard input and webcams")
-    tables = [file for source in sources for file in _tables(source)]
-    kinds = {Path(file).suffix for file in tables}
-    if len(kinds) > 1 or (tables and any(_has_images(source) for source in sources)):
-        raise DataError("the sources mix Parquet, shards and images; give one kind at a time")
+def open_files(files: Files) -> Dataset:
+    """The files' rows; of images their paths, since the workers read them without a copy in Ray's object store."""
     import ray
 
-    if kinds == {".parquet"}:
-        return ray.data.read_parquet(tables, num_cpus=READ_CPUS)
-    if kinds == {".tar"}:
-        return ray.data.read_webdataset(tables, decoder=None, num_cpus=READ_CPUS)
-    # The workers read the files themselves, which saves a copy of each through Ray's object store.
-    return ray.data.from_items([{"path": source.name} for source in find_images(sources)])
+    from bcdnet.runtime.tables import read_tables
 
+    schema, rows = files.schema, [{"path": path} for path in files.paths]
+    if schema is None:
+        return ray.data.from_items(rows)
 
-def _has_images(source: str) -> bool:
-    return any(True for _ in walk_images(Path(source))) if Path(source).is_dir() else not _tables(source)
+    def read(paths: pa.Table) -> Iterator[pa.Table]:
+        for path in paths.column("path").to_pylist():
+            yield from read_tables(path, schema)
 
-
-def _tables(source: str) -> list[str]:
-    """The Parquet files or shards that a source means; none if it means images."""
-    if Path(source).is_dir():
-        return sorted(str(path) for suffix in TABLES for path in Path(source).rglob(f"*{suffix}"))
-    if not source.endswith(TABLES):
-        return []
-    found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
-    if not found:
-        raise DataError(f"{source}: no such file")
-    return found
+    # One task a file.
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        read, batch_format="pyarrow", num_cpus=READ_CPUS
+    )
 
 
 def predict_dataset(
@@ -187,22 +171,35 @@ def predict_dataset(
     """Write one Parquet file with a row for each image; (rows, rows that could not be read).
 
     Joins the cluster at `$RAY_ADDRESS`, or starts Ray on this machine for the while. `advance` is told both counts
-    after each block. Raises DataError for sources that hold nothing.
+    after each block. Raises BcdnetError before all else for sources that cannot be read and for an output that is one
+    of them (`find_files`), or if Ray does not start; DataError for sources that hold nothing, or where a worker fails.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves them where anything else runs
-    import pyarrow.parquet as pq
-    import ray  # first: if it is missing, its extra brings both
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # what fails is raised; its traceback is Ray's own affair
+    import ray  # first: if it is missing, its extra brings pyarrow too
+    from ray.exceptions import RayError
 
     started = not ray.is_initialized()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from bcdnet.runtime.tables import find_files
+
+    files = find_files(sources, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+
     if started:
         # More CPUs than the workers take, so that reading is never starved by them.
         alone: dict[str, Any] = {"num_cpus": workers * threads + 2, "include_dashboard": False}
         here = {} if os.environ.get("RAY_ADDRESS") else alone
-        ray.init(logging_level=logging.WARNING, log_to_driver=False, **here)
+        try:
+            ray.init(logging_level=logging.WARNING, log_to_driver=False, **here)
+        except Exception as error:  # Ray has no class of its own for this
+            raise BcdnetError(f"Ray does not start: {_cause(error)}") from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        results: Any = open_sources(sources).map_batches(
+        results: Any = open_files(files).map_batches(
             Predictor,
             fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels),
             batch_format="pyarrow",
@@ -215,27 +212,22 @@ def predict_dataset(
         with lasting_file(output) as beside:
             for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
                 writer = writer or pq.ParquetWriter(beside, table.schema)
-                writer.write_table(_like(table, writer.schema))
+                writer.write_table(table)
                 rows += len(table)
                 problems += len(table) - table.column("error").null_count
                 advance(rows, problems)
-            if writer is None:
+            if writer is None or not rows:
                 raise DataError("the sources hold no rows")
             writer.close()
         return rows, problems
+    except (RayError, pa.ArrowException) as error:
+        raise DataError(_cause(error)) from error
     finally:
         if started:
             ray.shutdown()
 
 
-def _like(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of the first one: shards need not all have the same extra fields."""
-    import pyarrow as pa
-
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+def _cause(error: Exception) -> str:
+    """What a worker raised: Ray quotes it with much around it, and the first exception named is where it began."""
+    raised = re.findall(r"^([\w.]+: .+)$", str(error), re.MULTILINE) or [" ".join(str(error).split())]
+    return re.sub(r"^bcdnet\.errors\.\w+: ", "", raised[0])

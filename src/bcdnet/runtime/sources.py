@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -62,15 +63,18 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
             raise DataError(f"{name}: is no address ({error})") from None
         yield Source(name, relative, lambda: open_image(_download(name), name, max_pixels=max_pixels))
     elif path.is_dir():
-        files = list(walk_images(path))
+        files = list(_files(path, max_pixels))
         if not files:
             raise DataError(f"{name}: no images in this folder")
-        yield from (_file(file, file.relative_to(path), max_pixels) for file in files)
+        yield from files
     elif path.exists():
-        yield _file(path, Path(path.name), max_pixels)
+        yield from _files(path, max_pixels)
     elif matches := sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []:
-        for match in matches:
-            yield from _find(match, allow_urls, max_pixels)
+        # As in a folder: one without images is passed over, and what cannot be read is skipped when its turn comes.
+        found = [source for match in matches for source in _files(Path(match), max_pixels)]
+        if not found:
+            raise DataError(f"{name}: no images in the folders that match it")
+        yield from found
     elif name.isdecimal() and len(name) < 10:  # larger numbers are no camera's
         yield Source(f"webcam {name}", Path(f"webcam-{name}"), lambda: _webcam(int(name)))
     else:
@@ -79,8 +83,11 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         )
 
 
-def _file(path: Path, relative: Path, max_pixels: int) -> Source:
-    return Source(str(path), relative, lambda: open_image(path, max_pixels=max_pixels))
+def _files(path: Path, max_pixels: int) -> Iterator[Source]:
+    """The images of a folder, or one file."""
+    top = path if path.is_dir() else path.parent
+    for file in walk_images(path) if path.is_dir() else [path]:
+        yield Source(str(file), file.relative_to(top), partial(open_image, file, max_pixels=max_pixels))
 
 
 def _read_stdin() -> bytes:
