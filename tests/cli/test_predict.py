@@ -308,6 +308,16 @@ def test_decoding_runs_ahead_but_not_far(packed_file, folder) -> None:
     stream.close()
 
 
+def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, folder) -> None:
+    (one,) = find_images([str(folder / "a.png")])
+
+    def large():
+        raise MemoryError
+
+    errors = [r.error for r in predict_stream(InferenceSession(packed_file), [type(one)("x", Path("x"), large), one])]
+    assert errors == ["x: needs more memory than there is", None]
+
+
 def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, folder) -> None:
     (one,) = find_images([str(folder / "a.png")])
 

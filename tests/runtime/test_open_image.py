@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,35 @@ def test_the_crop_box_holds_what_the_network_sees(width, height, crop_pct) -> No
     if left >= 0 and left + across <= 1 and width > 1:
         assert seen[0] == pytest.approx(255 * left, abs=255 * (2 / width + slack))
         assert seen[-1] == pytest.approx(255 * (left + across), abs=255 * (2 / width + slack))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_wide_grey_is_cut_to_eight_bits(mode) -> None:
+    levels = np.random.default_rng(0).integers(-(2**17) if mode == "I" else 0, 2**17 if mode == "I" else 2**16, (9, 7))
+    levels = levels.astype({"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode])
+    image = Image.frombytes(mode, (7, 9), levels.tobytes())
+    expected = (levels.astype(np.int64) >> 8).clip(0, 255)
+    preprocess = Preprocess((1, 9, 7), (0.0,), (1 / 255,), "bilinear", 1.0)
+    np.testing.assert_array_equal(to_input(image, preprocess)[0], expected)
+
+
+def test_wide_grey_takes_few_bytes_for_each_pixel() -> None:
+    """Sixteen bits were once computed with in 64, three times over."""
+    image = Image.frombytes("I;16", (1000, 1000), bytes(2_000_000))
+    tracemalloc.start()
+    to_input(image, Preprocess((1, 8, 8), (0.0,), (1.0,), "bilinear", 1.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+
+
+def test_a_lack_of_memory_is_not_the_images_fault(monkeypatch) -> None:
+    def scarce(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", scarce)
+    with pytest.raises(MemoryError):
+        open_image(encoded(3, 3, "PNG"))
 
 
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])

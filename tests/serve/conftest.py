@@ -59,11 +59,22 @@ Served = Callable[..., AbstractContextManager[tuple[str, "subprocess.Popen[str]"
 
 @pytest.fixture(scope="session")
 def served() -> Served:
-    """The function that runs `bcdnet serve ARGUMENTS` as a process, at a free port: (address, process)."""
+    """The function that runs `bcdnet serve ARGUMENTS` as a process, at a free port: (address, process).
+
+    It may open at most `files`.
+    """
 
     @contextmanager
-    def run(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-        command = [sys.executable, "-c", "from bcdnet.cli.main import main; main()", "serve", *map(str, arguments)]
+    def run(*arguments: object, files: int | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+        limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+        command = [
+            *limited,
+            sys.executable,
+            "-c",
+            "from bcdnet.cli.main import main; main()",
+            "serve",
+            *map(str, arguments),
+        ]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

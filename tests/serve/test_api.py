@@ -1,14 +1,10 @@
-"""The API: what it answers, each limit, gathering into batches, the token, errors and metrics."""
+"""The API: what it answers, each limit, the token, errors and metrics."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import struct
-import threading
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -136,6 +132,10 @@ def test_other_paths_and_methods(serving) -> None:
     refused(client.get("/static/../api.py"), 404, "nothing")
     refused(client.get("/static/%2e%2e/api.py"), 404, "nothing")
     refused(client.get("/v1/predict"), 405, "GET is not allowed here")
+    for path in ("/", "/docs", "/healthz", "/readyz", "/static/app.js"):
+        response = client.head(path)
+        assert response.status_code == 200 and not response.content
+        assert response.headers["Content-Length"] == client.get(path).headers["Content-Length"]
 
 
 def test_token(serving, png) -> None:
@@ -157,105 +157,6 @@ def test_token(serving, png) -> None:
     assert all(client.get(path).status_code == 200 for path in ("/", "/docs", "/healthz", "/readyz", "/openapi.json"))
 
 
-class Slow:
-    """Stands in for a session's run: waits for permission, counts the images of each batch."""
-
-    def __init__(self, session: InferenceSession, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go = threading.Event()
-        self.batches: list[int] = []
-        run = session.run
-
-        def slow(names, feed):
-            self.batches.append(len(feed["image"]))
-            assert self.go.wait(30)
-            return run(names, feed)
-
-        monkeypatch.setattr(session, "run", slow)
-
-
-def slowed(client, monkeypatch) -> Slow:
-    (batcher,) = client.app.state.service.batchers.values()
-    return Slow(batcher.model.session, monkeypatch)
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def test_requests_are_gathered_into_batches(serving, png, monkeypatch) -> None:
-    client = serving(batch=4, wait_seconds=1)
-    slow = slowed(client, monkeypatch)
-    with ThreadPoolExecutor(9) as pool:
-        answers = [pool.submit(client.post, "/v1/predict", content=png(), headers=PNG)]
-        until(lambda: slow.batches == [1])  # alone: nobody else was on the way, so that it did not wait
-        answers += [pool.submit(client.post, "/v1/predict", content=png(seed=n), headers=PNG) for n in range(8)]
-        (batcher,) = client.app.state.service.batchers.values()
-        until(lambda: batcher._held == 9)
-        slow.go.set()
-        images = [answer.result().json()["images"][0] for answer in answers]
-    assert sum(slow.batches) == 9 and max(slow.batches) == 4 and len(slow.batches) <= 4
-    assert {image["batch"] for image in images} <= {1, 2, 3, 4}
-    assert batcher._held == batcher._running == 0
-
-
-def test_a_full_queue_says_when_to_come_again(serving, png, monkeypatch) -> None:
-    client = serving(queue=2, images=2)
-    slow = slowed(client, monkeypatch)
-    with ThreadPoolExecutor(2) as pool:
-        taken = [pool.submit(client.post, "/v1/predict", content=png(), headers=PNG) for _ in range(2)]
-        (batcher,) = client.app.state.service.batchers.values()
-        until(lambda: batcher._held == 2)
-        response = client.post("/v1/predict", content=png(), headers=PNG)
-        refused(response, 503, "try again")
-        assert response.headers["Retry-After"] == "1"
-        assert 'bcdnet_queue_images{model="small"} 2.0' in client.get("/metrics").text
-        slow.go.set()
-        assert [answer.result().status_code for answer in taken] == [200, 200]
-    assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
-    files = [("image", ("x.png", png())) for _ in range(3)]
-    refused(client.post("/v1/predict", files=files), 413, "at most 2")
-
-
-def test_a_request_that_takes_too_long_gives_its_place_back(serving, png, monkeypatch) -> None:
-    client = serving(seconds=0.2, queue=2, images=2)
-    slow = slowed(client, monkeypatch)
-    for _ in range(3):
-        refused(client.post("/v1/predict", content=png(), headers=PNG), 408, "longer than 0.2 seconds")
-    slow.go.set()
-    (batcher,) = client.app.state.service.batchers.values()
-    until(lambda: batcher._running == 0)
-    assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
-    assert batcher._held == 0
-
-
-def test_a_body_that_never_comes(serving, png) -> None:
-    client = serving(seconds=0.2)
-
-    async def call() -> list[dict]:
-        sent: list[dict] = []
-
-        async def receive() -> dict:
-            await asyncio.sleep(3600)
-            return {}
-
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": "/v1/predict", "raw_path": b"/v1/predict", "query_string": b"", "root_path": "",
-            "headers": [(b"content-type", b"image/png")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
-        }  # fmt: skip
-        await client.app(scope, receive, send)
-        return sent
-
-    sent = client.portal.call(call)
-    assert sent[0]["status"] == 408
-
-
 def test_a_failure_inside_is_a_500_without_its_details(packed_file, png, monkeypatch) -> None:
     from fastapi.testclient import TestClient
 
@@ -263,7 +164,8 @@ def test_a_failure_inside_is_a_500_without_its_details(packed_file, png, monkeyp
     monkeypatch.setattr(model.session, "run", lambda *_: 1 / 0)
     with TestClient(create_app([model]), raise_server_exceptions=False) as client:
         response = client.post("/v1/predict", content=png(), headers=PNG)
-        assert response.status_code == 500 and "zero" not in response.text
+        refused(response, 500, "something went wrong")
+        assert response.headers["X-Content-Type-Options"] == "nosniff" and response.headers["Connection"] == "close"
         assert 'status="500"' in client.get("/metrics").text
         monkeypatch.undo()
         assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
@@ -293,10 +195,32 @@ def test_every_answer_has_the_policy(serving) -> None:
 def test_openapi_has_examples_and_every_refusal(serving) -> None:
     document = serving().get("/openapi.json").json()
     predict = document["paths"]["/v1/predict"]["post"]
-    assert set(predict["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "422", "503"}
+    assert set(predict["responses"]) == {"200", "400", "401", "404", "408", "413", "415", "422", "500", "503"}
     assert set(predict["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg", "image/webp"}
     schemas = document["components"]["schemas"]
     assert schemas["PredictResponse"]["examples"] and schemas["ModelsResponse"]
+    (unready,) = document["paths"]["/readyz"]["get"]["responses"]["503"]["content"].values()
+    assert "starting or shutting down" in unready["example"]["error"]
+
+
+def test_openapi_wants_the_token_where_the_server_does(serving) -> None:
+    assert "securitySchemes" not in serving().get("/openapi.json").json()["components"]
+    document = serving(token="0123456789abcdef").get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    guarded = {path for path, methods in document["paths"].items() for each in methods.values() if "security" in each}
+    assert guarded == {"/v1/predict", "/v1/models", "/metrics"}
+
+
+def test_a_lack_of_memory_is_not_the_clients_fault(serving, png, monkeypatch) -> None:
+    client = serving()
+
+    def scarce(*_args, **_options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", scarce)
+        refused(client.post("/v1/predict", content=png(), headers=PNG), 503, "short of memory")
+    assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
 
 
 def test_settings_and_models_that_cannot_be(packed_file) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -86,6 +88,43 @@ def test_a_head_that_does_not_come_is_not_waited_for(packed_file, served, png) -
             assert connection.recv(1) == b""
 
 
+def test_a_client_that_never_reads_is_not_waited_for(packed_file, served) -> None:
+    """It once kept its connection for ever, and at the end of the server a traceback was all that ended it."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with served(packed_file, "--threads", 1, "--timeout", 0.5) as (address, process), connect(address) as deaf:
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            deaf.sendall(ask * 600_000)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10)[1] == ""
+
+
+def test_more_connections_than_files_harm_nobody(packed_file, served, png) -> None:
+    """They once filled the log with tracebacks by the thousand, and the newest got no answer."""
+    with served(packed_file, "--threads", 1, files=64) as (address, process), ExitStack() as opened:
+        stalled = []
+        for _ in range(100):
+            stalled.append(opened.enter_context(connect(address)))
+            stalled[-1].sendall(head(500) + b"x")
+        with connect(address) as connection:
+            connection.sendall(head(len(png())) + png())
+            assert answer(connection)[0] == 200
+        with contextlib.suppress(ConnectionResetError):
+            assert stalled[0].recv(1) == b""
+        opened.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10)[1] == ""
+
+
+def test_the_head_of_an_answer_alone(address) -> None:
+    with connect(address) as connection:
+        for method in ("HEAD", "GET"):
+            connection.sendall(f"{method} /healthz HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            response = http.client.HTTPResponse(connection, method=method)
+            response.begin()
+            assert response.status == 200 and response.headers["Content-Length"] == "15"
+            assert response.read() == (b"" if method == "HEAD" else b'{"status":"ok"}')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_what_was_taken_is_answered_before_the_end(packed_file, served, png, end) -> None:
@@ -126,6 +165,7 @@ def test_mistakes_are_one_line(packed_file, tmp_path, call) -> None:
         ((packed_file, packed_file), "two models are called small"),
         ((tmp_path / "none.bcdn",), "none.bcdn: no such file"),
         ((packed_file, "--token-file", tmp_path / "none"), "none: cannot be read"),
+        ((packed_file, "--host", ""), "error: host: must not be empty"),
         ((packed_file, "--host", "no.such.host.invalid"), "cannot listen at no.such.host.invalid"),
     ):
         code, _, err = call("serve", *arguments)

@@ -57,6 +57,8 @@ def run(
     from bcdnet.serve.run import is_loopback
     from bcdnet.serve.run import run as serve
 
+    if not host:
+        raise BcdnetError("host: must not be empty; 0.0.0.0 lets other machines in")
     # Pillow's remarks on odd uploads, and on many pixels, of which --max-pixels decides.
     warnings.filterwarnings("ignore", module="PIL")
     settings = Settings(

@@ -44,10 +44,10 @@ def with_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == mode:
         return image
     if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        # Mode I is what Pillow makes of 16 bits and of sums of 8 bits alike.
+        levels = np.asarray(image)
+        # Mode I, int32, is what Pillow makes of 16 bits and of sums of 8 bits alike; the others are uint16.
         shift = 8 if image.mode != "I" or levels.max() > 255 else 0
-        image = Image.fromarray((levels >> shift).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)

@@ -74,8 +74,8 @@ class Predictor:
             if image is None:
                 raise DataError(f"{name}: no image in this row")
             return to_input(open_image(image, name, max_pixels=self._max_pixels), preprocess, name), None
-        except DataError as error:
-            return None, str(error)
+        except (DataError, MemoryError) as error:
+            return None, str(error) or f"{name}: needs more memory than there is"
 
 
 def _split(table: pa.Table) -> tuple[pa.Table, list[str], Sequence[bytes | str | None]]:

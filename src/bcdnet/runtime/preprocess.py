@@ -71,7 +71,7 @@ def open_image(
     """Decode an encoded image or a file and turn it upright as its EXIF data say.
 
     `max_pixels` is held against the size in the header, before anything is decoded. `formats`: Pillow's names, by
-    default all it reads. Raises DataError that opens with `name` (by default the file's).
+    default all it reads. Raises DataError that opens with `name` (by default the file's), MemoryError.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -83,7 +83,7 @@ def open_image(
                 raise ImageTooLargeError(f"{name}: has {size} pixels; at most {max_pixels:,} are allowed")
             image.load()
             return upright(image)
-    except ImageTooLargeError:
+    except (ImageTooLargeError, MemoryError):
         raise
     except UnidentifiedImageError:
         kinds = "an image" if formats is None else f"a {', '.join(formats[:-1])} or {formats[-1]} image"
@@ -149,10 +149,10 @@ def _with_channels(image: Image, channels: int, name: str) -> Image:
     if image.mode == "F":
         raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        # Mode I is what Pillow makes of 16 bits and of sums of 8 bits alike.
+        levels = np.asarray(image)
+        # Mode I, int32, is what Pillow makes of 16 bits and of sums of 8 bits alike; the others are uint16.
         shift = 8 if image.mode != "I" or levels.max() > 255 else 0
-        image = Image.fromarray((levels >> shift).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
     if image.mode == "La":  # alpha multiplied in, which Pillow converts to nothing else
         image = image.convert("LA")
     if image.mode in ("P", "PA") and "transparency" in image.info:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import DataError
+from bcdnet.runtime.native import available_threads
 from bcdnet.runtime.prediction import Prediction, check_topk
 from bcdnet.runtime.preprocess import to_input
 from bcdnet.runtime.session import InferenceSession
@@ -58,8 +58,8 @@ def predict_stream(
 ) -> Iterator[Outcome]:
     """One `Outcome` for each source, in their order; an image that cannot be read costs no other.
 
-    At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU). Raises DataError for a
-    file that says nothing of preprocessing.
+    At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU that the process may
+    use). Raises DataError for a file that says nothing of preprocessing.
     """
     preprocess = session.preprocess
     check_topk(topk)
@@ -70,10 +70,10 @@ def predict_stream(
         try:
             image = source.open()
             return _Decoded(source, to_input(image, preprocess, source.name), None, image if keep_images else None)
-        except DataError as error:
-            return _Decoded(source, None, str(error), None)
+        except (DataError, MemoryError) as error:
+            return _Decoded(source, None, str(error) or f"{source.name}: needs more memory than there is", None)
 
-    with ThreadPoolExecutor(decoders or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(decoders or available_threads()) as pool:
         gathered: list[_Decoded] = []
         for decoded in _ahead(pool, decode, sources, 4 * batch):
             gathered.append(decoded)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.runtime.preprocess import crop_box, open_image, to_input
-from bcdnet.serve.batcher import Answer, Array, Batcher
+from bcdnet.serve.batcher import Answer, Array, Batcher, Submit
 from bcdnet.serve.loaded import Loaded
-from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.refusal import FULL, RefusalError
 from bcdnet.serve.schemas import (
     ClassScore,
     Crop,
@@ -31,7 +32,8 @@ from bcdnet.serve.schemas import (
     Problem,
 )
 from bcdnet.serve.settings import Settings
-from bcdnet.serve.upload import MULTIPART, RAW_TYPES, Upload, read_images
+from bcdnet.serve.shell import BROKEN
+from bcdnet.serve.upload import MULTIPART, RAW_TYPES, Intake, Upload, read_images
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_CLASSES = 1000
@@ -39,20 +41,25 @@ MOST_CLASSES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Service:
-    """What the routes share: the models by name, the threads that decode, and the limits."""
+    """What the routes share: the models by name, the threads that decode, the limits, and the bytes that are held.
+
+    At most `share` images of one request are with the decoders at a time, so that others need not wait for all of it.
+    """
 
     batchers: dict[str, Batcher]
     decoders: ThreadPoolExecutor
+    share: int
     settings: Settings
+    intake: Intake
 
 
-def authorised(request: Request) -> None:
-    """Raise RefusalError (401) without the token, if one is wanted. Comparing takes the same time for any guess."""
-    token = request.app.state.service.settings.token
-    if token is None:
-        return
-    given = request.headers.get("authorization", "")
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {token}".encode()):
+BEARER = HTTPBearer(scheme_name="token", description="The token that the server was started with.", auto_error=False)
+
+
+def authorised(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]) -> None:
+    """Raise RefusalError (401) without the server's token. Comparing takes the same time for any guess."""
+    guess = "" if given is None else given.credentials
+    if not hmac.compare_digest(guess.encode("utf-8", "replace"), request.app.state.service.settings.token.encode()):
         refusal = RefusalError(401, "this server wants a token: send it as Authorization: Bearer TOKEN")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         raise refusal
@@ -66,19 +73,22 @@ EXAMPLES = {
     413: "cat.jpg: has 9000 x 6000 pixels; at most 25,000,000 are allowed",
     415: f"the body must be {MULTIPART} or one of {', '.join(RAW_TYPES)}",
     422: "topk: input should be greater than or equal to 1",
-    503: "the server has more images waiting than it takes in; try again in a second",
+    500: BROKEN,
+    503: FULL,
 }
+
+
+def problem(sentence: str) -> dict[str, Any]:
+    """What OpenAPI says of a refusal, with its sentence as the example."""
+    return {"model": Problem, "content": {"application/json": {"example": {"error": sentence}}}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that refuses with these statuses."""
-    return {
-        status: {"model": Problem, "content": {"application/json": {"example": {"error": EXAMPLES[status]}}}}
-        for status in statuses
-    }
+    return {status: problem(EXAMPLES[status]) for status in statuses}
 
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(authorised)], tags=["v1"])
+router = APIRouter(prefix="/v1", tags=["v1"])
 _BINARY = {"type": "string", "format": "binary"}
 _BODY = {
     "required": True,
@@ -109,7 +119,7 @@ async def models(request: Request) -> ModelsResponse:
 
 
 @router.post(
-    "/predict", responses=problems(400, 401, 404, 408, 413, 415, 422, 503), openapi_extra={"requestBody": _BODY}
+    "/predict", responses=problems(400, 401, 404, 408, 413, 415, 422, 500, 503), openapi_extra={"requestBody": _BODY}
 )
 async def predict(
     request: Request,
@@ -129,22 +139,20 @@ async def predict(
     batcher = _choose(service, model)
     if cam and batcher.model.session.cam_problem is not None:
         raise RefusalError(400, batcher.model.session.cam_problem)
-    held = 0
+    batcher.check(1)  # a body that has no place need not come
     try:
         async with asyncio.timeout(service.settings.seconds):
-            # One place before the body is read, so that waiting bodies are bounded too.
-            batcher.admit(1)
-            held = 1
-            uploads = await read_images(request, service.settings)
-            batcher.admit(len(uploads) - 1)
-            held = len(uploads)
-            results = await _together([_classify(service, batcher, upload, topk, cam) for upload in uploads])
+            with service.intake.body() as count:
+                uploads = await read_images(request, service.settings, count)
+                # Only now, so that an upload that stalls takes no place, and no batch waits for it.
+                with batcher.admit(len(uploads), topk, cam) as submit:
+                    results = await _classify_all(request, batcher.model, uploads, submit)
     except TimeoutError:
         raise RefusalError(408, f"the request took longer than {service.settings.seconds:g} seconds") from None
     except ClientDisconnect:
-        raise RefusalError(400, "the client left before its body had arrived") from None
-    finally:
-        batcher.release(held)
+        raise RefusalError(400, "the client left before its answer") from None
+    except MemoryError:
+        raise RefusalError(503, "the server is short of memory; try again in a second", 1) from None
     return PredictResponse(model=batcher.model.name, images=results)
 
 
@@ -156,44 +164,55 @@ def _choose(service: Service, name: str | None) -> Batcher:
     return service.batchers[name]
 
 
-async def _together(parts: list[Coroutine[Any, Any, ImageResult]]) -> list[ImageResult]:
-    """All results in order; the first failure ends the rest."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+async def _classify_all(request: Request, model: Loaded, uploads: list[Upload], submit: Submit) -> list[ImageResult]:
+    """All results in order; the first failure ends the rest. Raises RefusalError, ClientDisconnect."""
+    service: Service = request.app.state.service
+    turns = asyncio.Semaphore(service.share)
+    gone = asyncio.ensure_future(request.receive())  # after the body nothing comes but the client's end
+
+    async def classify(upload: Upload) -> ImageResult:
+        async with turns:
+            begin = perf_counter()
+            x, size = await _decode(service, model, upload)
+            decoded = perf_counter() - begin
+        if gone.done():
+            raise ClientDisconnect
+        return _result(upload.name, size, model, decoded, await asyncio.wrap_future(submit(x)))
+
+    tasks = [asyncio.ensure_future(classify(upload)) for upload in uploads]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
+        for task in (gone, *tasks):
             task.cancel()
 
 
-async def _classify(service: Service, batcher: Batcher, upload: Upload, topk: int, cam: bool) -> ImageResult:
-    begin = perf_counter()
-    loop = asyncio.get_running_loop()
+async def _decode(service: Service, model: Loaded, upload: Upload) -> tuple[Array, tuple[int, int]]:
+    """The network's input and the (width, height) of the upright image. Raises RefusalError: 400, 413."""
+
+    def decode() -> tuple[Array, tuple[int, int]]:
+        image = open_image(upload.data, upload.name, max_pixels=service.settings.pixels, formats=FORMATS)
+        return to_input(image, model.preprocess, upload.name), image.size
+
     try:
-        x, (width, height) = await loop.run_in_executor(
-            service.decoders, _decode, upload, batcher.model, service.settings
-        )
+        return await asyncio.get_running_loop().run_in_executor(service.decoders, decode)
     except ImageTooLargeError as error:
         raise RefusalError(413, str(error)) from None
     except DataError as error:
         raise RefusalError(400, str(error)) from None
-    decoded = perf_counter() - begin
-    answer = await asyncio.wrap_future(batcher.submit(x, topk, cam))
-    left, top, across, down = crop_box(width, height, batcher.model.preprocess)
+
+
+def _result(name: str, size: tuple[int, int], model: Loaded, decoded: float, answer: Answer) -> ImageResult:
+    left, top, across, down = crop_box(*size, model.preprocess)
     return ImageResult(
-        name=upload.name,
-        width=width,
-        height=height,
+        name=name,
+        width=size[0],
+        height=size[1],
         crop=Crop(left=left, top=top, width=across, height=down),
         predictions=_scores(answer),
         batch=answer.batch,
         milliseconds=Milliseconds(decode=_ms(decoded), wait=_ms(answer.waited), run=_ms(answer.ran)),
     )
-
-
-def _decode(upload: Upload, model: Loaded, settings: Settings) -> tuple[Array, tuple[int, int]]:
-    image = open_image(upload.data, upload.name, max_pixels=settings.pixels, formats=FORMATS)
-    return to_input(image, model.preprocess, upload.name), image.size
 
 
 def _scores(answer: Answer) -> list[ClassScore]:

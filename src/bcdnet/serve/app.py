@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -16,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from bcdnet import __version__
 from bcdnet.errors import BcdnetError
-from bcdnet.serve.api import Service, authorised, problems, router
+from bcdnet.runtime.native import available_threads
+from bcdnet.serve.api import Service, authorised, problem, problems, router
 from bcdnet.serve.batcher import Batcher
 from bcdnet.serve.docs import render
 from bcdnet.serve.loaded import Loaded
@@ -25,9 +25,11 @@ from bcdnet.serve.refusal import RefusalError
 from bcdnet.serve.schemas import Health
 from bcdnet.serve.settings import Settings
 from bcdnet.serve.shell import Shell
+from bcdnet.serve.upload import Intake
 
 PAGE = Path(__file__).parent / "page"
 PATHS = frozenset({"/", "/v1/predict", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+UNREADY = "the server is starting or shutting down"
 
 
 def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> FastAPI:
@@ -47,8 +49,9 @@ def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> Fa
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batchers = {model.name: Batcher(model, settings, metrics) for model in models}
-        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="bcdnet-decode") as decoders:
-            app.state.service = Service(batchers, decoders, settings)
+        threads = available_threads()
+        with ThreadPoolExecutor(threads, thread_name_prefix="bcdnet-decode") as decoders:
+            app.state.service = Service(batchers, decoders, max(2, threads // 2), settings, Intake(settings))
             app.state.ready = True
             yield
             app.state.ready = False
@@ -65,32 +68,33 @@ def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> Fa
         lifespan=lifespan,
     )
     app.state.ready = False
-    app.include_router(router)
-    _add_operations(app, metrics)
+    guards = [] if settings.token is None else [Depends(authorised)]
+    app.include_router(router, dependencies=guards)
+    _add_operations(app, metrics, guards)
     _add_pages(app)
     _add_errors(app)
     app.add_middleware(Shell, metrics=metrics, paths=PATHS, drain_bytes=settings.body_bytes)
     return app
 
 
-def _add_operations(app: FastAPI, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, metrics: Metrics, guards: Sequence[params.Depends]) -> None:
     @app.get("/healthz", tags=["operations"])
     async def healthz() -> Health:
         """The process lives."""
         return Health(status="ok")
 
-    @app.get("/readyz", tags=["operations"], responses=problems(503))
+    @app.get("/readyz", tags=["operations"], responses={503: problem(UNREADY)})
     async def readyz() -> Health:
         """The models are loaded, and the server is not shutting down."""
         if not app.state.ready:
-            raise RefusalError(503, "the server is starting or shutting down", 1)
+            raise RefusalError(503, UNREADY, 1)
         return Health(status="ready")
 
     @app.get(
         "/metrics",
         tags=["operations"],
         response_class=Response,
-        dependencies=[Depends(authorised)],
+        dependencies=guards,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401)},
     )
     async def scrape() -> Response:

@@ -1,7 +1,7 @@
 """Gathers the images of many requests into small batches for one model.
 
 Worker threads take what waits; the session releases Python's lock while it runs. A batch waits for more images only
-while some were taken in that are still being decoded, and never longer than the bound, so that a lone client pays
+while some whose bytes are here are still being decoded, and never longer than the bound, so that a lone client pays
 nothing.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -19,10 +21,12 @@ import numpy.typing as npt
 from bcdnet.runtime import Prediction
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.metrics import Metrics
-from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.refusal import FULL, RefusalError
 from bcdnet.serve.settings import Settings
 
 Array = npt.NDArray[np.float32]
+# Queues one admitted image, float32 [C, H, W].
+Submit = Callable[[Array], "Future[Answer]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +58,8 @@ class Batcher:
         self._metrics = metrics
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._held = 0
-        self._running = 0
+        self._held = 0  # images of requests that are not answered yet
+        self._coming = 0  # those of them that are still to be submitted
         metrics.watch_depth(model.name, lambda: self._held)
         self._workers = [
             threading.Thread(target=self._work, name=f"bcdnet-{model.name}-{number}", daemon=True)
@@ -64,23 +68,35 @@ class Batcher:
         for worker in self._workers:
             worker.start()
 
-    def admit(self, images: int) -> None:
-        """Hold places for so many images, until `release`. Raises RefusalError (503) where too few are left."""
+    def check(self, images: int) -> None:
+        """Raise RefusalError (503) where so many images do not fit now."""
+        if self._held + images > self._settings.queue:
+            raise RefusalError(503, FULL, 1)
+
+    @contextmanager
+    def admit(self, images: int, topk: int, cam: bool) -> Iterator[Submit]:
+        """Hold places for so many images, which the yielded function takes one by one. Raises RefusalError (503)."""
+        coming = images
+
+        def submit(x: Array) -> Future[Answer]:
+            nonlocal coming
+            item = _Item(x, topk, cam)
+            with self._lock:  # no worker sees the image both queued and coming
+                self._items.put(item)
+                self._coming -= 1
+                coming -= 1
+            return item.future
+
         with self._lock:
-            if self._held + images > self._settings.queue:
-                raise RefusalError(503, "the server has more images waiting than it takes in; try again in a second", 1)
+            self.check(images)
             self._held += images
-
-    def release(self, images: int) -> None:
-        """Give the places back."""
-        with self._lock:
-            self._held -= images
-
-    def submit(self, x: Array, topk: int, cam: bool) -> Future[Answer]:
-        """Queue one admitted image, float32 [C, H, W]."""
-        item = _Item(x, topk, cam)
-        self._items.put(item)
-        return item.future
+            self._coming += images
+        try:
+            yield submit
+        finally:
+            with self._lock:
+                self._held -= images
+                self._coming -= coming
 
     def close(self) -> None:
         """Finish what was submitted, then end the threads."""
@@ -91,20 +107,14 @@ class Batcher:
 
     def _work(self) -> None:
         while (first := self._items.get()) is not None:
-            batch = self._gather(first)
-            try:
-                self._run([item for item in batch if item.future.set_running_or_notify_cancel()])
-            finally:
-                with self._lock:
-                    self._running -= len(batch)
+            self._run([item for item in self._gather(first) if item.future.set_running_or_notify_cancel()])
 
     def _gather(self, first: _Item) -> list[_Item]:
         batch = [first]
-        with self._lock:
-            self._running += 1
         deadline = perf_counter() + self._settings.wait_seconds
         while len(batch) < self._settings.batch:
-            patience = deadline - perf_counter() if self._held > self._running else 0.0
+            with self._lock:
+                patience = deadline - perf_counter() if self._coming else 0.0
             try:
                 item = self._items.get(timeout=patience) if patience > 0 else self._items.get_nowait()
             except queue.Empty:
@@ -114,8 +124,6 @@ class Batcher:
                 self._items.put(None)
                 break
             batch.append(item)
-            with self._lock:
-                self._running += 1
         return batch
 
     def _run(self, items: list[_Item]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+FULL = "the server has more images waiting than it takes in; try again in a second"
+
 
 class RefusalError(Exception):
     """Becomes `{"error": sentence}` with this status; 503 and 429 say when to come again."""

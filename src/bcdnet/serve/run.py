@@ -6,12 +6,15 @@ import ipaddress
 import math
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 
 from bcdnet.errors import BcdnetError
 from bcdnet.serve.app import create_app
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.settings import Settings
+
+MOST_CONNECTIONS = 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -42,6 +45,7 @@ def run(
 
     class Protocol(PromptProtocol):
         seconds = settings.seconds
+        most = most_connections()
 
     config = uvicorn.Config(
         create_app(models, settings),
@@ -50,12 +54,23 @@ def run(
         port=port,
         log_level="warning",
         server_header=False,
+        backlog=min(128, Protocol.most // 4),  # they are accepted at once, before any can be closed
         timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
     )
     # Bound here, so that a port in use is one clear error and not a line in a log.
     listener = listen(host, port)
     announce(listener.getsockname()[1])
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def most_connections() -> int:
+    """As many as half the files that the process may open: without a free one, no connection can even be refused."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files // 2)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,7 +82,7 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # on Windows it would let two servers have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen()
     except OSError as error:
         listener.close()
         raise BcdnetError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""The outermost layer: security headers, metrics, and the rest of a body that nobody wants to read."""
+"""The outermost layer: security headers, metrics, failures, and the rest of a body that nobody wants to read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from time import perf_counter
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bcdnet.serve.metrics import Metrics
@@ -22,6 +23,7 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
+BROKEN = "something went wrong inside the server"
 DRAIN_SECONDS = 2.0
 
 
@@ -41,7 +43,7 @@ class Shell:
         begin = perf_counter()
         path = scope["path"] if scope["path"] in self.paths else "other"
         body = _Body(receive, any(name == b"expect" for name, _ in scope["headers"]))
-        status = 500
+        status: int | None = None
 
         async def wrapped(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -53,10 +55,16 @@ class Shell:
             await send(message)
 
         try:
-            await self.app(scope, body.receive, wrapped)
+            # HEAD is GET without the answer's body, which the server below leaves out.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            await self.app({**scope, "method": method}, body.receive, wrapped)
+        except Exception:
+            if status is None:
+                await JSONResponse({"error": BROKEN}, 500, {"Connection": "close"})(scope, body.receive, wrapped)
+            raise  # for the log; the connection ends with it
         finally:
-            method = scope["method"] if scope["method"] in ("GET", "POST") else "other"
-            self.metrics.requests.labels(path, method, str(status)).inc()
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other"
+            self.metrics.requests.labels(path, method, str(status or 500)).inc()
             self.metrics.seconds.labels(path).observe(perf_counter() - begin)
 
 

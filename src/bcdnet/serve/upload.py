@@ -1,8 +1,9 @@
-"""The images of one request: a raw body or multipart, within the limits."""
+"""The images of one request, a raw body or multipart, within the limits; and the bytes that all requests hold."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from bcdnet.serve.refusal import RefusalError
+from bcdnet.serve.refusal import FULL, RefusalError
 from bcdnet.serve.settings import Settings
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
@@ -26,13 +27,49 @@ class Upload:
     data: bytes
 
 
-async def read_images(request: Request, settings: Settings) -> list[Upload]:
-    """All images of the body, at least one. Raises RefusalError: 400, 413 or 415; ClientDisconnect."""
+class Intake:
+    """Bounds the bytes of all bodies together: what `queue` bodies of the greatest length hold.
+
+    Bytes that came, and not uploads, are counted: one that stalls takes nothing from the others.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._held = 0
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """Yields what counts the bytes of one body as they come, which are held to the end of the block.
+
+        It raises RefusalError: 413 for the body, 503 for all bodies.
+        """
+        seen = 0
+
+        def count(size: int) -> None:
+            nonlocal seen
+            seen += size
+            self._held += size
+            if seen > self._settings.body_bytes:
+                raise _too_long(self._settings)
+            if self._held > self._settings.queue * self._settings.body_bytes:
+                raise RefusalError(503, FULL, 1)
+
+        try:
+            yield count
+        finally:
+            self._held -= seen
+
+
+async def read_images(request: Request, settings: Settings, count: Callable[[int], None]) -> list[Upload]:
+    """All images of the body, at least one; `count` is told of its bytes.
+
+    Raises RefusalError: 400, 413, 415, 503 or what `count` raises; ClientDisconnect.
+    """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > settings.body_bytes:
         raise _too_long(settings)
-    limited = Request(request.scope, _limited(request.receive, settings))
+    limited = Request(request.scope, _counted(request.receive, count))
     if kind == MULTIPART:
         return await _from_form(limited, settings)
     if kind not in RAW_TYPES:
@@ -48,8 +85,10 @@ async def _from_form(request: Request, settings: Settings) -> list[Upload]:
         async with request.form(max_files=settings.images, max_fields=settings.images, max_part_size=4096) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             uploads = [Upload(_printable(file.filename or "image"), await file.read()) for file in files]
-    except (RefusalError, ClientDisconnect):
+    except (RefusalError, ClientDisconnect, MemoryError):
         raise
+    except OSError:  # the parser keeps long parts in temporary files
+        raise RefusalError(503, "the server has no room for the body; try again in a second", 1) from None
     except HTTPException as error:
         if "Too many files" in error.detail:
             raise RefusalError(413, f"a request may hold at most {settings.images} images") from None
@@ -62,16 +101,12 @@ async def _from_form(request: Request, settings: Settings) -> list[Upload]:
     return uploads
 
 
-def _limited(receive: Receive, settings: Settings) -> Receive:
+def _counted(receive: Receive, count: Callable[[int], None]) -> Receive:
     """Counts the bytes, since a body need not say its length, nor tell the truth about it."""
-    seen = 0
 
     async def counted() -> MutableMapping[str, Any]:
-        nonlocal seen
         message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > settings.body_bytes:
-            raise _too_long(settings)
+        count(len(message.get("body", b"")))
         return message
 
     return counted
