@@ -4,7 +4,7 @@
 // instructions (xor, population count, addition). A pixel's word needs no shuffle to reach every lane, and 32-bit sums do
 // not run over, so that a tile keeps them in registers through all taps.
 //
-// Order of the work: a panel of kPanelVectors vectors, all pixels, all taps. Weights come from the second-level cache, one
+// Order of the work: a panel of kPanelVectors vectors, all pixels, all taps but the rows outside the map. Weights come from the second-level cache, one
 // vector of them for some ten cycles of work.
 
 #if defined(BCDNET_BINARY_WORDS_INL) == defined(HWY_TARGET_TOGGLE)
@@ -126,24 +126,45 @@ struct WordsAlgorithm {
                [&](int y, uint32_t* to) { std::copy_n(bits + y * row, row, to); });
   }
 
+  /// The rows of taps that an output row has inside the map.
+  struct Rows {
+    int begin, end;
+    Rows(const ConvShape& s, int y)
+        : begin(std::clamp(s.pad_h - y * s.stride_h, 0, s.k_h)),
+          end(std::clamp(s.in_h + s.pad_h - y * s.stride_h, begin, s.k_h)) {}
+    bool operator==(const Rows&) const = default;
+  };
+
   static void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* index, int block,
                          int pixel_begin, int pixel_end, void* sums) {
-    const int begin = block * (kBlock / kLanes), end = std::min(begin + kBlock / kLanes, Vectors(s));
-    const size_t steps = static_cast<size_t>(s.k_h) * s.k_w * s.words();
-    for (int v = begin; v < end; v += kPanelVectors) {
-      const Panel panel{reinterpret_cast<const uint32_t*>(packed) + v * kLanes * steps,
-                        s.k_h,
-                        s.k_w * s.words(),
-                        reinterpret_cast<const uint32_t*>(index),
-                        static_cast<size_t>(s.padded_w()) * s.words(),
-                        static_cast<uint16_t*>(sums) + (v - begin) * kLanes};
-      end - v >= kPanelVectors ? Pixels<kPanelVectors>(s, panel, pixel_begin, pixel_end)
-                               : Pixels<kPanelVectors / 2>(s, panel, pixel_begin, pixel_end);
+    const int first = block * (kBlock / kLanes), last = std::min(first + kBlock / kLanes, Vectors(s));
+    const int steps = s.k_w * s.words();
+    const size_t line = static_cast<size_t>(s.padded_w()) * s.words();
+    for (int v = first; v < last; v += kPanelVectors) {
+      const int lanes = std::min(kPanelVectors, last - v) * kLanes;
+      const uint32_t* weights =
+          reinterpret_cast<const uint32_t*>(packed) + static_cast<size_t>(v) * kLanes * s.k_h * steps;
+      for (int begin = pixel_begin; begin < pixel_end;) {
+        const Rows rows(s, begin / s.out_w);
+        int y = begin / s.out_w + 1;
+        while (y * s.out_w < pixel_end && Rows(s, y) == rows) ++y;
+        const int end = std::min(y * s.out_w, pixel_end);
+        const Panel panel{weights + static_cast<size_t>(rows.begin) * steps * lanes,
+                          rows.end - rows.begin,
+                          steps,
+                          reinterpret_cast<const uint32_t*>(index) + rows.begin * line,
+                          line,
+                          static_cast<uint16_t*>(sums) + static_cast<size_t>(begin - pixel_begin) * kBlock +
+                              (v - first) * kLanes};
+        lanes == kPanelVectors * kLanes ? Pixels<kPanelVectors>(s, panel, begin, end)
+                                        : Pixels<kPanelVectors / 2>(s, panel, begin, end);
+        begin = end;
+      }
     }
   }
 
   static BinaryAlgorithm Make() {
-    return {"words", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), Accumulate};
+    return {"words", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), true, Accumulate};
   }
 };
 

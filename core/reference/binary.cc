@@ -64,7 +64,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
 }  // namespace
 
 BinaryAlgorithm PlainAlgorithm() {
-  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), Accumulate};
+  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), false, Accumulate};
 }
 
 }  // namespace bcdnet::reference

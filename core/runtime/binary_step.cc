@@ -5,7 +5,8 @@
 //     d = sum over good taps of (I - 2 popcount) = n_good I - 2 (pop - sum over bad t of p_t(o)) = base(o) - 2 pop,
 //     base(o) = n_good I + 2 sum over bad t of p_t(o).
 // `base` depends on the pixel only through which taps are bad, which is the same for all pixels of a border class; one
-// table row per class is made at load. All of it is exact: |d| <= kh kw I <= 2^24, so float(d) is exact too.
+// table row per class is made at load. Rows of taps that an algorithm leaves out of its sums count for nothing. All of
+// it is exact: |d| <= kh kw I <= 2^24, so float(d) is exact too.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -40,7 +41,7 @@ std::vector<Taps> AxisClasses(int in, int out, int kernel, int stride, int pad, 
 }
 
 AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, const std::vector<Taps>& rows,
-                                   const std::vector<Taps>& columns) {
+                                   const std::vector<Taps>& columns, bool skips_rows) {
   const int padded = PadChannels(s.out_c), words = s.words(), taps = s.k_h * s.k_w;
   AlignedVector<int32_t> bases(rows.size() * columns.size() * padded, 0);
   std::vector<int32_t> ones(taps);
@@ -54,9 +55,10 @@ AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, 
       for (size_t c = 0; c < columns.size(); ++c) {
         int32_t base = 0;
         for (int ky = 0; ky < s.k_h; ++ky) {
+          const bool good_row = ky >= rows[r].first && ky < rows[r].second;
+          if (skips_rows && !good_row) continue;
           for (int kx = 0; kx < s.k_w; ++kx) {
-            const bool good =
-                ky >= rows[r].first && ky < rows[r].second && kx >= columns[c].first && kx < columns[c].second;
+            const bool good = good_row && kx >= columns[c].first && kx < columns[c].second;
             base += good ? s.in_c : 2 * ones[ky * s.k_w + kx];
           }
         }
@@ -130,7 +132,7 @@ class BinaryStep final : public Step {
       data.weights.resize(algorithm_.weight_bytes(shape));
       algorithm_.pack_weights(shape, branch.weight.data, data.weights.data());
       epilogue_.Set(kScale + static_cast<int>(branches_.size()) - 1, branch.scale);
-      data.base = BorderBases(shape, branch.weight.data, rows, columns);
+      data.base = BorderBases(shape, branch.weight.data, rows, columns, algorithm_.skips_rows);
       if (branch.shift != Shift::kNone) data.shift.emplace(branch.shift, input_.buffer);
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
