@@ -4,8 +4,8 @@
 // instructions (xor, population count, addition). A pixel's word needs no shuffle to reach every lane, and 32-bit sums do
 // not run over, so that a tile keeps them in registers through all taps.
 //
-// Order of the work: a panel of kPanelVectors vectors, all pixels, all taps but the rows outside the map. Weights come from the second-level cache, one
-// vector of them for some ten cycles of work.
+// Order of the work: a panel of kPanelVectors vectors, all pixels, all taps but the rows outside the map. Weights come
+// from the second-level cache, one vector of them for some ten cycles of work.
 
 #if defined(BCDNET_BINARY_WORDS_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef BCDNET_BINARY_WORDS_INL
