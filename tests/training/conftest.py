@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from bcdnet.training import run as run_module
+from bcdnet.training.checkpoint import write_checkpoint
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import resolve
+from bcdnet.training.run import train
 
 
 def tiny(run_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -30,3 +33,20 @@ def tiny(run_dir: Path, **changes: Any) -> dict[str, Any]:
 def make_recipe(tmp_path: Path) -> Callable[..., Recipe]:
     """`make_recipe(run="run", **changes)`: the tiny recipe with top-level keys changed, into `tmp_path / run`."""
     return lambda run="run", **changes: resolve(tiny(tmp_path / run, **changes))
+
+
+@pytest.fixture
+def begin_and_stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe], None]:
+    """`begin_and_stop(recipe)` begins a run, which dies once its first checkpoint is written."""
+
+    def stopped(*arguments: Any) -> None:
+        write_checkpoint(*arguments)
+        raise RuntimeError("stopped")
+
+    def begin(recipe: Recipe) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(run_module, "write_checkpoint", stopped)
+            with pytest.raises(RuntimeError, match="stopped"):
+                train(recipe)
+
+    return begin

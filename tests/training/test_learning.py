@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from bcdnet.errors import RecipeError
 from bcdnet.nn.sign import AnnealedEstimator
 from bcdnet.training import phase as phase_module
-from bcdnet.training import run as run_module
-from bcdnet.training.checkpoint import newest_readable, write_checkpoint
+from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.loss import TrainingLoss
 from bcdnet.training.module import StepModule
 from bcdnet.training.recipe import Recipe
@@ -100,19 +99,8 @@ def test_no_two_iterations_draw_the_same(make_recipe: MakeRecipe, monkeypatch: p
     assert len({tuple(order) for order in orders}) == 8
 
 
-def stop_after_a_checkpoint(monkeypatch: pytest.MonkeyPatch, recipe: Recipe) -> None:
-    def stopped(*arguments: Any) -> None:
-        write_checkpoint(*arguments)
-        raise RuntimeError("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(run_module, "write_checkpoint", stopped)
-        with pytest.raises(RuntimeError, match="stopped"):
-            train(recipe)
-
-
 def test_a_teacher_may_move_but_not_change(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, tmp_path: Path, begin_and_stop: Callable[[Recipe], None]
 ) -> None:
     for name, seed in (("first", 1), ("second", 2)):
         train(make_recipe(name, steps=[{**STEP, "iterations": 1}], model=TWIN, seed=seed))
@@ -120,7 +108,7 @@ def test_a_teacher_may_move_but_not_change(
     def taught(by: str) -> Recipe:
         return make_recipe(steps=[{**STEP, "iterations": 6}], teacher={"checkpoint": str(tmp_path / by)})
 
-    stop_after_a_checkpoint(monkeypatch, taught("first"))
+    begin_and_stop(taught("first"))
     (tmp_path / "first").rename(tmp_path / "moved")
     with pytest.raises(RecipeError, match="second is not the network that taught this run so far"):
         train(taught("second"), resume=True)

@@ -18,9 +18,8 @@ from bcdnet.data.digits import Digits
 from bcdnet.errors import BcdnetError, RecipeError
 from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
-from bcdnet.training import run as run_module
 from bcdnet.training import run_folder
-from bcdnet.training.checkpoint import newest_readable, write_checkpoint
+from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe, TeacherConfig
 from bcdnet.training.recipe_file import load_recipe
@@ -201,7 +200,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_begins_with_the_weights_of_another(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, tmp_path: Path, begin_and_stop: Callable[[Recipe], None]
 ) -> None:
     still = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 0.0}]
     train(make_recipe("first", seed=5))
@@ -222,14 +221,7 @@ def test_a_run_begins_with_the_weights_of_another(
     longer = [{**still[0], "iterations": 6}, {**still[0], "name": "last"}]
     halves = make_recipe("halves", steps=longer, model={**model, "checkpoint": str(tmp_path / "moved")})
 
-    def stopped(*arguments: object) -> None:
-        write_checkpoint(*arguments)
-        raise RuntimeError("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(run_module, "write_checkpoint", stopped)
-        with pytest.raises(RuntimeError, match="stopped"):
-            train(halves)
+    begin_and_stop(halves)
     gone = replace(halves, model=replace(halves.model, checkpoint=str(tmp_path / "none")))
     train(gone, resume=True)
     assert load_model(tmp_path / "halves").provenance["began_with"]["recipe"] == "tiny"
