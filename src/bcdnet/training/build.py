@@ -31,7 +31,8 @@ def build_model(config: ModelConfig, num_classes: int, channels: int, where: str
         return build(configure(config.name, **{"num_classes": num_classes, "in_chans": channels, **config.kwargs}))
     except (TypeError, ValueError) as error:
         about_setting = str(error).partition(":")[0] in config.kwargs
-        raise RecipeError(f"{where}.{error}" if about_setting else f"{where}: {error}") from None
+        key = f"{where}." if about_setting else f"{where.removesuffix('.kwargs')}: "
+        raise RecipeError(f"{key}{error}") from None
 
 
 def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_classes: int) -> None:
