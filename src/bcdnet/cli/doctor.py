@@ -16,9 +16,9 @@ import bcdnet
 # All that a command may need, under the names that pip knows.
 LIBRARIES = (
     "numpy", "safetensors", "pillow", "typer", "rich", "torch", "torchvision", "timm", "lightning", "torchmetrics",
-    "kornia", "pyyaml", "pyarrow", "filelock", "scikit-learn", "matplotlib", "tensorboard", "datasets", "huggingface-hub",
-    "grad-cam", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn", "python-multipart", "prometheus-client",
-    "ray", "opencv-python-headless", "opencv-python",
+    "kornia", "pyyaml", "pyarrow", "filelock", "scikit-learn", "matplotlib", "tensorboard", "datasets",
+    "huggingface-hub", "grad-cam", "onnx", "onnxruntime", "fastapi", "starlette", "uvicorn", "python-multipart",
+    "prometheus-client", "ray", "opencv-python-headless", "opencv-python",
 )  # fmt: skip
 
 
