@@ -73,9 +73,8 @@ def evaluate_logits(
     best = logits.argmax(1)
     hits = best == labels
     own = logits[np.arange(images), labels][:, None]
-    before = (logits > own) | (
-        (logits == own) & (np.arange(classes) < labels[:, None])
-    )  # of equal ones the first counts
+    # Of equal logits the first class counts.
+    before = (logits > own) | ((logits == own) & (np.arange(classes) < labels[:, None]))
     confidence = np.exp(logs.max(1))
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=hits - confidence, minlength=CALIBRATION_BINS)

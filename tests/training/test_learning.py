@@ -16,6 +16,7 @@ from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.loss import TrainingLoss
 from bcdnet.training.module import StepModule
 from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -110,8 +111,9 @@ def test_a_teacher_may_move_but_not_change(
 
     begin_and_stop(taught("first"))
     (tmp_path / "first").rename(tmp_path / "moved")
-    with pytest.raises(RecipeError, match="second is not the network that taught this run so far"):
+    with pytest.raises(RecipeError, match=r"teacher\.checkpoint: this is not the network that taught"):
         train(taught("second"), resume=True)
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").teacher == taught("first").teacher
     train(taught("moved"), resume=True)
 
 

@@ -91,14 +91,13 @@ class Run:
         state = newest_readable(self.folder.checkpoints, self.say) if resume else None
         begin = int(state["phase"]) if state else 0
         self.origin = state.get("origin") if state else None
+        self.teacher_digest = state.get("teacher") if state else None
         self._check_models(data, begun=begin if state else -1)
         if state:
             data.check_same(state.get("data", data.digest))
+            self.results = state["results"]
         if self.first_process:
             self.folder.open(self.recipe, resume)
-        if state:
-            self.results = state["results"]
-            self.teacher_digest = state.get("teacher")
         if self.first_process and resume:
             finished = {phase.name for phase in self.phases[:begin]}
             rewind(self.folder.rows, finished, self.phases[begin].name, state["iteration"] if state else 0)
@@ -129,7 +128,16 @@ class Run:
             if phase.model.checkpoint is not None and self._begins(phase) and phase.index > begun:
                 self.origin = initial_weights(phase.model, model, self.recipe.data, data.class_names)[1]
         if config is not None and config.train is None:
-            load_teacher(config, None, self.recipe.data, data.class_names)
+            self._check_teacher(load_teacher(config, None, self.recipe.data, data.class_names))
+
+    def _check_teacher(self, teacher: Teacher) -> None:
+        digest = teacher.digest()
+        if self.teacher_digest not in (None, digest):
+            raise RecipeError(
+                "--resume: teacher.checkpoint: this is not the network that taught the run so far; give the place "
+                "where that is"
+            )
+        self.teacher_digest = digest
 
     def _fresh(self, phase: Phase, data: RunData) -> Network:
         torch.manual_seed(self.recipe.seed)
@@ -168,13 +176,7 @@ class Run:
         trained = self.folder.weights(config.train.name) if config.train is not None else None
         teacher = load_teacher(config, trained, self.recipe.data, data.class_names)
         self.taught_by = teacher.provenance
-        digest = teacher.digest()
-        if self.teacher_digest not in (None, digest):
-            raise RecipeError(
-                f"--resume: teacher.checkpoint: {config.checkpoint} is not the network that taught this run so far; "
-                "give the place where that is"
-            )
-        self.teacher_digest = digest
+        self._check_teacher(teacher)
         return teacher
 
     def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:
