@@ -274,6 +274,8 @@ def test_parts_of_a_batch_and_bf16_move_weights_as_the_whole_does(make_recipe: M
         torch.cat([(weights(tmp_path / run)[name] - begin[name]).flatten() for name in learned])
         for run in ("whole", "parts", "bf16")
     )
+    seen = next(name for name in begin if name.endswith("num_batches_tracked"))
+    assert [int(weights(tmp_path / run)[seen]) for run in ("whole", "parts", "bf16")] == [1, 2, 1]
     for other in others:
         assert torch.cosine_similarity(whole, other, dim=0) > 0.9
         assert 0.8 < other.norm() / whole.norm() < 1.25
