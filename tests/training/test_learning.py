@@ -1,5 +1,6 @@
 """What reaches the network, the loss and the exported file of a run."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,11 @@ def test_a_folder_belongs_to_one_process(make_recipe: MakeRecipe, tmp_path: Path
         train(recipe)
     train(recipe)
     train(recipe, resume=True)
+
+
+def test_a_file_system_without_locks_is_no_hindrance(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlocked(self: FileLock) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", unlocked)
+    assert train(make_recipe(steps=[STEP], model=TWIN))["only"]["iterations"] == 4

@@ -89,8 +89,8 @@ class RunFolder:
             self._lock.acquire()
         except Timeout:
             raise RecipeError(f"run_dir: another process is training in {self.path}; wait for it, or stop it") from None
-        except NotImplementedError:
-            pass  # a file system without locks
+        except OSError:
+            pass  # a file system without locks, or one that cannot be written, as the next line will say
         write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
         for partial in (*self.path.glob(".*.partial*"), *self.checkpoints.glob("*.partial*")):
             partial.unlink()
