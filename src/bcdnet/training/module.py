@@ -180,8 +180,9 @@ class StepModule(pl.LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
+        progress = annealing(self.step, self.iteration, self.plan.iterations)
         for estimator in self._annealed:
-            set_progress(estimator, annealing(self.step, self.iteration, self.plan.iterations))
+            set_progress(estimator, progress)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.learning_rate * group.get("lr_factor", 1.0)
 
