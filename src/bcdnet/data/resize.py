@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.config import DataConfig
+from bcdnet.image_modes import with_channels
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -36,21 +37,6 @@ def channels_first(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of an image of mode L or RGB as uint8 [C, H, W]."""
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def with_channels(image: Image.Image, channels: int) -> Image.Image:
-    """`image` in mode L (1 channel) or RGB (3; grey is repeated). Transparency is dropped, 16-bit grey scaled to 8."""
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode:
-        return image
-    if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        # Mode I, int32, is what Pillow makes of 16 bits and of sums of 8 bits alike; the others are uint16.
-        shift = 8 if image.mode != "I" or levels.max() > 255 else 0
-        image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
-    if image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
 
 
 def evaluate_transform(images: torch.Tensor, config: DataConfig) -> torch.Tensor:

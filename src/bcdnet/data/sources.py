@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from bcdnet.data.config import AugmentConfig, DataConfig
 from bcdnet.data.crop import random_boxes
 from bcdnet.data.dataset import Dataset
-from bcdnet.data.resize import RESAMPLING, channels_first, to_pixels, with_channels
+from bcdnet.data.resize import RESAMPLING, channels_first, to_pixels
 from bcdnet.errors import DataError
+from bcdnet.image_modes import with_channels
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

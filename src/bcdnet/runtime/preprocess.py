@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import DataError, ImageTooLargeError
+from bcdnet.image_modes import with_channels
 from bcdnet.program.schema import Preprocess
 
 if TYPE_CHECKING:
@@ -138,26 +139,11 @@ def _open(image: ImageLike) -> Image:
 
 
 def _with_channels(image: Image, channels: int, name: str) -> Image:
-    """Mode L (1 channel) or RGB (3; grey is repeated). Transparency is dropped, 16-bit grey scaled to 8."""
-    from PIL import Image
-
     if channels not in (1, 3):
         raise DataError(f"the model takes {channels} channels; images have 1 or 3: pass arrays to run()")
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode:
-        return image
     if image.mode == "F":
         raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        # Mode I, int32, is what Pillow makes of 16 bits and of sums of 8 bits alike; the others are uint16.
-        shift = 8 if image.mode != "I" or levels.max() > 255 else 0
-        image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
-    if image.mode == "La":  # alpha multiplied in, which Pillow converts to nothing else
-        image = image.convert("LA")
-    if image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
+    return with_channels(image, channels)
 
 
 def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:

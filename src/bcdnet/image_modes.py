@@ -1,0 +1,29 @@
+"""The colours of a decoded image as a network wants them, in training and prediction alike. A leaf."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def with_channels(image: Image, channels: int) -> Image:
+    """Mode L (1 channel) or RGB (3; grey is repeated). Transparency is dropped, 16-bit grey scaled to 8."""
+    from PIL import Image
+
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        # Mode I, int32, is what Pillow makes of 16 bits and of sums of 8 bits alike; the others are uint16.
+        shift = 8 if image.mode != "I" or levels.max() > 255 else 0
+        image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
+    if image.mode == "La":  # alpha multiplied in, which Pillow converts to nothing else
+        image = image.convert("LA")
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
