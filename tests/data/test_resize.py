@@ -8,7 +8,8 @@ from torchvision.transforms import v2
 
 from bcdnet.data import DataConfig, evaluate_transform
 from bcdnet.data.dataset import decode
-from bcdnet.data.resize import normalise, to_pixels, with_channels
+from bcdnet.data.resize import normalise, to_pixels
+from bcdnet.image_modes import with_channels
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,8 @@ def test_every_mode_becomes_grey_or_rgb(name, image, tolerance):
         assert converted.mode == mode
         values = np.asarray(converted).reshape(16, 16, channels).astype(int)
         assert np.abs(values - ramp[..., None]).max() <= tolerance
+
+
+def test_alpha_that_was_multiplied_in_is_dropped() -> None:
+    image = Image.new("LA", (3, 3), (100, 255)).convert("La")
+    assert with_channels(image, 3).getpixel((0, 0)) == (100, 100, 100)
