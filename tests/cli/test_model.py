@@ -37,9 +37,9 @@ def test_mistakes_name_the_remedy() -> None:
         packed_file("bcdnet_a"),
     ):
         pass
-    with pytest.raises(BcdnetError, match=r"x\.bcdn is packed, .*give the model file"):
+    with pytest.raises(BcdnetError, match=r"x\.bcdn: no such file"):
         find_model("x.bcdn")
-    with pytest.raises(BcdnetError, match=r"bcdnet_b_r18_fashion_mnist is packed, .*give the model file"):
-        find_model("bcdnet_b_r18_fashion_mnist")
+    with pytest.raises(BcdnetError, match=r"bcdnet_b_r18_fashion_mnist is a file with a fixed network: leave width"):
+        find_model("bcdnet_b_r18_fashion_mnist", width=0.5)
     with pytest.raises(BcdnetError, match="did you mean bcdnet_"):
         find_model("bcdnet_c")

@@ -204,3 +204,18 @@ def test_a_bad_file_is_one_line(tmp_path, call) -> None:
     (tmp_path / "x.bcdn").write_bytes(b"nothing")
     code, _, err = call("bench", tmp_path / "x.bcdn")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_packed_file_can_be_packed_for_another_size_and_looked_into(files, tmp_path, call) -> None:
+    """As the model file it was made of: what a shipped model is to those who have no run of it."""
+    model, packed = files
+    for name, output in ((model, "a.bcdn"), (packed, "b.bcdn")):
+        code, out, err = call("export", name, "-o", tmp_path / output, "--input-size", 3, 32, 32)
+        assert code == 0 and "input 3x32x32" in out, err
+    assert (tmp_path / "a.bcdn").read_bytes() == (tmp_path / "b.bcdn").read_bytes()
+    counts = [json.loads(call("summary", name, "--json")[1]) for name in (model, packed)]
+    assert counts[0] | {"model": ""} == counts[1] | {"model": ""}
+    code, out, err = call("verify", packed, packed, "--data", "digits", "--limit", 40)
+    assert code == 0 and "the packed file and PyTorch agree" in out, err
+    code, _, err = call("analyze", "flips", packed)
+    assert code == 2 and "not a run folder" in err

@@ -12,8 +12,8 @@ pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built
 
 from bcdnet.cli.main import main
 from bcdnet.errors import ProgramError
+from bcdnet.pretrained import is_packed, locate, model_card
 from bcdnet.runtime import InferenceSession, list_pretrained
-from bcdnet.runtime.pretrained import is_packed, locate, model_card
 
 NAMES = list_pretrained()
 

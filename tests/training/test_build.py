@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bcdnet.compiler import export
 from bcdnet.data import DataConfig, preprocess_of
-from bcdnet.errors import CheckpointError, DataError, RecipeError
+from bcdnet.errors import BcdnetError, CheckpointError, DataError, RecipeError
 from bcdnet.models import build, configure, save_model
 from bcdnet.training.build import Teacher, build_model, initial_weights, load_teacher
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
@@ -59,19 +60,24 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCap
         two_heads = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "distilled": True}), 3, 1)
         wide = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "width": 1 / 8}), 3, 1)
         bireal = build_model(ModelConfig("birealnet18_small", SMALL), 3, 1)
-    weights, provenance = initial_weights(config, same, DATA, LABELS)
-    assert weights.keys() == trained.state_dict().keys() and provenance == said
+    weights, loaded = initial_weights(config, same, DATA, LABELS)
+    assert weights.keys() == trained.state_dict().keys() and loaded.provenance == said
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in weights.items())
     body = {name for name in weights if not name.startswith("head")}
     for model, labels in ((same, ["a", "c", "b"]), (more, list("abcde")), (two_heads, LABELS)):
         assert initial_weights(config, model, DATA, labels)[0].keys() == body
-    with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: stages.0.0.act.bias_in is \[4\] there, \[8\] here"):
+    with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: widths is \(4, .*\) there, \(8, .*\) here$"):
         initial_weights(config, wide, DATA, LABELS)
-    with pytest.raises(RecipeError, match=r"stages\.0\.0\.act\.bias_in is \[4\] there, nothing here"):
+    with pytest.raises(RecipeError, match=r"settings: kind is reactnet there, bireal here$"):
         initial_weights(config, bireal, DATA, LABELS)
-    (tmp_path / "packed.bcdn").write_bytes((tmp_path / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match="packed, which is for running only"):
-        initial_weights(replace(config, checkpoint=str(tmp_path / "packed.bcdn")), same, DATA, LABELS)
+    packed = export(
+        trained.eval(), tmp_path / "packed.bcdn", input_size=(1, 16, 16), labels=LABELS, preprocess=preprocess_of(DATA)
+    )
+    weights, loaded = initial_weights(replace(config, checkpoint=str(packed)), same, DATA, LABELS)
+    assert weights.keys() == trained.state_dict().keys() and loaded.folded
+    packed.write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(BcdnetError, match="not a packed program"):
+        initial_weights(replace(config, checkpoint=str(packed)), same, DATA, LABELS)
     assert not caplog.messages
     initial_weights(config, same, replace(DATA, std=(0.2,)), LABELS)
     assert caplog.messages == [f"model.checkpoint: {tmp_path} learned from images of std [0.35], not [0.2]"]

@@ -44,7 +44,7 @@ def run(
     Both are written only if the packed file gives PyTorch's class for every image of the split. Accuracy, agreement,
     operations, size and speed are measured here and now; the recipe is the run's own.
     """
-    from bcdnet.runtime.pretrained import FOLDER
+    from bcdnet.pretrained import FOLDER
 
     if not name.isidentifier():
         raise BcdnetError(f"{name!r} is no name: letters, digits and underscores, as in bcdnet_b_r18_cifar10")
@@ -107,7 +107,7 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
     found = replace(found, provenance=provenance)
     try:
         pack(found, output)
-        report = compare(run, output, data, split, None, 100, None)
+        report = compare(str(run), output, data, split, None, 100, None)
         if not report.agrees:
             raise BcdnetError(
                 f"{run}: packed and PyTorch differ: the same class for {report.same_top1:,} of {report.images:,} images"

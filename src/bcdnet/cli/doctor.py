@@ -85,8 +85,8 @@ def _read(path: str) -> str:
 
 def _core() -> dict[str, Any]:
     from bcdnet.errors import BcdnetError
+    from bcdnet.pretrained import list_pretrained
     from bcdnet.runtime.native import core
-    from bcdnet.runtime.pretrained import list_pretrained
 
     found: dict[str, Any] = {"built": False}
     try:

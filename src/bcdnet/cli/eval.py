@@ -40,7 +40,7 @@ def run(
     file, which runs without torch.
     """
     from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
-    from bcdnet.runtime.pretrained import is_packed
+    from bcdnet.pretrained import is_packed
 
     if is_hub_name(model):
         model = str(download(model, [MODEL_FILE, PACKED_FILE]))

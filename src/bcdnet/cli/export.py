@@ -21,7 +21,9 @@ class Format(StrEnum):
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A model file, a run folder, or the name of a timm model.")],
+    model: Annotated[
+        str, typer.Argument(help="A model file, packed or not, a run folder, or the name of a timm model.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: Annotated[
         tuple[int, int, int] | None,
@@ -57,8 +59,8 @@ def run(
 def _export_onnx(model: str, output: Path, input_size: tuple[int, int, int] | None) -> str:
     """Write the ONNX model; the line to print."""
     from bcdnet.interop.onnx import OPSET, write_onnx
+    from bcdnet.pretrained import is_packed
     from bcdnet.program import read_program
-    from bcdnet.runtime.pretrained import is_packed
 
     if is_packed(model):
         if input_size is not None:

@@ -40,7 +40,7 @@ class Found:
 
 
 def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: Any) -> Found:
-    """The trained model of a file, run folder or hub repository, or a named timm model with fresh weights.
+    """The trained model `load_trained` finds by this name, or a named timm model with fresh weights.
 
     `size`: channels, height and width instead of the model's own. `settings`: keyword arguments of a named model; None
     stands for its default. Raises BcdnetError for an unknown name and settings that do not fit, CheckpointError for a
@@ -48,18 +48,15 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     """
     import timm
 
-    from bcdnet.models import VARIANTS, load_model
-    from bcdnet.runtime.pretrained import is_packed
+    from bcdnet.compiler import load_trained
+    from bcdnet.models import VARIANTS
+    from bcdnet.pretrained import is_packed
 
     settings = {key: value for key, value in settings.items() if value is not None}
-    if is_hub_name(name):
-        name = str(download(name, [MODEL_FILE]))
-    if is_packed(name):
-        raise BcdnetError(f"{name} is packed, which is for running only; give the model file or run folder")
-    if Path(name).exists() or "/" in name or name.endswith(".safetensors"):
+    if is_packed(name) or Path(name).exists() or "/" in name or name.endswith(".safetensors"):
         if settings:
             raise BcdnetError(f"{name} is a file with a fixed network: leave {' and '.join(settings)} to named models")
-        loaded = load_model(name)
+        loaded = load_trained(name)
         preprocess = loaded.preprocess | ({"input_size": list(size)} if size else {})
         return Found(loaded.model, loaded.labels, preprocess, loaded.provenance)
     if not timm.is_model(name):
@@ -88,7 +85,7 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
 
 def model_files(name: str) -> list[Path]:
     """The files on this machine that `name` may mean, for an output not to take the place of one."""
-    from bcdnet.runtime.pretrained import locate
+    from bcdnet.pretrained import locate
 
     return [locate(name), Path(name) / MODEL_FILE]
 
@@ -117,8 +114,8 @@ def pack(found: Found, output: Path) -> Path:
 @contextmanager
 def packed_file(name: str) -> Iterator[Path]:
     """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
+    from bcdnet.pretrained import SUFFIX, is_packed, list_pretrained, locate
     from bcdnet.program.file import is_safetensors
-    from bcdnet.runtime.pretrained import SUFFIX, is_packed, list_pretrained, locate
 
     if is_hub_name(name):
         name = str(download(name, [PACKED_FILE, MODEL_FILE]))

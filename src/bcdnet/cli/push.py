@@ -30,7 +30,7 @@ def run(
     or HF_TOKEN.
     """
     from bcdnet.hub import PREFIX, check_repository, is_hub_name, upload
-    from bcdnet.runtime.pretrained import is_packed
+    from bcdnet.pretrained import is_packed
 
     check_repository(repository)
     if is_hub_name(model):
@@ -49,8 +49,8 @@ def run(
 def packed_files(model: str, card: Path | None) -> dict[str, Path | bytes]:
     """A packed file, its configuration and its card, by default the one beside it."""
     from bcdnet.hub import PACKED_FILE
+    from bcdnet.pretrained import locate
     from bcdnet.program.file import read_program
-    from bcdnet.runtime.pretrained import locate
 
     path = locate(model)
     program = read_program(path)

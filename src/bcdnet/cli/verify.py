@@ -18,7 +18,6 @@ import typer
 
 from bcdnet.cli.model import packed_file
 from bcdnet.errors import BcdnetError, DataError
-from bcdnet.hub import MODEL_FILE, download, is_hub_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +30,9 @@ TOLERANCE = 1e-3
 
 def run(
     checkpoint: Annotated[
-        str, typer.Argument(help="The model file or run folder that was exported, or hf-hub:ORG/REPO.")
+        str, typer.Argument(help="The model file or run folder that was exported, or any other MODEL.")
     ],
-    packed: Annotated[str, typer.Argument(help="The packed file, or hf-hub:ORG/REPO.")],
+    packed: Annotated[str, typer.Argument(help="The packed file, or any other MODEL.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.", show_default=False)] = None,
@@ -47,10 +46,8 @@ def run(
     its input bits differ and which layer is the first to differ. Exit code 1 where a first class differs, or a logit
     by more than 0.001.
     """
-    if is_hub_name(checkpoint):
-        checkpoint = str(download(checkpoint, [MODEL_FILE]))
     with packed_file(packed) as file:
-        report = compare(Path(checkpoint), file, data, split, limit, batch_size, threads)
+        report = compare(checkpoint, file, data, split, limit, batch_size, threads)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:
@@ -106,23 +103,23 @@ class Report:
 
 
 def compare(
-    checkpoint: Path, packed: Path, data: str, split: str, limit: int | None, batch_size: int, threads: int | None
+    checkpoint: str, packed: Path, data: str, split: str, limit: int | None, batch_size: int, threads: int | None
 ) -> Report:
     """Run both on `limit` images of a dataset. Raises the errors of reading either file or the data."""
     import torch
 
+    from bcdnet.compiler import load_trained
     from bcdnet.data import evaluate_transform, open_dataset
     from bcdnet.data.resize import to_pixels
-    from bcdnet.models import load_model
     from bcdnet.runtime import InferenceSession
     from bcdnet.runtime.preprocess import to_input
     from bcdnet.training.assess import check_classes, data_config
 
-    loaded = load_model(checkpoint)
+    loaded = load_trained(checkpoint)
     session = InferenceSession(packed, threads=threads)
     config = data_config(loaded, data, split)
     dataset = open_dataset(data, split)
-    check_classes(loaded.labels, dataset.class_names, str(checkpoint), data)
+    check_classes(loaded.labels, dataset.class_names, checkpoint, data)
     classes = int(session.get_outputs()[0].shape[1])
     if classes != len(loaded.labels) or (session.labels and list(session.labels) != loaded.labels):
         raise BcdnetError(f"{packed}: names other classes than {checkpoint}; export it again")

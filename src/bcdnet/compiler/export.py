@@ -14,10 +14,13 @@ from bcdnet.compiler.fuse import merge_twins
 from bcdnet.compiler.lower import lower
 from bcdnet.compiler.plan import plan
 from bcdnet.errors import CompileError, ProgramError
+from bcdnet.models import Network, describe
 from bcdnet.program.decode import from_json, to_json
 from bcdnet.program.file import write_program
 from bcdnet.program.schema import Preprocess, Program
 from bcdnet.program.validate import validate
+
+NETWORK = "network"  # key of a program's provenance: what `models.describe` says of the network
 
 
 def compile_module(
@@ -36,7 +39,7 @@ def compile_module(
         plan(graph),
         labels=() if labels is None else tuple(str(name) if isinstance(name, str) else name for name in labels),
         preprocess=None if preprocess is None else _preprocess(preprocess, (channels, height, width)),
-        provenance=dict(provenance or {}),
+        provenance={**(provenance or {}), **({NETWORK: describe(module)} if isinstance(module, Network) else {})},
     )
     try:
         # Through JSON: what no reader of the file would take is refused here.

@@ -1,6 +1,6 @@
 """The networks; importing this package registers them with timm."""
 
-from bcdnet.models.checkpoint import Loaded, load_model, save_model, weight_bits_of
+from bcdnet.models.checkpoint import Loaded, describe, from_description, load_model, save_model, weight_bits_of
 from bcdnet.models.mixer import MixerConfig
 from bcdnet.models.mobilenet import MobileNetConfig
 from bcdnet.models.network import DualHead, Network, NetworkConfig
@@ -19,6 +19,8 @@ __all__ = [
     "ResNetConfig",
     "build",
     "configure",
+    "describe",
+    "from_description",
     "load_model",
     "save_model",
     "weight_bits_of",

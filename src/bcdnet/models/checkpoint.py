@@ -1,8 +1,9 @@
 """Model files: one safetensors file holds the weights and, as JSON in its metadata, all that is needed to rebuild the
 network.
 
-The metadata key `bcdnet` holds: format (1), family, config, weight_bits (which of the two training steps the weights
-are for), labels (class names), preprocess (timm's keys: input_size, mean, std, interpolation, crop_pct), provenance.
+The metadata key `bcdnet` holds: format (1), family, config (see `describe`), weight_bits (which of the two training
+steps the weights are for), labels (class names), preprocess (timm's keys: input_size, mean, std, interpolation,
+crop_pct), provenance.
 """
 
 import json
@@ -28,12 +29,27 @@ RUN_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from a file, in eval mode, and what the file says of it."""
+    """A model read from a file, in eval mode, and what the file says of it.
+
+    `folded`: from a packed file, where batch norm is a factor and an offset: trainable after `restore_statistics`.
+    """
 
     model: Network
     labels: list[str]
     preprocess: dict[str, Any]
     provenance: dict[str, Any]
+    folded: bool = False
+
+
+def describe(model: Network) -> dict[str, Any]:
+    """A network's family and configuration as plain values, from which `from_description` builds it again."""
+    return {"family": family_of(model.config), "config": asdict(model.config)}
+
+
+def from_description(values: Any) -> Network:
+    """A network with fresh weights. Raises KeyError, TypeError, ValueError or RecipeError for what describes none."""
+    kind, _ = FAMILIES[values["family"]]
+    return build(from_dict(kind, values["config"]))
 
 
 def weight_bits_of(model: torch.nn.Module) -> int:
@@ -56,8 +72,7 @@ def save_model(
     path = Path(path)
     header = {
         "format": FORMAT,
-        "family": family_of(model.config),
-        "config": asdict(model.config),
+        **describe(model),
         "weight_bits": weight_bits_of(model),
         "labels": labels,
         "preprocess": preprocess,
@@ -88,7 +103,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if path.suffix == ".bcdn":
-        raise CheckpointError(f"{path}: packed, which is for running only; give the run or file it was made from")
+        raise CheckpointError(f"{path}: packed; bcdnet.compiler.load_trained reads it")
     if not isinstance(header, dict):
         raise CheckpointError(
             f"{path}: holds weights but not their network; convert a published one with `bcdnet import`"
@@ -96,8 +111,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {header.get('format')}, this version reads {FORMAT}: update bcdnet")
     try:
-        kind, _ = FAMILIES[header["family"]]
-        model = build(from_dict(kind, header["config"]))
+        model = from_description(header)
         set_weight_bits(model, header["weight_bits"])
         result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
     except (KeyError, ValueError, RecipeError) as error:

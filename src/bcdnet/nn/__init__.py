@@ -9,6 +9,7 @@ from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
 from bcdnet.nn.rescale import rescale_latent_weights
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
 from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
+from bcdnet.nn.statistics import restore_statistics
 
 __all__ = [
     "ESTIMATORS",
@@ -31,6 +32,7 @@ __all__ = [
     "binarize_weight",
     "make_shortcut",
     "rescale_latent_weights",
+    "restore_statistics",
     "set_progress",
     "set_weight_bits",
     "sign",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import BcdnetError, DataError, ProgramError
+from bcdnet.pretrained import locate
 from bcdnet.program.decode import to_json
 from bcdnet.program.file import read_program
 from bcdnet.program.schema import Preprocess, Program
@@ -22,7 +23,6 @@ from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import available_threads, core
 from bcdnet.runtime.prediction import Prediction, check_topk, find_label, rank
 from bcdnet.runtime.preprocess import ImageLike, as_images, to_input
-from bcdnet.runtime.pretrained import locate
 
 Array = npt.NDArray[np.float32]
 MOST_THREADS = 1024  # as in core/runtime/session.cc

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bcdnet.compiler import load_trained
 from bcdnet.config import unknown_key
 from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
 from bcdnet.data.match import check_classes
 from bcdnet.errors import CheckpointError, RecipeError
-from bcdnet.hub import MODEL_FILE, download, is_hub_name
-from bcdnet.models import Loaded, Network, build, configure, load_model
+from bcdnet.models import Loaded, Network, build, configure
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
 
 _log = logging.getLogger(__name__)
@@ -55,35 +55,40 @@ def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_
 
 def initial_weights(
     config: ModelConfig, model: Network, data: DataConfig, labels: list[str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `config.checkpoint` gives `model` to begin with, as a state dict, and that file's provenance.
+) -> tuple[dict[str, Tensor], Loaded]:
+    """What `config.checkpoint` gives `model` to begin with, as a state dict, and all that it holds.
 
     All but the heads, which count only where they are for the same classes in the same order; `model` may be on torch's
     meta device. A warning is logged where the network knows images of another size or normalisation. Raises
     CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
     """
     assert config.checkpoint is not None
-    loaded = _trained(config.checkpoint)
+    loaded = load_trained(config.checkpoint)
     wanted, given = model.state_dict(), loaded.model.state_dict()
     heads = {name for name in (*wanted, *given) if name.startswith("head.")}
     for name in sorted((wanted.keys() | given.keys()) - heads):
         shapes = [list(weights[name].shape) if name in weights else "nothing" for weights in (given, wanted)]
         if shapes[0] != shapes[1]:
+            what = _difference(loaded.model, model) or f"{name} is {shapes[0]} there, {shapes[1]} here"
             raise RecipeError(
                 f"model.checkpoint: the network of {config.checkpoint} is not of the shape of {config.name} with these "
-                f"settings: {name} is {shapes[0]} there, {shapes[1]} here"
+                f"settings: {what}"
             )
     own, new = loaded.preprocess, preprocess_of(data)
     if other := [f"{key} {own[key]}, not {new[key]}" for key in ("input_size", "mean", "std") if own[key] != new[key]]:
         _log.warning("model.checkpoint: %s learned from images of %s", config.checkpoint, "; ".join(other))
     kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
-    return {name: given[name] for name in kept}, loaded.provenance
+    return {name: given[name] for name in kept}, loaded
 
 
-def _trained(checkpoint: str | Path) -> Loaded:
-    """The model of a file or run folder of ours, or of `hf-hub:ORG/REPO`."""
-    name = str(checkpoint)
-    return load_model(download(name, [MODEL_FILE]) if is_hub_name(name) else Path(name).expanduser())
+def _difference(there: Network, here: Network) -> str:
+    """The settings in which two networks of one family differ, but for their heads'."""
+    if type(there.config) is not type(here.config):
+        return ""
+    pairs = {key: (value, getattr(here.config, key)) for key, value in vars(there.config).items()}
+    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    shown = differing.keys() - {"num_classes", "distilled", "estimator"}
+    return "; ".join(f"{key} is {differing[key][0]} there, {differing[key][1]} here" for key in sorted(shown))
 
 
 class Teacher(nn.Module):
@@ -142,7 +147,7 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
     preprocess = preprocess_of(data)
     source = trained or (config.checkpoint if config.model is None else None)
     if source is not None:
-        loaded = _trained(source)
+        loaded = load_trained(source)
         if len(loaded.labels) != len(labels):
             raise RecipeError(f"teacher: {source} knows {len(loaded.labels)} classes, the data has {len(labels)}")
         check_classes(loaded.labels, labels, str(source), data.path)

@@ -19,8 +19,8 @@ class ModelConfig:
     """`name`: a network of bcdnet's; the other keys of the section are its keyword arguments.
 
     `num_classes` and `in_chans` come from the data unless they are given. `checkpoint`: a trained network of the same
-    shape to begin with (a run folder, .safetensors file or hf-hub:ORG/REPO), or null for fresh weights; its heads are
-    taken over where they are for the same classes.
+    shape to begin with (a run folder, a model file, packed or not, a shipped model's name or hf-hub:ORG/REPO), or null
+    for fresh weights; its heads are taken over where they are for the same classes.
     """
 
     name: str
@@ -112,7 +112,7 @@ class StepConfig:
 class TeacherConfig:
     """The real-valued network whose softmax the student imitates; one of four kinds.
 
-    - `checkpoint` alone: a bcdnet run folder, .safetensors file or hf-hub:ORG/REPO.
+    - `checkpoint` alone: what `model.checkpoint` may be.
     - `model` and `checkpoint`: a timm model and a state dict (.pt, .pth, .safetensors); `kwargs` are the model's.
     - `model` and `pretrained: true`: timm's own weights, which need its hub or its cache.
     - `model` and `train`: a network of bcdnet's, trained first, in the same run, with these settings.

@@ -19,8 +19,8 @@ from bcdnet.data import preprocess_of
 from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
-from bcdnet.models import Network, load_model, save_model
-from bcdnet.nn import set_weight_bits
+from bcdnet.models import Loaded, Network, load_model, save_model
+from bcdnet.nn import restore_statistics, set_weight_bits
 from bcdnet.training.build import Teacher, build_model, check_fit, initial_weights, load_teacher
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
@@ -80,6 +80,7 @@ class Run:
         # The provenance of the networks that the student begins with and learns from.
         self.origin: dict[str, Any] | None = None
         self.taught_by: dict[str, Any] | None = None
+        self.initial: tuple[dict[str, torch.Tensor], Loaded] | None = None
         self.teacher_digest: str | None = None
 
     def go(self, resume: bool) -> Results:
@@ -126,7 +127,8 @@ class Run:
             check_heads(model, phase.step, taught=config is not None and phase.role == "student")
             check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
             if phase.model.checkpoint is not None and self._begins(phase) and phase.index > begun:
-                self.origin = initial_weights(phase.model, model, self.recipe.data, data.class_names)[1]
+                self.initial = initial_weights(phase.model, model, self.recipe.data, data.class_names)
+                self.origin = self.initial[1].provenance
         if config is not None and config.train is None:
             self._check_teacher(load_teacher(config, None, self.recipe.data, data.class_names))
 
@@ -188,9 +190,11 @@ class Run:
         if not self._begins(phase):
             before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
             model.load_state_dict(before.state_dict())
-        elif phase.model.checkpoint is not None and not goes_on:
-            weights, _ = initial_weights(phase.model, model, self.recipe.data, data.class_names)
+        elif self.initial is not None and phase.model.checkpoint is not None:
+            weights, loaded = self.initial
             model.load_state_dict(weights, strict=False)
+            if loaded.folded:
+                restore_statistics(model, data.sample(phase.step))
             head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
             self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")
         return model

@@ -6,7 +6,7 @@ from pathlib import Path
 from bcdnet.program.file import is_safetensors
 from bcdnet.program.schema import METADATA_KEY
 
-FOLDER = Path(__file__).parent.parent / "weights"
+FOLDER = Path(__file__).parent / "weights"
 SUFFIX = ".bcdn"
 
 

@@ -1,0 +1,175 @@
+"""From a packed program back to the network that it was made of, to train it further or to look into it.
+
+Packing copies, joins, transposes and folds parameters, so that each number of a program is some parameter's. Which one
+is found by packing a network of the same shape in which every number is its own address; thus there is no inverse of
+each lowering to keep in step with it. What packing drops comes back as the simplest thing that computes the same:
+latent weights as bits times their scale, batch norm with the mean 0 and the variance 1, two heads as twice their mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bcdnet.compiler.export import NETWORK, compile_module
+from bcdnet.errors import CheckpointError, CompileError, RecipeError
+from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
+from bcdnet.models import DualHead, Loaded, Network, from_description, load_model
+from bcdnet.nn import BinaryLayer
+from bcdnet.pretrained import is_packed, locate
+from bcdnet.program.file import read_program
+from bcdnet.program.reference import unpack_bits
+from bcdnet.program.schema import BinaryConv2d, Program
+
+FIRST = 2**10  # addresses lie above the constants that lowering brings in, such as a ReLU's slope
+LAST = 2**24  # beyond, float32 lacks integers
+
+Array = npt.NDArray[Any]
+
+
+def load_trained(name: str | os.PathLike[str]) -> Loaded:
+    """The model of a file (packed or not), a run folder, a shipped model's name, or `hf-hub:ORG/REPO`.
+
+    Raises ProgramError or CheckpointError, which name the file: not readable, or see `unpack`.
+    """
+    name = os.fspath(name)
+    path = download(name, [MODEL_FILE, PACKED_FILE]) if is_hub_name(name) else Path(name).expanduser()
+    if not is_packed(str(path)):
+        return load_model(path)
+    program = read_program(locate(path))
+    try:
+        return unpack(program)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+
+
+def unpack(program: Program) -> Loaded:
+    """A network in eval mode that packs to this program again, number for number.
+
+    Its batch norms are `folded`. Raises CheckpointError for a program that does not say which network it was made of,
+    was made of another one, or by a version that packed it otherwise.
+    """
+    network = _network(program)
+    addresses = _write_addresses(network)
+    try:
+        addressed = compile_module(network, input_size=program.buffers[program.inputs[0].buffer].shape)
+    except CompileError as error:
+        raise CheckpointError(f"the network that it says it was made of does not pack: {error}") from error
+    _check_alike(addressed, program)
+    state = _numbers(addressed, program, addresses)
+    for name, weight, scale in _binary_weights(addressed, program, addresses):
+        state[name] = latent_weight(weight, scale).reshape(network.get_parameter(name).shape)
+    if isinstance(network.head, DualHead):
+        state |= {name.replace("head.fc.", "head.fc_dist."): state[name] for name in state if name.startswith("head.")}
+    network.float().load_state_dict({name: torch.from_numpy(values) for name, values in state.items()}, strict=False)
+    assert program.preprocess is not None
+    preprocess = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in vars(program.preprocess).items()
+    }
+    provenance = {key: value for key, value in program.provenance.items() if key != NETWORK}
+    return Loaded(network, list(program.labels), preprocess, provenance, folded=True)
+
+
+def latent_weight(weight: Array, scale: Array) -> Array:
+    """A float32 latent weight [O, ...] with the signs of `weight` [O, ...] and the mean magnitudes `scale` [O].
+
+    The magnitudes differ by a few units in their last place, so that their sum, in whatever order it is taken, is exact
+    and their mean is the scale to the last bit: each is a multiple of the sum's last place.
+    """
+    size = weight[0].size
+    total = np.float32(size) * scale
+    # The scale was such a quotient once; where the product was rounded away from it, the sum is next to it.
+    for other in (np.nextafter(total, np.float32(0)), np.nextafter(total, np.float32(np.inf))):
+        total = np.where((total / np.float32(size) != scale) & (other / np.float32(size) == scale), other, total)
+    unit = np.spacing(total)
+    share, rest = np.divmod((total / unit).astype(np.int64), size)
+    counts = share[:, None] + (np.arange(size) < rest[:, None])
+    magnitudes = (counts * unit[:, None]).astype(np.float32).reshape(weight.shape)
+    return np.copysign(magnitudes, weight)
+
+
+def _network(program: Program) -> Network:
+    """The network that the program names, with fresh weights, batch norms folded."""
+    if NETWORK not in program.provenance or program.preprocess is None:
+        missing = "its preprocessing" if NETWORK in program.provenance else "which network it was made of"
+        raise CheckpointError(f"does not say {missing}, so that it can only be run: pack it anew from its run or file")
+    try:
+        network = from_description(program.provenance[NETWORK]).eval()
+    except (KeyError, TypeError, ValueError, RecipeError) as error:
+        raise CheckpointError(f"its provenance does not describe a network of ours: {error}") from error
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1 - layer.eps)
+    return network
+
+
+def _write_addresses(network: Network) -> dict[str, Array]:
+    """Fill every parameter with its addresses, and return them: one for each number, or output of a binary layer."""
+    addresses: dict[str, Array] = {}
+    end = FIRST
+    for path, layer in network.named_modules():
+        binary = isinstance(layer, BinaryLayer)
+        for name, parameter in layer.named_parameters(path, recurse=False):
+            if name.startswith("head.fc_dist."):
+                continue  # of two heads the mean is packed
+            shape = parameter.shape[:1] if binary else parameter.shape
+            places = torch.arange(end, end + shape.numel()).view(*shape, *[1] * (parameter.dim() - len(shape)))
+            end += shape.numel()
+            addresses[name] = places.view(shape).numpy()
+            # In float64 the mean of equal numbers, a binary layer's scale, is that number.
+            parameter.data = places.double().expand(parameter.shape).clone() if binary else places.float()
+    if isinstance(network.head, DualHead):
+        network.head.fc_dist.load_state_dict(network.head.fc.state_dict())
+    if end > LAST:
+        raise CheckpointError(f"has {end - FIRST:,} real-valued numbers; {LAST - FIRST:,} can be told apart")
+    return addresses
+
+
+def _check_alike(addressed: Program, program: Program) -> None:
+    """Raise CheckpointError unless the two differ in their numbers alone."""
+    pairs = zip(addressed.ops, program.ops, strict=False)
+    where = next((f"from {theirs.name} on" for ours, theirs in pairs if ours != theirs), "in its sizes")
+    shapes = [{name: tensor.shape for name, tensor in both.tensors.items()} for both in (addressed, program)]
+    parts = ("buffers", "ops", "inputs", "outputs")
+    if shapes[0] != shapes[1] or any(getattr(addressed, part) != getattr(program, part) for part in parts):
+        raise CheckpointError(f"is {where} not the network that it says it was made of, as this version packs it")
+
+
+def _numbers(addressed: Program, program: Program, addresses: dict[str, Array]) -> dict[str, Array]:
+    """The parameters by name, from where their addresses stand; of binary layers, the scales."""
+    numbers = np.full(sum(places.size for places in addresses.values()), np.nan, np.float32)
+    for name, places in addressed.tensors.items():
+        if places.dtype == np.float32:
+            real = places >= FIRST
+            if (places[~real] != program.tensors[name][~real]).any():
+                raise CheckpointError(f"its tensor {name} has other constants than the network's")
+            numbers[places[real].astype(np.int64) - FIRST] = program.tensors[name][real]
+    state = {name: numbers[places - FIRST] for name, places in addresses.items()}
+    if lost := next((name for name, values in state.items() if np.isnan(values).any()), None):
+        raise CheckpointError(f"it does not hold all of {lost}")
+    return state
+
+
+def _binary_weights(
+    addressed: Program, program: Program, addresses: dict[str, Array]
+) -> Iterator[tuple[str, Array, Array]]:
+    """Name, ±1 weight [O, I, ...] and scale [O] of every binary layer, some of which share a branch of an op."""
+    owners = {int(places[0]): name for name, places in addresses.items() if name.endswith(".latent_weight")}
+    for op in (op for op in program.ops if isinstance(op, BinaryConv2d)):
+        channels = program.buffers[op.input].shape[-1]
+        for branch in op.branches:
+            places = addressed.tensors[branch.scale].astype(np.int64)
+            weight = unpack_bits(program.tensors[branch.weight], channels).transpose(0, 3, 1, 2)
+            for start in np.flatnonzero(np.isin(places, list(owners))):
+                name = owners[int(places[start])]
+                rows = slice(start, start + len(addresses[name]))
+                yield name, weight[rows], program.tensors[branch.scale][rows]
