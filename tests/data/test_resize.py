@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from bcdnet.data import DataConfig, evaluate_transform
 from bcdnet.data.dataset import decode
 from bcdnet.data.resize import normalise, to_pixels
-from bcdnet.image_modes import with_channels
+from bcdnet.decoded_images import with_channels
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from bcdnet.decoded_images import upright
 from bcdnet.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -160,13 +161,4 @@ def decode(encoded: bytes, where: str) -> Image.Image:
         raise DataError(f"{where}: cannot decode: {reason}") from None
     if image.mode == "F":
         raise DataError(f"{where}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
-    return _upright(image)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned and mirrored as its EXIF orientation says; EXIF data that cannot be read say nothing."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:
-        return image
+    return upright(image)

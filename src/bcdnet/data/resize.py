@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.config import DataConfig
-from bcdnet.image_modes import with_channels
+from bcdnet.decoded_images import with_channels
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -16,8 +16,8 @@ from bcdnet.data.config import AugmentConfig, DataConfig
 from bcdnet.data.crop import random_boxes
 from bcdnet.data.dataset import Dataset
 from bcdnet.data.resize import RESAMPLING, channels_first, to_pixels
+from bcdnet.decoded_images import with_channels
 from bcdnet.errors import DataError
-from bcdnet.image_modes import with_channels
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 import numpy.typing as npt
 
+from bcdnet.decoded_images import upright, with_channels
 from bcdnet.errors import DataError, ImageTooLargeError
-from bcdnet.image_modes import with_channels
 from bcdnet.program.schema import Preprocess
 
 if TYPE_CHECKING:
@@ -96,17 +96,6 @@ def open_image(
     # Pillow's decoders raise what they like on damaged data.
     except Exception as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from None
-
-
-def upright(image: Image) -> Image:
-    """The image turned and mirrored as its EXIF orientation says; EXIF data that cannot be read say nothing."""
-    from PIL import ExifTags, ImageOps
-
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:
-        return image
 
 
 def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:

@@ -1,4 +1,4 @@
-"""The colours of a decoded image as a network wants them, in training and prediction alike. A leaf."""
+"""A decoded image as a network wants it, upright and in its colours, in training and prediction alike. A leaf."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def upright(image: Image) -> Image:
+    """The image turned and mirrored as its EXIF orientation says; EXIF data that cannot be read say nothing."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:
+        return image
 
 
 def with_channels(image: Image, channels: int) -> Image:
