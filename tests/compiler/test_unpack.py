@@ -163,9 +163,14 @@ def test_what_cannot_be_unpacked_says_why(prepared: Any, tmp_path: Path, packed_
     assert "is from stem.0 on not the network" in refusal(provenance=described(embedding="none"))
     assert "not the network" in refusal(provenance=described(widths=[16, 32, 64, 128]))
     assert "is in its sizes not the network" in refusal(provenance=described(num_classes=8))
+    assert "parameters, the file at most" in refusal(provenance=described(widths=[2**20] * 4))
+    assert "1,000 are the most" in refusal(provenance=described(layers=[10**9] * 4))
     name = next(op.branches[0].scale for op in program.ops if isinstance(op, BinaryConv2d))
     short = {**program.tensors, name: program.tensors[name][:1]}
     assert "is in its sizes not the network" in refusal(tensors=short)
+    for scale in (-0.5, 1e38):
+        strange = {**program.tensors, name: np.full_like(program.tensors[name], scale)}
+        assert "has a scale that is negative, or beyond" in refusal(tensors=strange)
 
 
 def test_constants_of_the_network_are_not_the_files_to_change(prepared: Any) -> None:

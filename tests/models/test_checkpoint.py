@@ -93,6 +93,8 @@ def test_a_newer_format(saved):
         (lambda header, tensors: header.pop("labels"), "labels"),
         (lambda header, tensors: header["config"].update(depth=3), "depth"),
         (lambda header, tensors: header["config"].update(widths="wide"), "widths"),
+        (lambda header, tensors: header["config"].update(widths=[2**24] * 4), "parameters, the file at most"),
+        (lambda header, tensors: header["config"].update(layers=[10**9] * 4), "1,000 are the most"),
         (lambda header, tensors: header.update(weight_bits=2), "not 2"),
         (lambda header, tensors: tensors.pop("stem.0.weight"), "Missing key.*stem.0.weight"),
         (lambda header, tensors: tensors.update(extra=torch.zeros(1)), "Unexpected key.*extra"),

@@ -81,9 +81,12 @@ def latent_weight(weight: Array, scale: Array) -> Array:
     """A float32 latent weight [O, ...] with the signs of `weight` [O, ...] and the mean magnitudes `scale` [O].
 
     The magnitudes differ by a few units in their last place, so that their sum, in whatever order it is taken, is exact
-    and their mean is the scale to the last bit: each is a multiple of the sum's last place.
+    and their mean is the scale to the last bit: each is a multiple of the sum's last place. Raises CheckpointError for
+    what is no mean of magnitudes.
     """
     size = weight[0].size
+    if not ((scale >= 0) & (scale < np.finfo(np.float32).max / size)).all():
+        raise CheckpointError("a binary layer has a scale that is negative, or beyond float32 times its weights")
     total = np.float32(size) * scale
     # The scale was such a quotient once; where the product was rounded away from it, the sum is next to it.
     for other in (np.nextafter(total, np.float32(0)), np.nextafter(total, np.float32(np.inf))):
@@ -101,7 +104,9 @@ def _network(program: Program) -> Network:
         missing = "its preprocessing" if NETWORK in program.provenance else "which network it was made of"
         raise CheckpointError(f"does not say {missing}, so that it can only be run: pack it anew from its run or file")
     try:
-        network = from_description(program.provenance[NETWORK]).eval()
+        # Of a binary layer each bit is a number; of two heads one is packed.
+        numbers = 2 * sum(8 * tensor.nbytes for tensor in program.tensors.values())
+        network = from_description(program.provenance[NETWORK], numbers).eval()
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"its provenance does not describe a network of ours: {error}") from error
     for layer in network.modules():

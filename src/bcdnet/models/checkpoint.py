@@ -46,10 +46,19 @@ def describe(model: Network) -> dict[str, Any]:
     return {"family": family_of(model.config), "config": asdict(model.config)}
 
 
-def from_description(values: Any) -> Network:
-    """A network with fresh weights. Raises KeyError, TypeError, ValueError or RecipeError for what describes none."""
+def from_description(values: Any, numbers: int) -> Network:
+    """A network with fresh weights, of at most so many: what a file says of itself must not ask for more memory than
+    its tensors did.
+
+    Raises KeyError, TypeError, ValueError or RecipeError for what describes none.
+    """
     kind, _ = FAMILIES[values["family"]]
-    return build(from_dict(kind, values["config"]))
+    config = from_dict(kind, values["config"])
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in build(config).parameters())
+    if size > numbers:
+        raise ValueError(f"it has {size:,} parameters, the file at most {numbers:,} numbers")
+    return build(config)
 
 
 def weight_bits_of(model: torch.nn.Module) -> int:
@@ -111,7 +120,8 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {header.get('format')}, this version reads {FORMAT}: update bcdnet")
     try:
-        model = from_description(header)
+        # Twice, so that a file that lacks a few tensors is told which.
+        model = from_description(header, 2 * sum(tensor.numel() for tensor in tensors.values()))
         set_weight_bits(model, header["weight_bits"])
         result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
     except (KeyError, ValueError, RecipeError) as error:

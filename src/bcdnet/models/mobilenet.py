@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.network import Embedding, Network, NetworkConfig, make_embedding, scale_width
+from bcdnet.models.network import Embedding, Network, NetworkConfig, check_depth, make_embedding, scale_width
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, PointwiseBlock
 
 
@@ -39,6 +39,7 @@ class MobileNetConfig(NetworkConfig):
         super().__post_init__()
         if not self.blocks:
             raise RecipeError("blocks is empty: give (channels, stride) for each convolution block")
+        check_depth(len(self.blocks) + self.mlp_groups)
         widths = [self.stem_width, *(channels for channels, _ in self.blocks)]
         if self.kind == "binary" and any(after not in (before, 2 * before) for before, after in pairwise(widths)):
             raise RecipeError(f"a binary block keeps or doubles its channels, unlike {widths}")

@@ -10,6 +10,7 @@ from bcdnet.nn import ESTIMATORS, ContextualEmbedding
 
 Embedding = Literal["none", "both", "alpha", "beta"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
+MAX_DEPTH = 1000  # blocks
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,12 @@ def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reducti
     if kind == "none":
         return None
     return ContextualEmbedding(in_channels, out_channels, reduction, alpha=kind != "beta", beta=kind != "alpha")
+
+
+def check_depth(blocks: int) -> None:
+    """RecipeError for more blocks than a network can be built of in a reasonable time."""
+    if blocks > MAX_DEPTH:
+        raise RecipeError(f"the network has {blocks:,} blocks; {MAX_DEPTH:,} are the most")
 
 
 def scale_width(channels: int, width: float) -> int:
