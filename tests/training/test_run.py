@@ -251,7 +251,9 @@ def test_a_run_begins_with_what_a_packed_file_computes(
     expected = assess(first, "digits", "test", 128, torch.device("cpu"))
     still = {"name": "step", "weight_bits": 1, "iterations": 12, "batch_size": 128, "lr": 0.0}
     model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(packed)}
-    results = train(make_recipe(steps=[still], model=model, augment={}))["step"]
+    said: list[str] = []
+    results = train(make_recipe(steps=[still], model=model, augment={}), say=said.append)["step"]
+    assert "step: measures batch statistics, which a packed network lacks" in said
     with (tmp_path / "run" / "metrics.csv").open() as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["event"] == "train"]
     for loss in (results["loss"], sum(losses) / len(losses)):  # 2.45 where the statistics stay at 0 and 1

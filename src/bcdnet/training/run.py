@@ -193,10 +193,11 @@ class Run:
         elif self.initial is not None and phase.model.checkpoint is not None:
             weights, loaded = self.initial
             model.load_state_dict(weights, strict=False)
-            if loaded.folded:
-                restore_statistics(model, data.sample(phase.step))
             head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
             self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")
+            if loaded.folded:
+                self.say(f"{phase.name}: measures batch statistics, which a packed network lacks")
+                restore_statistics(model, data.sample(phase.step))
         return model
 
     def _export(self, phase: Phase, model: Network, outcome: Outcome, data: RunData) -> None:
