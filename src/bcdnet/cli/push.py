@@ -65,12 +65,11 @@ def packed_files(model: str, card: Path | None) -> dict[str, Path | bytes]:
 
 def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path | bytes]:
     """A model file, the packed file made of it in `folder`, its configuration and a card."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from bcdnet.cli.model import find_model, pack
     from bcdnet.hub import MODEL_FILE, PACKED_FILE
-    from bcdnet.models import Network, save_model, weight_bits_of
-    from bcdnet.models.registry import family_of
+    from bcdnet.models import Network, describe, save_model, weight_bits_of
     from bcdnet.training.assess import recipe_of
     from bcdnet.training.run_folder import portable
 
@@ -86,7 +85,7 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
         folder / MODEL_FILE, network, labels=found.labels, preprocess=found.preprocess, provenance=found.provenance
     )
     bits = weight_bits_of(network)
-    more = {"family": family_of(network.config), "config": asdict(network.config), "weight_bits": bits}
+    more = {**describe(network), "weight_bits": bits}
     files: dict[str, Path | bytes] = {
         MODEL_FILE: weights,
         "config.json": _config(found.labels, found.preprocess, found.provenance, more),
