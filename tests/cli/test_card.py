@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from bcdnet.cli.card import _teacher
 from bcdnet.cli.main import main
 from bcdnet.runtime import InferenceSession
 from bcdnet.training.recipe import TeacherConfig
@@ -76,6 +79,16 @@ def test_a_card_names_the_networks_that_helped(run: Path, tmp_path: Path, capsys
     assert "It began with the weights of bcdnet_b_r18_small, trained on digits." in " ".join(text.split())
     assert f"Teacher: bcdnet_b_r18_small, {top1:.2f} % itself." in text
     assert str(run.parent) not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("results", "reached"), [({"top1": 71.5}, ", 71.50 % itself"), ({"accuracy": 0.9}, ""), ("good", ""), (None, "")]
+)
+def test_a_teachers_figures_may_be_anything(results: Any, reached: str) -> None:
+    """They are what a foreign file says of itself."""
+    found = SimpleNamespace(provenance={"taught_by": {"model": "twin", "results": results}})
+    card: Any = SimpleNamespace(recipe=SimpleNamespace(teacher=TeacherConfig(checkpoint="x")), figures={}, found=found)
+    assert _teacher(card) == f"Teacher: twin{reached}."
 
 
 def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -213,6 +213,10 @@ def test_a_packed_file_can_be_packed_for_another_size_and_looked_into(files, tmp
         code, out, err = call("export", name, "-o", tmp_path / output, "--input-size", 3, 32, 32)
         assert code == 0 and "input 3x32x32" in out, err
     assert (tmp_path / "a.bcdn").read_bytes() == (tmp_path / "b.bcdn").read_bytes()
+    code, _, err = call("export", packed, "-o", tmp_path / "c.onnx", "--input-size", 3, 32, 32)
+    assert code == 0 and (tmp_path / "c.onnx").is_file(), err
+    code, _, err = call("export", "bcdnet_b_r18_cifar1", "-o", tmp_path / "d.bcdn")
+    assert code == 2 and "did you mean bcdnet_b_r18_cifar10" in err
     counts = [json.loads(call("summary", name, "--json")[1]) for name in (model, packed)]
     assert counts[0] | {"model": ""} == counts[1] | {"model": ""}
     code, out, err = call("verify", packed, packed, "--data", "digits", "--limit", 40)

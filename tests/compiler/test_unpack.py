@@ -18,7 +18,7 @@ from bcdnet.compiler import compile_module, export, load_trained, unpack
 from bcdnet.compiler.unpack import latent_weight
 from bcdnet.errors import CheckpointError
 from bcdnet.models import VARIANTS, load_model, save_model
-from bcdnet.nn import BinaryMLPBlock, binarize_weight
+from bcdnet.nn import BinaryMLPBlock, binarize_weight, lacks_statistics
 from bcdnet.pretrained import list_pretrained, locate
 from bcdnet.program import execute, read_program
 from bcdnet.program.schema import BinaryConv2d, Elementwise, Program
@@ -57,7 +57,7 @@ def test_a_program_unpacks_to_a_network_that_packs_to_it(name: str, prepared: An
     model = made(prepared, name)
     program = pack(model)
     loaded = unpack(program)
-    assert loaded.folded and not loaded.model.training
+    assert lacks_statistics(loaded.model) and not loaded.model.training
     assert (loaded.model.config, loaded.labels) == (model.config, LABELS)
     assert loaded.provenance == {"data": "letters"}
     again = compile_module(
@@ -126,19 +126,34 @@ def test_shipped_models_unpack(name: str) -> None:
     assert loaded.provenance["model"] and "network" not in loaded.provenance
 
 
-def test_files_of_either_kind_and_run_folders_are_found_by_their_names(prepared: Any, tmp_path: Path) -> None:
+def test_files_of_either_kind_and_run_folders_are_found_by_their_names(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = made(prepared)
     run = tmp_path / "run"
     save_model(run / "model.safetensors", model, labels=LABELS, preprocess=PREPROCESS, provenance={})
     packed = export(model, tmp_path / "any.name", input_size=(3, 32, 32), labels=LABELS, preprocess=PREPROCESS)
-    assert [load_trained(path).folded for path in (run, run / "model.safetensors", packed, str(packed))] == [
-        False, False, True, True,
-    ]  # fmt: skip
+    for path, found in ((run, False), (run / "model.safetensors", False), (packed, True), (str(packed), True)):
+        assert lacks_statistics(load_trained(path).model) is found
+    monkeypatch.chdir(tmp_path)
+    run.rename("bcdnet_b_r18_cifar10")
+    for name in ("./bcdnet_b_r18_cifar10", "bcdnet_b_r18_cifar10/"):
+        assert load_trained(name).labels == LABELS
+    assert "airplane" in load_trained("bcdnet_b_r18_cifar10").labels
+    with pytest.raises(CheckpointError, match="bcdnet_b_r18_cifar1: no such model file; did you mean bcdnet_b_r18_ci"):
+        load_trained("bcdnet_b_r18_cifar1")
     with pytest.raises(CheckpointError, match=r"nothing: no such model file"):
         load_trained(tmp_path / "nothing")
     packed.rename(tmp_path / "any.bcdn")
     with pytest.raises(CheckpointError, match=r"any\.bcdn: packed; bcdnet\.compiler\.load_trained reads it"):
         load_model(tmp_path / "any.bcdn")
+
+
+def test_an_unpacked_network_that_is_saved_still_lacks_its_statistics(prepared: Any, tmp_path: Path) -> None:
+    """Else a training that begins with that file would begin with another network."""
+    loaded = unpack(pack(made(prepared)))
+    path = save_model(tmp_path / "x", loaded.model, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    assert lacks_statistics(load_model(path).model)
 
 
 def test_what_cannot_be_unpacked_says_why(prepared: Any, tmp_path: Path, packed_file: Path) -> None:
@@ -164,7 +179,12 @@ def test_what_cannot_be_unpacked_says_why(prepared: Any, tmp_path: Path, packed_
     assert "not the network" in refusal(provenance=described(widths=[16, 32, 64, 128]))
     assert "is in its sizes not the network" in refusal(provenance=described(num_classes=8))
     assert "parameters, the file at most" in refusal(provenance=described(widths=[2**20] * 4))
-    assert "1,000 are the most" in refusal(provenance=described(layers=[10**9] * 4))
+    for setting, value in (
+        ("layers", [10**9] * 4), ("mlp_blocks", -9), ("mlp_branches", ["none"] * 2000), ("widths", [0] * 4),
+        ("widths", [-4] * 4), ("widths", [2**62] * 4), ("num_classes", 10**30), ("in_chans", 10**30), ("reduction", 0),
+    ):  # fmt: skip
+        message = refusal(provenance=described(**{setting: value}))
+        assert "does not describe a network of ours" in message and f"{setting}: from" in message and len(message) < 200
     name = next(op.branches[0].scale for op in program.ops if isinstance(op, BinaryConv2d))
     short = {**program.tensors, name: program.tensors[name][:1]}
     assert "is in its sizes not the network" in refusal(tensors=short)

@@ -82,6 +82,22 @@ def test_random_crops_are_made_by_whoever_decodes(parquet_folder):
     assert sum(torch.equal(by_image[0][index], by_image[1][index]) for index in range(100)) < 20
 
 
+def test_memory_is_pinned_for_a_gpu_alone(stream, monkeypatch):
+    """Whoever fetched before: a few batches on the CPU must not slow down what goes to a GPU."""
+    made = []
+    monkeypatch.setattr(
+        torch.utils.data, "DataLoader", lambda *_, **settings: made.append(settings) or Loader(settings)
+    )
+
+    class Loader(list):
+        def __init__(self, settings):
+            self.pin_memory = settings["pin_memory"]
+
+    for kind in ("cpu", "cpu", "cuda", "cuda"):
+        list(stream.fetch([], 0, 0, torch.device(kind)))
+    assert [settings["pin_memory"] for settings in made] == [False, True]
+
+
 def test_worker_processes_change_nothing(parquet_folder, stream):
     config = DataConfig(str(parquet_folder), 8, in_memory=False, workers=2, **GREY)
     parallel = load_images(config.path, "train", config)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bcdnet.models import build, configure
-from bcdnet.nn import BinaryLayer, restore_statistics
+from bcdnet.nn import BinaryLayer, drop_statistics, lacks_statistics, restore_statistics
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -14,7 +15,9 @@ def folded(model: nn.Module) -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, -1.5, 1.5)
             nn.init.normal_(layer.bias)
-            nn.init.constant_(layer.running_var, 1 - layer.eps)
+    assert not lacks_statistics(model)  # a fresh network, which trains as it is
+    drop_statistics(model)
+    assert lacks_statistics(model)
     return model.eval()
 
 
@@ -24,7 +27,7 @@ def test_outputs_stay_and_the_batch_has_the_statistics() -> None:
     images = torch.randn(16, 3, 32, 32, dtype=torch.float64)
     before = model(images)
     restore_statistics(model.train(), images.split([10, 6]))
-    assert model.training
+    assert model.training and not lacks_statistics(model)
     model.eval()
     torch.testing.assert_close(model(images), before, rtol=0, atol=1e-9)
     # In train mode the batch's own statistics are now the same ones.
@@ -57,3 +60,19 @@ def test_no_images_are_an_error() -> None:
         restore_statistics(model, [])
     assert not any(layer._forward_pre_hooks for layer in model.modules())
     assert any(isinstance(layer, BinaryLayer) for layer in model.modules())
+
+
+def test_what_lacks_statistics() -> None:
+    assert not lacks_statistics(nn.Linear(2, 2)) and not lacks_statistics(nn.BatchNorm2d(2))
+    norm = nn.BatchNorm2d(2, eps=1e-3)
+    drop_statistics(norm)
+    assert lacks_statistics(nn.Sequential(norm)) and torch.rsqrt(norm.running_var + norm.eps).eq(1).all()
+    assert not lacks_statistics(nn.Sequential(norm, nn.BatchNorm2d(2)))
+
+
+def test_statistics_of_a_model_that_is_not_on_the_cpu() -> None:
+    """Sums are taken on the CPU in float64, which some devices do not have."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        restore_statistics(model, [torch.empty(2, 3, 8, 8)])
+        assert model[1].running_mean.device.type == "cuda"

@@ -32,7 +32,10 @@ class Kind(StrEnum):
 
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which analysis.", show_default=False)],
-    model: Annotated[str, typer.Argument(help="A run folder, a model file, packed or not; for flips a run folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A run folder, a model file, packed or not, or a shipped name; for flips a run folder."),
+    ],
     data: Annotated[
         str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.", show_default=False)
     ] = None,

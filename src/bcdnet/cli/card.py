@@ -280,7 +280,8 @@ def _teacher(card: Card) -> str:
         return "No teacher."
     known = card.found.provenance.get("taught_by", {})
     results = card.figures.get("teacher") or known.get("results")
-    reached = f", {results['top1']:.2f} % itself" if results else ""
+    top1 = results.get("top1") if isinstance(results, dict) else None  # of a foreign file these may be anything
+    reached = f", {top1:.2f} % itself" if isinstance(top1, (int, float)) else ""
     return f"Teacher: {teacher.model or known.get('model', 'a checkpoint')}{reached}."
 
 

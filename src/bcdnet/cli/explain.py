@@ -13,7 +13,7 @@ from bcdnet.files import refuse_overwriting, whole_file
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(help="A run folder or a model file, packed or not.")],
+    checkpoint: Annotated[str, typer.Argument(help="A run folder, a model file, packed or not, or a shipped name.")],
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write; the PNGs go beside it.")],
     versus: Annotated[

@@ -62,9 +62,7 @@ def _export_onnx(model: str, output: Path, input_size: tuple[int, int, int] | No
     from bcdnet.pretrained import is_packed
     from bcdnet.program import read_program
 
-    if is_packed(model):
-        if input_size is not None:
-            raise BcdnetError(f"{model} is packed for one input size: leave --input-size to models")
+    if input_size is None and is_packed(model):
         with packed_file(model) as packed:
             program = read_program(packed)
     else:

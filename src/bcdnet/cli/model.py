@@ -50,7 +50,7 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
 
     from bcdnet.compiler import load_trained
     from bcdnet.models import VARIANTS
-    from bcdnet.pretrained import is_packed
+    from bcdnet.pretrained import is_packed, list_pretrained
 
     settings = {key: value for key, value in settings.items() if value is not None}
     if is_packed(name) or Path(name).exists() or "/" in name or name.endswith(".safetensors"):
@@ -60,7 +60,7 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
         preprocess = loaded.preprocess | ({"input_size": list(size)} if size else {})
         return Found(loaded.model, loaded.labels, preprocess, loaded.provenance)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        near = difflib.get_close_matches(name, [*list_pretrained(), *VARIANTS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BcdnetError(f"no model is called {name}, and there is no such file{hint}")
     preset = timm.get_pretrained_cfg(name)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Name of a timm model, or a model file or run folder.")],
+    model: Annotated[
+        str, typer.Argument(help="Name of a timm or a shipped model, a model file, packed or not, or a run folder.")
+    ],
     input_size: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Channels, height and width; the model's own where left out.", show_default=False),

@@ -30,9 +30,9 @@ TOLERANCE = 1e-3
 
 def run(
     checkpoint: Annotated[
-        str, typer.Argument(help="The model file or run folder that was exported, or any other MODEL.")
+        str, typer.Argument(help="The model file or run folder that was exported, or a packed or shipped model.")
     ],
-    packed: Annotated[str, typer.Argument(help="The packed file, or any other MODEL.")],
+    packed: Annotated[str, typer.Argument(help="The packed file, or any other trained model.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.", show_default=False)] = None,

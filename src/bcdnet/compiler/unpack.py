@@ -8,22 +8,21 @@ latent weights as bits times their scale, batch norm with the mean 0 and the var
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcdnet.compiler.export import NETWORK, compile_module
 from bcdnet.errors import CheckpointError, CompileError, RecipeError
 from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
 from bcdnet.models import DualHead, Loaded, Network, from_description, load_model
-from bcdnet.nn import BinaryLayer
-from bcdnet.pretrained import is_packed, locate
+from bcdnet.nn import BinaryLayer, drop_statistics
+from bcdnet.pretrained import is_packed, list_pretrained, locate
 from bcdnet.program.file import read_program
 from bcdnet.program.reference import unpack_bits
 from bcdnet.program.schema import BinaryConv2d, Program
@@ -40,8 +39,11 @@ def load_trained(name: str | os.PathLike[str]) -> Loaded:
     Raises ProgramError or CheckpointError, which name the file: not readable, or see `unpack`.
     """
     name = os.fspath(name)
-    path = download(name, [MODEL_FILE, PACKED_FILE]) if is_hub_name(name) else Path(name).expanduser()
-    if not is_packed(str(path)):
+    # As text: a Path of "./NAME" is one of "NAME", which may be a shipped model's.
+    path = str(download(name, [MODEL_FILE, PACKED_FILE])) if is_hub_name(name) else os.path.expanduser(name)
+    if not is_packed(path):
+        if not os.path.exists(path) and (near := difflib.get_close_matches(name, list_pretrained(), n=1)):
+            raise CheckpointError(f"{name}: no such model file; did you mean {near[0]}?")
         return load_model(path)
     program = read_program(locate(path))
     try:
@@ -51,10 +53,10 @@ def load_trained(name: str | os.PathLike[str]) -> Loaded:
 
 
 def unpack(program: Program) -> Loaded:
-    """A network in eval mode that packs to this program again, number for number.
+    """A network in eval mode that packs to this program again, number for number if that was float32 on a CPU.
 
-    Its batch norms are `folded`. Raises CheckpointError for a program that does not say which network it was made of,
-    was made of another one, or by a version that packed it otherwise.
+    Its batch norms lack their statistics, see `restore_statistics`. Raises CheckpointError for a program that does not
+    say which network it was made of, was made of another one, or by a version that packed it otherwise.
     """
     network = _network(program)
     addresses = _write_addresses(network)
@@ -74,15 +76,15 @@ def unpack(program: Program) -> Loaded:
         key: list(value) if isinstance(value, tuple) else value for key, value in vars(program.preprocess).items()
     }
     provenance = {key: value for key, value in program.provenance.items() if key != NETWORK}
-    return Loaded(network, list(program.labels), preprocess, provenance, folded=True)
+    return Loaded(network, list(program.labels), preprocess, provenance)
 
 
 def latent_weight(weight: Array, scale: Array) -> Array:
     """A float32 latent weight [O, ...] with the signs of `weight` [O, ...] and the mean magnitudes `scale` [O].
 
-    The magnitudes differ by a few units in their last place, so that their sum, in whatever order it is taken, is exact
-    and their mean is the scale to the last bit: each is a multiple of the sum's last place. Raises CheckpointError for
-    what is no mean of magnitudes.
+    The magnitudes differ by a few units in their last place: each is a multiple of their sum's, so that the sum is
+    exact in whatever order it is taken, and the mean, to the last bit, a scale that was one. Raises CheckpointError for
+    a scale that is negative, or too large to sum.
     """
     size = weight[0].size
     if not ((scale >= 0) & (scale < np.finfo(np.float32).max / size)).all():
@@ -109,11 +111,7 @@ def _network(program: Program) -> Network:
         network = from_description(program.provenance[NETWORK], numbers).eval()
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"its provenance does not describe a network of ours: {error}") from error
-    for layer in network.modules():
-        if isinstance(layer, _BatchNorm):
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.zero_()
-            layer.running_var.fill_(1 - layer.eps)
+    drop_statistics(network)
     return network
 
 

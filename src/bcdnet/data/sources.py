@@ -110,7 +110,7 @@ class Stream:
 
         Raises DataError that names the file of an image that cannot be decoded.
         """
-        if self._loader is None:
+        if self._loader is None or self._loader.pin_memory != (device.type == "cuda"):
             self._loader = self._start(device)
         self._plan.batches = [(seed, epoch, indices) for indices in batches]
         for decoded in self._loader:

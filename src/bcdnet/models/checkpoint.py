@@ -29,16 +29,12 @@ RUN_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from a file, in eval mode, and what the file says of it.
-
-    `folded`: from a packed file, where batch norm is a factor and an offset: trainable after `restore_statistics`.
-    """
+    """A model read from a file, in eval mode, and what the file says of it."""
 
     model: Network
     labels: list[str]
     preprocess: dict[str, Any]
     provenance: dict[str, Any]
-    folded: bool = False
 
 
 def describe(model: Network) -> dict[str, Any]:
@@ -54,8 +50,11 @@ def from_description(values: Any, numbers: int) -> Network:
     """
     kind, _ = FAMILIES[values["family"]]
     config = from_dict(kind, values["config"])
-    with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in build(config).parameters())
+    try:
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in build(config).parameters())
+    except (RuntimeError, TypeError) as error:  # sizes that torch does not take
+        raise ValueError(str(error).partition("\n")[0]) from None
     if size > numbers:
         raise ValueError(f"it has {size:,} parameters, the file at most {numbers:,} numbers")
     return build(config)
@@ -124,7 +123,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
         model = from_description(header, 2 * sum(tensor.numel() for tensor in tensors.values()))
         set_weight_bits(model, header["weight_bits"])
         result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
-    except (KeyError, ValueError, RecipeError) as error:
+    except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
     try:
         model.load_state_dict(tensors)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.network import Network, NetworkConfig, check_depth, scale_width
+from bcdnet.models.network import Network, NetworkConfig, check_depth, check_sizes, scale_width
 from bcdnet.nn import PointwiseBlock, TokenMixingBlock
 
 
@@ -24,7 +24,8 @@ class MixerConfig(NetworkConfig):
             raise RecipeError(
                 f"img_size, patch_size and depth are at least 1, not {self.img_size}, {self.patch_size}, {self.depth}"
             )
-        check_depth(self.depth)
+        check_depth(depth=self.depth)
+        check_sizes(channels=[self.channels], img_size=[self.img_size])
         if self.img_size % self.patch_size:
             raise RecipeError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
 

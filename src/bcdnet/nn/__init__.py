@@ -9,7 +9,7 @@ from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
 from bcdnet.nn.rescale import rescale_latent_weights
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
 from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
-from bcdnet.nn.statistics import restore_statistics
+from bcdnet.nn.statistics import drop_statistics, lacks_statistics, restore_statistics
 
 __all__ = [
     "ESTIMATORS",
@@ -30,6 +30,8 @@ __all__ = [
     "SpatialMean",
     "TokenMixingBlock",
     "binarize_weight",
+    "drop_statistics",
+    "lacks_statistics",
     "make_shortcut",
     "rescale_latent_weights",
     "restore_statistics",

@@ -1,6 +1,6 @@
-"""Batch norm's running statistics, measured anew."""
+"""Batch norm's running statistics: folded away, as packing does, and measured anew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,22 +9,45 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @torch.no_grad()
+def drop_statistics(model: nn.Module) -> None:
+    """Let every batch norm be weight x + bias in eval mode: mean 0, and the variance that makes 1 with epsilon."""
+    for mean, variance, eps in _statistics(model):
+        mean.zero_()
+        variance.fill_(1 - eps)
+
+
+def lacks_statistics(model: nn.Module) -> bool:
+    """Whether all batch norms, of which there is one at least, are as `drop_statistics` leaves them."""
+    found = [
+        not mean.any() and torch.equal(variance, torch.full_like(variance, 1 - eps))
+        for mean, variance, eps in _statistics(model)
+    ]
+    return bool(found) and all(found)
+
+
+def _statistics(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:
+            yield layer.running_mean, layer.running_var, layer.eps
+
+
+@torch.no_grad()
 def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give every batch norm the statistics of its input for these images [N, C, H, W]; the outputs stay, to rounding.
 
     A network from a packed file has batch norms of mean 0 and variance 1, whose weight and bias do all; in train mode,
-    which divides by the batch's own statistics, it would compute something else. Here weight and bias take up the
+    which divides by the batch's own statistics, it computes something else. Here weight and bias take up the
     difference: a x + b = a sqrt(v + eps) (x - m) / sqrt(v + eps) + (b + a m). Raises ValueError where there are no
     images.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.affine]
-    # Of 1, x and x^2, per channel.
-    sums: dict[nn.Module, Tensor] = {layer: torch.zeros(3, layer.num_features, dtype=torch.float64) for layer in layers}
+    sums: dict[nn.Module, Tensor] = {}  # of 1, x and x^2, per channel; on the CPU, since not every device has float64
 
     def measure(layer: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
-        variance, mean = (part.double() for part in torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
-        sums[layer] += x.numel() // len(mean) * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+        variance, mean = (part.cpu().double() for part in torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
+        part = x.numel() // len(mean) * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+        sums[layer] = sums[layer] + part if layer in sums else part
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
     training = model.training
@@ -36,18 +59,21 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    for layer in layers:
+    if not sums:
+        raise ValueError("statistics of no images: batches is empty")
+    for layer in filter(sums.__contains__, layers):
         count, total, squares = sums[layer]
-        if not count.all():
-            raise ValueError("statistics of no images: batches is empty")
         mean = total / count
         _move(layer, mean, (squares / count - mean**2).clamp_min(0))
 
 
 def _move(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     assert layer.running_mean is not None and layer.running_var is not None
-    slope = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
-    layer.bias.add_(slope * (mean - layer.running_mean))
+    weight, bias, before, spread = (
+        value.cpu().double() for value in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    )
+    slope = weight / (spread + layer.eps).sqrt()
+    layer.bias.copy_(bias + slope * (mean - before))
     layer.weight.copy_(slope * (variance + layer.eps).sqrt())
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)

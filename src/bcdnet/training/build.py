@@ -15,7 +15,7 @@ from bcdnet.config import unknown_key
 from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
 from bcdnet.data.match import check_classes
-from bcdnet.errors import CheckpointError, RecipeError
+from bcdnet.errors import BcdnetError, CheckpointError, RecipeError
 from bcdnet.models import Loaded, Network, build, configure
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
 
@@ -63,7 +63,7 @@ def initial_weights(
     CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
     """
     assert config.checkpoint is not None
-    loaded = load_trained(config.checkpoint)
+    loaded = _load("model.checkpoint", config.checkpoint)
     wanted, given = model.state_dict(), loaded.model.state_dict()
     heads = {name for name in (*wanted, *given) if name.startswith("head.")}
     for name in sorted((wanted.keys() | given.keys()) - heads):
@@ -79,6 +79,14 @@ def initial_weights(
         _log.warning("model.checkpoint: %s learned from images of %s", config.checkpoint, "; ".join(other))
     kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
     return {name: given[name] for name in kept}, loaded
+
+
+def _load(key: str, name: str | Path) -> Loaded:
+    """`load_trained`, whose errors begin with the recipe's key."""
+    try:
+        return load_trained(name)
+    except BcdnetError as error:
+        raise CheckpointError(f"{key}: {error}") from None
 
 
 def _difference(there: Network, here: Network) -> str:
@@ -147,7 +155,7 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
     preprocess = preprocess_of(data)
     source = trained or (config.checkpoint if config.model is None else None)
     if source is not None:
-        loaded = load_trained(source)
+        loaded = _load("teacher.checkpoint", source)
         if len(loaded.labels) != len(labels):
             raise RecipeError(f"teacher: {source} knows {len(loaded.labels)} classes, the data has {len(labels)}")
         check_classes(loaded.labels, labels, str(source), data.path)

@@ -20,7 +20,7 @@ from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
 from bcdnet.models import Loaded, Network, load_model, save_model
-from bcdnet.nn import restore_statistics, set_weight_bits
+from bcdnet.nn import lacks_statistics, restore_statistics, set_weight_bits
 from bcdnet.training.build import Teacher, build_model, check_fit, initial_weights, load_teacher
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
@@ -195,7 +195,7 @@ class Run:
             model.load_state_dict(weights, strict=False)
             head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
             self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")
-            if loaded.folded:
+            if lacks_statistics(loaded.model):
                 self.say(f"{phase.name}: measures batch statistics, which a packed network lacks")
                 restore_statistics(model, data.sample(phase.step))
         return model
