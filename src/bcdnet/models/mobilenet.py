@@ -47,7 +47,8 @@ class MobileNetConfig(NetworkConfig):
         super().__post_init__()
         if not self.blocks:
             raise RecipeError("blocks is empty: give (channels, stride) for each convolution block")
-        check_depth(blocks=len(self.blocks), mlp_groups=self.mlp_groups, mlp_branches=len(self.mlp_branches))
+        check_depth(blocks=len(self.blocks), mlp_groups=self.mlp_groups)
+        check_depth(mlp_branches=3 * self.mlp_groups * len(self.mlp_branches))
         check_sizes(
             stem=[self.stem_width, self.stem_stride],
             blocks=[size for block in self.blocks for size in block],

@@ -43,7 +43,8 @@ class ResNetConfig(NetworkConfig):
         super().__post_init__()
         if not self.widths or len(self.widths) != len(self.layers) or min(self.layers) < 1:
             raise RecipeError(f"widths and layers name the same stages, unlike {self.widths} and {self.layers}")
-        check_depth(layers=sum(self.layers), mlp_blocks=self.mlp_blocks, mlp_branches=len(self.mlp_branches))
+        check_depth(layers=sum(self.layers), mlp_blocks=self.mlp_blocks)
+        check_depth(mlp_branches=self.mlp_blocks * len(self.mlp_branches))
         check_sizes(widths=self.widths, reduction=[self.reduction])
         if self.kind != "reactnet" and (self.embedding != "none" or self.mlp_blocks):
             raise RecipeError(f"embedding and mlp_blocks belong to kind 'reactnet', not '{self.kind}'")
