@@ -111,7 +111,7 @@ def test_the_command_writes_from_a_model_and_from_a_packed_file(tmp_path: Path, 
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     with pytest.raises(SystemExit) as left:
         main(["export", str(packed), "-o", str(tmp_path / "c.onnx"), "--input-size", "3", "64", "64"])
-    assert left.value.code == 2 and "packed for one input size" in capsys.readouterr().err
+    assert left.value.code == 2 and "does not say its preprocessing" in capsys.readouterr().err
 
 
 def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
