@@ -133,6 +133,8 @@ def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ours = build(configure("resnet18_twin_small", num_classes=2, in_chans=1, **SMALL))
     save_model(tmp_path / "two.safetensors", ours, labels=["a", "b"], preprocess=preprocess_of(DATA), provenance={})
     assert "knows 2 classes, the data has 3" in error(TeacherConfig(checkpoint=str(tmp_path / "two.safetensors")))
+    nameless = export(ours.eval(), tmp_path / "x.bcdn", input_size=(1, 16, 16), preprocess=preprocess_of(DATA))
+    assert "names no classes (pack it with labels), the data has 3" in error(TeacherConfig(checkpoint=str(nameless)))
 
     turned = build(configure("resnet18_twin_small", num_classes=3, in_chans=1, **SMALL))
     save_model(tmp_path / "bac", turned, labels=["b", "a", "c"], preprocess=preprocess_of(DATA), provenance={})

@@ -157,7 +157,8 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
     if source is not None:
         loaded = _load("teacher.checkpoint", source)
         if len(loaded.labels) != len(labels):
-            raise RecipeError(f"teacher: {source} knows {len(loaded.labels)} classes, the data has {len(labels)}")
+            known = f"knows {len(loaded.labels)} classes" if loaded.labels else "names no classes (pack it with labels)"
+            raise RecipeError(f"teacher: {source} {known}, the data has {len(labels)}")
         check_classes(loaded.labels, labels, str(source), data.path)
         if (own := loaded.preprocess["input_size"]) != preprocess["input_size"]:
             _log.warning("teacher: %s learned from images of size %s, not %s", source, own, preprocess["input_size"])
