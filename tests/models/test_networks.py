@@ -154,15 +154,15 @@ def test_grey_images_and_the_width_multiplier():
         ("bcdnet_b", {"estimator": "cubic"}, "polynomial"),
         ("birealnet18", {"embedding": "both"}, "belong to kind 'reactnet'"),
         ("binary_mixer", {"img_size": 100}, "not a multiple of patch_size"),
-        ("reactnet_a", {"in_chans": 0}, "in_chans >= 1"),
+        ("reactnet_a", {"in_chans": 0}, "in_chans: from 1 to 1,048,576, not 0"),
         ("bcdnet_b_small", {"embedding": "betta"}, "embedding: must be one of 'none', 'both', 'alpha', 'beta'"),
         ("bcdnet_b_small", {"distilled": 1}, "distilled: expected true or false"),
         ("resnet18_twin", {"kind": "rael"}, "kind: must be one of"),
         ("mobilenet_v1_twin", {"embedding": "both"}, "belong to kind 'binary'"),
         ("mobilenet_v1_twin", {"mlp_blocks": 3}, "belong to kind 'binary'"),
         ("mobilenet_v1_twin", {"real_groups": 4}, "belong to kind 'binary'"),
-        ("binary_mixer_small", {"depth": 0}, "depth are at least 1"),
-        ("binary_mixer_small", {"patch_size": 0}, "depth are at least 1"),
+        ("binary_mixer_small", {"depth": 0}, "depth: from 1 to 1,000, not 0"),
+        ("binary_mixer_small", {"patch_size": 0}, "patch_size: from 1 to 1,048,576, not 0"),
     ],
 )
 def test_bad_settings_are_named(name, settings, message):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.network import Network, NetworkConfig, check_depth, check_sizes, scale_width
+from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_range
+from bcdnet.models.network import Network, NetworkConfig, scale_width
 from bcdnet.nn import PointwiseBlock, TokenMixingBlock
 
 
@@ -20,12 +21,8 @@ class MixerConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.img_size, self.patch_size, self.depth) < 1:
-            raise RecipeError(
-                f"img_size, patch_size and depth are at least 1, not {self.img_size}, {self.patch_size}, {self.depth}"
-            )
-        check_depth(depth=self.depth)
-        check_sizes(channels=[self.channels], img_size=[self.img_size])
+        check_range(1, MAX_DEPTH, depth=[self.depth])
+        check_range(1, MAX_SIZE, img_size=[self.img_size], patch_size=[self.patch_size], channels=[self.channels])
         if self.img_size % self.patch_size:
             raise RecipeError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
 

@@ -12,15 +12,8 @@ from typing import Literal
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.network import (
-    Embedding,
-    Network,
-    NetworkConfig,
-    check_depth,
-    check_sizes,
-    make_embedding,
-    scale_width,
-)
+from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_range
+from bcdnet.models.network import Embedding, Network, NetworkConfig, make_embedding, scale_width
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, PointwiseBlock
 
 
@@ -47,14 +40,11 @@ class MobileNetConfig(NetworkConfig):
         super().__post_init__()
         if not self.blocks:
             raise RecipeError("blocks is empty: give (channels, stride) for each convolution block")
-        check_depth(blocks=len(self.blocks), mlp_groups=self.mlp_groups)
-        check_depth(mlp_branches=3 * self.mlp_groups * len(self.mlp_branches))
-        check_sizes(
-            stem=[self.stem_width, self.stem_stride],
-            blocks=[size for block in self.blocks for size in block],
-            reduction=[self.reduction],
-            real_groups=[self.real_groups or 1],
-        )
+        check_range(0, MAX_DEPTH, blocks=[len(self.blocks)], mlp_groups=[self.mlp_groups])
+        check_range(0, MAX_DEPTH, mlp_branches=[3 * self.mlp_groups * len(self.mlp_branches)])  # in all blocks
+        check_range(0, MAX_SIZE, real_groups=[self.real_groups])
+        check_range(1, MAX_SIZE, stem=[self.stem_width, self.stem_stride], reduction=[self.reduction])
+        check_range(1, MAX_SIZE, blocks=[size for block in self.blocks for size in block])
         widths = [self.stem_width, *(channels for channels, _ in self.blocks)]
         if self.kind == "binary" and any(after not in (before, 2 * before) for before, after in pairwise(widths)):
             raise RecipeError(f"a binary block keeps or doubles its channels, unlike {widths}")

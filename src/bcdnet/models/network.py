@@ -1,18 +1,16 @@
 """The shell that every network shares: stem, stages, global average pooling, one head or two; timm's interface."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from bcdnet.errors import RecipeError
+from bcdnet.models.limits import MAX_SIZE, check_range
 from bcdnet.nn import ESTIMATORS, ContextualEmbedding
 
 Embedding = Literal["none", "both", "alpha", "beta"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
-MAX_DEPTH = 1000  # blocks
-MAX_SIZE = 2**20  # channels and classes
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,8 @@ class NetworkConfig:
     estimator: str = "polynomial"
 
     def __post_init__(self) -> None:
-        if self.num_classes < 0 or self.in_chans < 1:
-            raise RecipeError(f"num_classes >= 0 and in_chans >= 1, not {self.num_classes} and {self.in_chans}")
-        check_sizes(num_classes=[self.num_classes or 1], in_chans=[self.in_chans])
+        check_range(0, MAX_SIZE, num_classes=[self.num_classes])
+        check_range(1, MAX_SIZE, in_chans=[self.in_chans])
         if self.estimator not in ESTIMATORS:
             raise RecipeError(f"unknown estimator '{self.estimator}': choose one of {', '.join(ESTIMATORS)}")
 
@@ -131,20 +128,6 @@ def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reducti
     if kind == "none":
         return None
     return ContextualEmbedding(in_channels, out_channels, reduction, alpha=kind != "beta", beta=kind != "alpha")
-
-
-def check_depth(**blocks: int) -> None:
-    """RecipeError for a number of blocks or branches that is negative, or takes beyond all reason to build."""
-    for name, count in blocks.items():
-        if not 0 <= count <= MAX_DEPTH:
-            raise RecipeError(f"{name}: from 0 to {MAX_DEPTH:,}, not {str(count)[:20]}")
-
-
-def check_sizes(**sizes: Iterable[int]) -> None:
-    """RecipeError for channels, strides and the like that are none, or beyond all reason."""
-    for name, values in sizes.items():
-        if wrong := [value for value in values if not 1 <= value <= MAX_SIZE]:
-            raise RecipeError(f"{name}: from 1 to {MAX_SIZE:,}, not {str(wrong[0])[:20]}")
 
 
 def scale_width(channels: int, width: float) -> int:

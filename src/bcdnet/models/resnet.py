@@ -10,15 +10,8 @@ from typing import Literal
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.network import (
-    Embedding,
-    Network,
-    NetworkConfig,
-    check_depth,
-    check_sizes,
-    make_embedding,
-    scale_width,
-)
+from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_range
+from bcdnet.models.network import Embedding, Network, NetworkConfig, make_embedding, scale_width
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, Sign
 
 
@@ -43,9 +36,9 @@ class ResNetConfig(NetworkConfig):
         super().__post_init__()
         if not self.widths or len(self.widths) != len(self.layers) or min(self.layers) < 1:
             raise RecipeError(f"widths and layers name the same stages, unlike {self.widths} and {self.layers}")
-        check_depth(layers=sum(self.layers), mlp_blocks=self.mlp_blocks)
-        check_depth(mlp_branches=self.mlp_blocks * len(self.mlp_branches))
-        check_sizes(widths=self.widths, reduction=[self.reduction])
+        check_range(0, MAX_DEPTH, layers=[sum(self.layers)], mlp_blocks=[self.mlp_blocks])
+        check_range(0, MAX_DEPTH, mlp_branches=[self.mlp_blocks * len(self.mlp_branches)])  # in all blocks
+        check_range(1, MAX_SIZE, widths=self.widths, reduction=[self.reduction])
         if self.kind != "reactnet" and (self.embedding != "none" or self.mlp_blocks):
             raise RecipeError(f"embedding and mlp_blocks belong to kind 'reactnet', not '{self.kind}'")
 
