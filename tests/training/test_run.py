@@ -13,14 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bcdnet.compiler import export
 from bcdnet.data import AugmentConfig, Images
 from bcdnet.data.digits import Digits
 from bcdnet.errors import BcdnetError, RecipeError
-from bcdnet.models import build, configure, load_model, save_model
+from bcdnet.models import load_model
 from bcdnet.models.checkpoint import weight_bits_of
 from bcdnet.training import run_folder
-from bcdnet.training.assess import assess
 from bcdnet.training.checkpoint import newest_readable
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe, TeacherConfig
@@ -233,33 +231,6 @@ def test_a_run_begins_with_the_weights_of_another(
     with pytest.raises(RecipeError, match=r"model\.checkpoint: the network of .*first is not of the shape of bcdnet_b"):
         train(make_recipe("wide", model=wide))
     assert not (tmp_path / "wide").exists()
-
-
-def test_a_run_begins_with_what_a_packed_file_computes(
-    make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its batch norms have no statistics; a step that does not move shows whether training sees the same network."""
-    torch.manual_seed(0)
-    fresh = build(configure("bcdnet_b_r18_small", width=1 / 16, num_classes=10, in_chans=1)).eval()
-    labels = [str(digit) for digit in range(10)]
-    constants = {"mean": [0.31], "std": [0.35], "interpolation": "bilinear", "crop_pct": 1.0}
-    preprocess, provenance = {"input_size": [1, 16, 16], **constants}, {"data": "letters", "results": {"top1": 12.5}}
-    first = save_model(tmp_path / "x", fresh, labels=labels, preprocess=preprocess, provenance=provenance)
-    packed = export(
-        fresh, tmp_path / "x.bcdn", input_size=(1, 16, 16), labels=labels, preprocess=preprocess, provenance=provenance
-    )
-    expected = assess(first, "digits", "test", 128, torch.device("cpu"))
-    still = {"name": "step", "weight_bits": 1, "iterations": 12, "batch_size": 128, "lr": 0.0}
-    model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(packed)}
-    said: list[str] = []
-    results = train(make_recipe(steps=[still], model=model, augment={}), say=said.append)["step"]
-    assert "step: measures batch statistics, which a packed network lacks" in said
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["event"] == "train"]
-    for loss in (results["loss"], sum(losses) / len(losses)):  # 2.45 where the statistics stay at 0 and 1
-        assert loss == pytest.approx(expected.loss, abs=0.1)
-    assert load_model(tmp_path / "run").provenance["began_with"] == {"data": "letters", "results": {"top1": 12.5}}
-    assert len(caplog.messages) == 1 and "learned from images of mean [0.31]" in caplog.messages[0]
 
 
 def test_the_network_and_its_teacher_are_called_through_the_compiler(
