@@ -113,6 +113,9 @@ def test_a_shipped_model_goes_with_its_card(hub: Hub, bcdnet: Command) -> None:
     assert set(files) == {"model.bcdn", "config.json", "README.md"} and "someone/fashion" in hub.private
     assert json.loads(files["config.json"])["label_names"][9] == "Ankle boot"
     assert files["README.md"].decode().count(shipped) > 2 and hub.messages[-1] == f"Push {shipped} with bcdnet"
+    hub.repositories["someone/open"] = files
+    done = bcdnet("summary", "hf-hub:someone/open", "--json")  # packed alone, and a network all the same
+    assert json.loads(done.stdout)["input_size"] == [1, 28, 28], done.stderr
 
 
 @pytest.mark.slow
