@@ -93,10 +93,9 @@ def _difference(there: Network, here: Network) -> str:
     """The settings in which two networks of one family differ, but for their heads'."""
     if type(there.config) is not type(here.config):
         return ""
-    pairs = {key: (value, getattr(here.config, key)) for key, value in vars(there.config).items()}
-    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    shown = differing.keys() - {"num_classes", "distilled", "estimator"}
-    return "; ".join(f"{key} is {differing[key][0]} there, {differing[key][1]} here" for key in sorted(shown))
+    theirs, ours = vars(there.config), vars(here.config)
+    shown = [key for key in theirs if theirs[key] != ours[key] and key not in ("num_classes", "distilled", "estimator")]
+    return "; ".join(f"{key} is {theirs[key]} there, {ours[key]} here" for key in shown)
 
 
 class Teacher(nn.Module):

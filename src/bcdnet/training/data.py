@@ -58,14 +58,14 @@ class RunData:
         self.splits = replace(self.splits, train=train)
         return train
 
-    def sample(self, step: StepConfig, batches: int = 4) -> Iterator[Tensor]:
-        """A few batches of a step's training images, float32 [N, C, S, S] on the CPU, such as it will see."""
+    def sample(self, step: StepConfig) -> Iterator[Tensor]:
+        """Four batches of a step's training images, float32 [N, C, S, S] on the CPU, such as it will see."""
         source = self.train(step.augment)
         size = min(step.batch_size, 64)
         seed = mixed_seed(self.seed, 0, 3)
         shuffled = Batches(source, size, seed=seed, drop_last=True, shuffle=True, device=torch.device("cpu"))
         apply = augmentation(source, self.config)
-        for number, (images, labels) in enumerate(islice(shuffled(0), batches)):
+        for number, (images, labels) in enumerate(islice(shuffled(0), 4)):
             yield apply(images, labels, mixed_seed(seed, number))[0]
 
     @property

@@ -191,7 +191,7 @@ class Run:
             before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
             model.load_state_dict(before.state_dict())
         elif self.initial is not None and phase.model.checkpoint is not None:
-            weights, loaded = self.initial
+            (weights, loaded), self.initial = self.initial, None  # which need not be kept through the training
             model.load_state_dict(weights, strict=False)
             head = "" if any(name.startswith("head.") for name in weights) else "; the head is new"
             self.say(f"{phase.name}: begins with the weights of {phase.model.checkpoint}{head}")
