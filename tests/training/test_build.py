@@ -13,9 +13,9 @@ from torch import nn
 from bcdnet.compiler import export
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import BcdnetError, CheckpointError, DataError, RecipeError
-from bcdnet.models import build, configure, save_model
+from bcdnet.models import Network, build, configure, save_model
 from bcdnet.nn import lacks_statistics
-from bcdnet.training.build import Teacher, build_model, initial_weights, load_teacher
+from bcdnet.training.build import Teacher, design, initial_weights, load_teacher
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
 
 DATA = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1)
@@ -23,11 +23,31 @@ LABELS = ["a", "b", "c"]
 SMALL = {"layers": [1, 1, 1, 1], "width": 1 / 16}
 
 
+def _network(config: ModelConfig, classes: int, channels: int) -> Network:
+    return build(design(config, classes, channels).config)
+
+
 def test_classes_and_channels_come_from_the_data_unless_given() -> None:
-    model = build_model(ModelConfig("reactnet_r18_small", SMALL), 3, 1)
-    assert (model.config.num_classes, model.config.in_chans) == (3, 1)
-    model = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "num_classes": 7}), 3, 1)
-    assert model.config.num_classes == 7
+    network = design(ModelConfig("reactnet_r18_small", SMALL), 3, 1).config
+    assert (network.num_classes, network.in_chans) == (3, 1)
+    network = design(ModelConfig("reactnet_r18_small", {**SMALL, "num_classes": 7}), 3, 1).config
+    assert network.num_classes == 7
+
+
+def test_a_checkpoint_alone_is_its_own_network_with_a_head_for_the_data(tmp_path: Path) -> None:
+    settings = {**SMALL, "mlp_blocks": 0, "embedding": "both", "reduction": 8, "distilled": True}
+    config = configure("bcdnet_b_r18_small", **settings, num_classes=3, in_chans=1)
+    save_model(
+        tmp_path / "model.safetensors", build(config), labels=LABELS, preprocess=preprocess_of(DATA), provenance={}
+    )
+    alone = ModelConfig(checkpoint=str(tmp_path))
+    assert design(alone, 3, 1).config == config
+    grown = design(alone, 5, 3).config
+    assert grown == replace(config, num_classes=5, in_chans=3)
+    with pytest.raises(RecipeError, match="is not of the shape that is asked for: in_chans is 1 there, 3 here"):
+        initial_weights(alone, build(grown), DATA, LABELS)
+    with pytest.raises(CheckpointError, match=r"^model\.checkpoint: nowhere"):
+        design(ModelConfig(checkpoint="nowhere"), 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -44,23 +64,24 @@ def test_classes_and_channels_come_from_the_data_unless_given() -> None:
         (ModelConfig("bcdnet_b_r18_small", {"small": "maybe"}), "model.small: expected true or false, got str 'maybe'"),
         (ModelConfig("bcdnet_b_r18_small", {"reduction": 0}), r"model\.reduction: from 1"),
         (ModelConfig("bcdnet_b_r18_small", {"layers": []}), "model: layers is empty"),
+        (ModelConfig("reactnet_a", {"real_groups": 5}), "model: .* divisible by groups"),
     ],
 )
 def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        build_model(config, 3, 1)
+        design(config, 3, 1)
 
 
 def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = ModelConfig("reactnet_r18_small", SMALL, checkpoint=str(tmp_path))
-    trained = build_model(config, 3, 1)
+    trained = _network(config, 3, 1)
     said = {"data": "letters"}
     save_model(tmp_path / "model.safetensors", trained, labels=LABELS, preprocess=preprocess_of(DATA), provenance=said)
     with torch.device("meta"):
-        same, more = build_model(config, 3, 1), build_model(config, 5, 1)
-        two_heads = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "distilled": True}), 3, 1)
-        wide = build_model(ModelConfig("reactnet_r18_small", {**SMALL, "width": 1 / 8}), 3, 1)
-        bireal = build_model(ModelConfig("birealnet18_small", SMALL), 3, 1)
+        same, more = _network(config, 3, 1), _network(config, 5, 1)
+        two_heads = _network(ModelConfig("reactnet_r18_small", {**SMALL, "distilled": True}), 3, 1)
+        wide = _network(ModelConfig("reactnet_r18_small", {**SMALL, "width": 1 / 8}), 3, 1)
+        bireal = _network(ModelConfig("birealnet18_small", SMALL), 3, 1)
     weights, loaded = initial_weights(config, same, DATA, LABELS)
     assert weights.keys() == trained.state_dict().keys() and loaded.provenance == said
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in weights.items())
@@ -69,7 +90,7 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCap
         assert initial_weights(config, model, DATA, labels)[0].keys() == body
     with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: widths is \(4, .*\) there, \(8, .*\) here$"):
         initial_weights(config, wide, DATA, LABELS)
-    with pytest.raises(RecipeError, match=r"settings: kind is reactnet there, bireal here$"):
+    with pytest.raises(RecipeError, match=r"asked for: kind is reactnet there, bireal here$"):
         initial_weights(config, bireal, DATA, LABELS)
     packed = export(
         trained.eval(), tmp_path / "packed.bcdn", input_size=(1, 16, 16), labels=LABELS, preprocess=preprocess_of(DATA)

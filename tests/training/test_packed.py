@@ -22,14 +22,14 @@ def test_a_run_begins_with_what_a_packed_file_computes(
     fresh = build(configure("bcdnet_b_r18_small", width=1 / 16, num_classes=10, in_chans=1)).eval()
     labels = [str(digit) for digit in range(10)]
     constants = {"mean": [0.31], "std": [0.35], "interpolation": "bilinear", "crop_pct": 1.0}
-    preprocess, provenance = {"input_size": [1, 16, 16], **constants}, {"data": "letters", "results": {"top1": 12.5}}
+    preprocess, provenance = {"input_size": [1, 16, 16], **constants}, {"model": "its_name", "data": "letters"}
     first = save_model(tmp_path / "x", fresh, labels=labels, preprocess=preprocess, provenance=provenance)
     packed = export(
         fresh, tmp_path / "x.bcdn", input_size=(1, 16, 16), labels=labels, preprocess=preprocess, provenance=provenance
     )
     expected = assess(first, "digits", "test", 128, torch.device("cpu"))
     still = {"name": "step", "weight_bits": 1, "iterations": 12, "batch_size": 128, "lr": 0.0}
-    model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(packed)}
+    model = {"checkpoint": str(packed)}
     said: list[str] = []
     results = train(make_recipe(steps=[still], model=model, augment={}), say=said.append)["step"]
     assert "step: measures batch statistics, which a packed network lacks" in said
@@ -37,5 +37,7 @@ def test_a_run_begins_with_what_a_packed_file_computes(
         losses = [float(row["train_loss"]) for row in csv.DictReader(file) if row["event"] == "train"]
     for loss in (results["loss"], sum(losses) / len(losses)):  # 2.45 where the statistics stay at 0 and 1
         assert loss == pytest.approx(expected.loss, abs=0.1)
-    assert load_model(tmp_path / "run").provenance["began_with"] == {"data": "letters", "results": {"top1": 12.5}}
+    trained = load_model(tmp_path / "run")
+    assert trained.provenance["began_with"] == provenance
+    assert (trained.provenance["model"], trained.model.config) == ("its_name", fresh.config)
     assert len(caplog.messages) == 1 and "learned from images of mean [0.31]" in caplog.messages[0]

@@ -18,19 +18,28 @@ def _check(condition: bool, message: str) -> None:
 class ModelConfig:
     """`name`: a network of bcdnet's; the other keys of the section are its keyword arguments.
 
-    `num_classes` and `in_chans` come from the data unless they are given. `checkpoint`: a trained network of the same
-    shape to begin with (a run folder, a model file, packed or not, a shipped model's name or hf-hub:ORG/REPO), or null
-    for fresh weights; its heads are taken over where they are for the same classes.
+    `num_classes` and `in_chans` come from the data unless they are given. `checkpoint`: a trained network to begin with
+    (a run folder, a model file, packed or not, a shipped model's name or hf-hub:ORG/REPO), or null for fresh weights;
+    its heads are taken over where they are for the same classes. With a `name` it must have that network's shape;
+    without one the network is the checkpoint's own.
     """
 
-    name: str
+    name: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"rest": True})
     checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.name is not None or self.checkpoint is not None, "name: give a network, or a checkpoint alone")
+        _check(
+            self.name is not None or not self.kwargs,
+            f"name: a checkpoint alone says itself what its network is; {', '.join(self.kwargs)} needs a name",
+        )
 
     def __str__(self) -> str:
         """Name and settings: a BCDNet-B of which one idea is left out shall not pass for a whole one."""
         settings = self.kwargs if self.checkpoint is None else {**self.kwargs, "checkpoint": self.checkpoint}
-        return " ".join([self.name, *(f"{key}={value}" for key, value in settings.items())])
+        name = [] if self.name is None else [self.name]
+        return " ".join([*name, *(f"{key}={value}" for key, value in settings.items())])
 
 
 @dataclass(frozen=True)

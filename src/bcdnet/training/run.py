@@ -19,9 +19,9 @@ from bcdnet.data import preprocess_of
 from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
-from bcdnet.models import Loaded, Network, load_model, save_model
+from bcdnet.models import Loaded, Network, NetworkConfig, build, load_model, save_model
 from bcdnet.nn import lacks_statistics, restore_statistics, set_weight_bits
-from bcdnet.training.build import Teacher, build_model, check_fit, initial_weights, load_teacher
+from bcdnet.training.build import Teacher, check_fit, design, initial_weights, load_teacher
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
@@ -76,6 +76,7 @@ class Run:
         self.first_process = getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
         self.say = say if self.first_process else _say_nothing
         self.phases = phases_of(recipe)
+        self.networks: list[NetworkConfig] = []  # of each phase
         self.results: Results = {}
         # The provenance of the networks that the student begins with and learns from.
         self.origin: dict[str, Any] | None = None
@@ -122,8 +123,10 @@ class Run:
             raise RecipeError(f"data.path: {self.recipe.data.path} has one class alone; there is nothing to tell apart")
         for phase in self.phases:
             iterations_per_epoch(len(data.splits.train), phase.step)
-            with torch.device("meta"):  # which knows shapes alone, and makes no weights
-                model = self._fresh(phase, data)
+            if self._begins(phase):
+                classes, channels = len(data.class_names), self.recipe.data.channels
+                model = design(phase.model, classes, channels, phase.section)
+            self.networks.append(model.config)
             check_heads(model, phase.step, taught=config is not None and phase.role == "student")
             check_fit(model, phase.section, self.recipe, phase.step, len(data.class_names))
             if phase.model.checkpoint is not None and self._begins(phase) and phase.index > begun:
@@ -140,10 +143,6 @@ class Run:
                 "where that is"
             )
         self.teacher_digest = digest
-
-    def _fresh(self, phase: Phase, data: RunData) -> Network:
-        torch.manual_seed(self.recipe.seed)
-        return build_model(phase.model, len(data.class_names), self.recipe.data.channels, phase.section)
 
     def _begins(self, phase: Phase) -> bool:
         """Whether its network is not that of the phase before it."""
@@ -186,7 +185,8 @@ class Run:
 
         Of a phase that goes on, a checkpoint of its own has the weights.
         """
-        model = self._fresh(phase, data)
+        torch.manual_seed(self.recipe.seed)  # on which fresh weights depend, and on nothing else
+        model = build(self.networks[phase.index])
         if not self._begins(phase):
             before = load_model(self.folder.weights(self.phases[phase.index - 1].name)).model
             model.load_state_dict(before.state_dict())
@@ -218,7 +218,7 @@ class Run:
         provenance = {
             "recipe": self.recipe.name,
             "step": phase.name,
-            "model": phase.model.name,
+            "model": phase.model.name or (self.origin or {}).get("model", str(phase.model)),
             "data": dataset_name(self.recipe.data.path),
             "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
             **environment(self.recipe.seed),
