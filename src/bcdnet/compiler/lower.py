@@ -24,8 +24,7 @@ def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     for node in graph.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
         if node.op == "placeholder":
-            # A further parameter of `forward` is at its default: `trace` refuses one without.
-            values[node] = args[0] if values else Value(low.graph.image, low.graph.image.shape)
+            values[node] = Value(low.graph.image, low.graph.image.shape)
         elif node.op == "get_attr":
             values[node] = _attribute(module, str(node.target))
         elif node.op == "output":

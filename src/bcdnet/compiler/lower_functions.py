@@ -79,10 +79,10 @@ def _merge_branches(left: Node, right: Node) -> Node | None:
 
 
 def subtract(low: Lowering, name: str, a: Any, b: Any) -> Any:
-    """Difference with a number or per-channel parameter."""
-    if isinstance(b, Value):
-        raise CompileError(f"{name}: the difference of two tensors cannot be packed")
-    return a - b if not isinstance(a, Value) else add(low, name, a, -b)
+    """Difference of two tensors, or of a tensor and a number or per-channel parameter: a + (-b), exactly that."""
+    if not isinstance(a, Value) and not isinstance(b, Value):
+        return a - b
+    return add(low, name, a, multiply(low, name, b, -1) if isinstance(b, Value) else -b)
 
 
 def multiply(low: Lowering, name: str, a: Any, b: Any) -> Any:
@@ -97,7 +97,7 @@ def multiply(low: Lowering, name: str, a: Any, b: Any) -> Any:
 
 
 def divide(low: Lowering, name: str, a: Any, b: Any) -> Any:
-    """Quotient by a number or per-channel parameter."""
+    """Quotient by a number or per-channel parameter: a product with 1/b, which can differ in the last bit."""
     if not isinstance(a, Value) and not isinstance(b, Value):
         return a / b
     if not isinstance(a, Value) or isinstance(b, Value):

@@ -100,10 +100,10 @@ class Lowering:
 
     def channel_constant(self, constant: Any, value: Value, name: str) -> npt.NDArray[np.float64]:
         """A number or a parameter that broadcasts over `value` as one number per channel [C]."""
-        channels = value.torch_shape[0]
+        rank = len(value.torch_shape)
+        channels = value.torch_shape[-1 if rank == 2 else 0]  # as the last axis of [N, A, B] lies
         if isinstance(constant, (int, float)):
             return np.full(channels, float(constant))
-        rank = len(value.torch_shape)
         if isinstance(constant, torch.Tensor) and rank in (1, 3):
             shape = (1,) * (rank + 1 - constant.dim()) + tuple(constant.shape)
             if constant.numel() == 1 or shape == (1, channels, *(1,) * (rank - 1)):

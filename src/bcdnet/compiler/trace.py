@@ -43,6 +43,11 @@ class _Tracer(fx.Tracer):
 
     failed = ""
 
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Parameters after the image that have a default stand at it: `if features is None` is no proxy's business."""
+        forward, values = super().create_args_for_root(*args, **kwargs)
+        return forward, values[:2] + [next(iter(value.node.args), value) for value in values[2:]]
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -66,7 +71,7 @@ def trace(module: nn.Module) -> fx.Graph:
         if child.training:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
     tracer = _Tracer()
-    _refuse_hooks(module, tracer)
+    _refuse_changed(module, tracer)
     try:
         with torch.no_grad():
             graph = tracer.trace(module)
@@ -76,17 +81,27 @@ def trace(module: nn.Module) -> fx.Graph:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
+    for node in inputs[1:]:
+        graph.erase_node(node)
     return graph
 
 
-def _refuse_hooks(module: nn.Module, tracer: _Tracer) -> None:
-    """CompileError for a hook on a leaf or within one: it changes what the leaf computes, and tracing runs none."""
+def _refuse_changed(module: nn.Module, tracer: _Tracer) -> None:
+    """CompileError where a hook, or a `forward` of the instance, changes what is computed and tracing does not see it.
+
+    That is on the whole module, of which the class's `forward` is traced, on a leaf and within one.
+    """
     leaves = [(name, leaf) for name, leaf in module.named_modules() if tracer.is_leaf_module(leaf, name)]
-    for path, child in (found for name, leaf in leaves for found in leaf.named_modules(prefix=name)):
+    within = (found for name, leaf in leaves for found in leaf.named_modules(prefix=name))
+    for path, child in (("the module", module), *within):
         if child._forward_hooks or child._forward_pre_hooks:
             raise CompileError(
                 f"{path or 'the module'}: has a forward hook, which no packed file can hold; remove it first "
                 "(torch.nn.utils.weight_norm: remove_weight_norm)"
+            )
+        if "forward" in vars(child):
+            raise CompileError(
+                f"{path or 'the module'}: its forward was replaced on the instance; put it into a class of its own"
             )
 
 
