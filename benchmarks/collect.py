@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import torch
 import yaml
 
 matplotlib.use("Agg")
@@ -25,7 +24,7 @@ import matplotlib.pyplot as plt
 
 from bcdnet.analysis import count
 from bcdnet.nn import set_weight_bits
-from bcdnet.training.build import build_model
+from bcdnet.training.build import design
 from bcdnet.training.log import read_rows
 from bcdnet.training.recipe_file import as_yaml, load_recipe
 from bcdnet.training.run_folder import portable
@@ -52,8 +51,7 @@ def describe(run: Path) -> dict[str, Any]:
         for word in shlex.split(environment["command"])
     ]
     steps = {name: step for name, step in metrics.items() if name != "teacher"}
-    with torch.device("meta"):
-        model = build_model(recipe.model, len(evaluated["per_class"]), recipe.data.channels)
+    model = design(recipe.model, len(evaluated["per_class"]), recipe.data.channels)
     set_weight_bits(model, recipe.steps[-1].weight_bits)
     counts = count(model, (recipe.data.channels, recipe.data.image_size, recipe.data.image_size))
     return {

@@ -82,16 +82,13 @@ def commands(
 
 def costs(recipe: Path, row: Row) -> Any:
     """What `bcdnet summary` counts for the row's network (a `Counts`)."""
-    import torch
-
     from bcdnet.analysis import count
-    from bcdnet.training.build import build_model
+    from bcdnet.training.build import design
     from bcdnet.training.recipe_file import load_recipe
 
     resolved = load_recipe(recipe, row.words)
     channels, size = resolved.data.channels, resolved.data.image_size
-    with torch.device("meta"):
-        model = build_model(resolved.model, read_matrix()["recipes"][recipe.stem]["classes"], channels)
+    model = design(resolved.model, read_matrix()["recipes"][recipe.stem]["classes"], channels)
     return count(model, (channels, size, size))
 
 

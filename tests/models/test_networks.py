@@ -5,7 +5,7 @@ import timm
 import torch
 
 from bcdnet.errors import RecipeError
-from bcdnet.models import VARIANTS, build, configure
+from bcdnet.models import VARIANTS, build, configure, name_of
 from bcdnet.nn import BinaryLayer, BinaryMLPBlock, ContextualConvBlock, PointwiseBlock, set_weight_bits
 
 SMALL = {"num_classes": 10, "width": 0.25}
@@ -77,6 +77,27 @@ def test_the_configuration_rebuilds_the_network(name):
     twin = build(model.config)
     twin.load_state_dict(model.state_dict())
     assert twin.config == model.config
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_configuration_has_its_name_and_the_settings_that_differ(name):
+    assert name_of(configure(name)) == (name, {})
+    settings = {"width": 0.25, "estimator": "clipped_identity"}
+    config = configure(name, **settings, num_classes=10, in_chans=1)
+    assert name_of(config) == (name, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bcdnet_a_r18", {"mlp_blocks": 3, "layers": (1, 2, 3), "mlp_branches": ("none",)}),
+        ("bcdnet_b_small", {"mlp_blocks": 12, "reduction": 8}),
+        ("binary_mixer", {"img_size": 64, "patch_size": 8, "depth": 3}),
+        ("reactnet_r18", {"embedding": "alpha"}),
+    ],
+)
+def test_other_settings_are_found_again(name, settings):
+    assert name_of(configure(name, **settings)) == (name, settings)
 
 
 @pytest.mark.parametrize("name", ["bcdnet_b", "bcdnet_b_r18", "bcdnet_b_small", "bcdnet_b_r18_small"])

@@ -13,9 +13,9 @@ from torch import nn
 from bcdnet.compiler import export
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import BcdnetError, CheckpointError, DataError, RecipeError
-from bcdnet.models import Network, build, configure, save_model
+from bcdnet.models import Network, ResNetConfig, build, configure, save_model
 from bcdnet.nn import lacks_statistics
-from bcdnet.training.build import Teacher, design, initial_weights, load_teacher
+from bcdnet.training.build import Teacher, design, initial_weights, load_teacher, with_name
 from bcdnet.training.recipe import ModelConfig, TeacherConfig
 
 DATA = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1)
@@ -34,20 +34,26 @@ def test_classes_and_channels_come_from_the_data_unless_given() -> None:
     assert network.num_classes == 7
 
 
-def test_a_checkpoint_alone_is_its_own_network_with_a_head_for_the_data(tmp_path: Path) -> None:
-    settings = {**SMALL, "mlp_blocks": 0, "embedding": "both", "reduction": 8, "distilled": True}
-    config = configure("bcdnet_b_r18_small", **settings, num_classes=3, in_chans=1)
-    save_model(
-        tmp_path / "model.safetensors", build(config), labels=LABELS, preprocess=preprocess_of(DATA), provenance={}
-    )
-    alone = ModelConfig(checkpoint=str(tmp_path))
+def test_a_checkpoint_alone_is_its_own_network_unless_settings_change_it(tmp_path: Path) -> None:
+    settings = {**SMALL, "embedding": "both", "reduction": 8}
+    config = configure("bcdnet_b_r18_small", **settings, mlp_blocks=0, num_classes=3, in_chans=1)
+    save_model(tmp_path / "x", build(config), labels=LABELS, preprocess=preprocess_of(DATA), provenance={})
+    alone = with_name(ModelConfig(checkpoint=str(tmp_path / "x")))
+    assert alone.checkpoint == str(tmp_path / "x")
     assert design(alone, 3, 1).config == config
-    grown = design(alone, 5, 3).config
-    assert grown == replace(config, num_classes=5, in_chans=3)
-    with pytest.raises(RecipeError, match="is not of the shape that is asked for: in_chans is 1 there, 3 here"):
-        initial_weights(alone, build(grown), DATA, LABELS)
+    assert design(alone, 5, 3).config == replace(config, num_classes=5, in_chans=3)
+    changed = with_name(ModelConfig(kwargs={"distilled": False}, checkpoint=str(tmp_path / "x")))
+    assert design(changed, 3, 1).config == replace(config, distilled=False)
+    assert with_name(changed) is changed
     with pytest.raises(CheckpointError, match=r"^model\.checkpoint: nowhere"):
-        design(ModelConfig(checkpoint="nowhere"), 3, 1)
+        with_name(ModelConfig(checkpoint="nowhere"))
+
+
+def test_a_network_without_a_name_is_refused(tmp_path: Path) -> None:
+    network = build(ResNetConfig(num_classes=3, in_chans=1, widths=(8, 12), layers=(1, 1), stem="small"))
+    save_model(tmp_path / "x", network, labels=LABELS, preprocess=preprocess_of(DATA), provenance={})
+    with pytest.raises(CheckpointError, match=r"^model\.checkpoint: .*x: no name and settings"):
+        with_name(ModelConfig(checkpoint=str(tmp_path / "x")))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,8 @@ def test_a_checkpoint_alone_is_its_own_network_with_a_head_for_the_data(tmp_path
         (ModelConfig("bcdnet_b_r18_small", {"reduction": 0}), r"model\.reduction: from 1"),
         (ModelConfig("bcdnet_b_r18_small", {"layers": []}), "model: layers is empty"),
         (ModelConfig("reactnet_a", {"real_groups": 5}), "model: .* divisible by groups"),
+        (ModelConfig("bcdnet_a_r18", {"mlp_branches": ["foo"]}), "model: "),
+        (ModelConfig("binary_mixer_small", {"img_size": 2**20, "patch_size": 1, "depth": 1}), "model: Storage size"),
     ],
 )
 def test_wrong_models_are_named(config: ModelConfig, message: str) -> None:
@@ -90,7 +98,7 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCap
         assert initial_weights(config, model, DATA, labels)[0].keys() == body
     with pytest.raises(RecipeError, match=r"^model\.checkpoint: .*: widths is \(4, .*\) there, \(8, .*\) here$"):
         initial_weights(config, wide, DATA, LABELS)
-    with pytest.raises(RecipeError, match=r"asked for: kind is reactnet there, bireal here$"):
+    with pytest.raises(RecipeError, match=r"settings: kind is reactnet there, bireal here$"):
         initial_weights(config, bireal, DATA, LABELS)
     packed = export(
         trained.eval(), tmp_path / "packed.bcdn", input_size=(1, 16, 16), labels=LABELS, preprocess=preprocess_of(DATA)

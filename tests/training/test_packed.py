@@ -39,5 +39,5 @@ def test_a_run_begins_with_what_a_packed_file_computes(
         assert loss == pytest.approx(expected.loss, abs=0.1)
     trained = load_model(tmp_path / "run")
     assert trained.provenance["began_with"] == provenance
-    assert (trained.provenance["model"], trained.model.config) == ("its_name", fresh.config)
+    assert (trained.provenance["model"], trained.model.config) == ("bcdnet_b_r18_small", fresh.config)
     assert len(caplog.messages) == 1 and "learned from images of mean [0.31]" in caplog.messages[0]

@@ -122,10 +122,6 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
         ({"trainer": {"devices": 3}}, "steps: batch_size 64 of 'step1' must divide into 3 parts"),
         ({"trainer": {"precision": 16}}, "trainer.precision: must be one of '32', 'bf16', got 16"),
         ({"model": {}}, "model.name: give a network, or a checkpoint alone"),
-        (
-            {"model": {"checkpoint": "x", "width": 2}},
-            "model.name: a checkpoint alone says itself what its network is; width needs",
-        ),
         ({"teacher": {}}, "teacher.model: a teacher needs a model or a checkpoint"),
         ({"teacher": {"checkpoint": "x", "train": {"lr": 1, "epochs": 1}}}, "teacher.model: give the model to train"),
         ({"teacher": {"model": "resnet18"}}, "teacher.model: give exactly one of checkpoint, pretrained and train"),

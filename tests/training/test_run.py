@@ -219,9 +219,10 @@ def test_a_run_begins_with_the_weights_of_another(
     # What goes on needs that file no more, wherever it is.
     (tmp_path / "first").rename(tmp_path / "moved")
     longer = [{**still[0], "iterations": 6}, {**still[0], "name": "last"}]
-    halves = make_recipe("halves", steps=longer, model={**model, "checkpoint": str(tmp_path / "moved")})
+    halves = make_recipe("halves", steps=longer, model={"checkpoint": str(tmp_path / "moved")})
 
     begin_and_stop(halves)
+    assert load_recipe(tmp_path / "halves" / "recipe.yaml").model.name == "bcdnet_b_r18_small"
     gone = replace(halves, model=replace(halves.model, checkpoint=str(tmp_path / "none")))
     train(gone, resume=True)
     assert load_model(tmp_path / "halves").provenance["began_with"]["recipe"] == "tiny"

@@ -44,3 +44,12 @@ def test_annealing_runs_between_its_ends() -> None:
     assert [annealing(step(), iteration, 5) for iteration in range(5)] == [0, 0.25, 0.5, 0.75, 1]
     assert annealing(step(anneal=(1, 1)), 3, 5) == 1
     assert annealing(step(), 0, 1) == 0
+
+
+@pytest.mark.parametrize("ends", [(0.08, 1), (0.03, 0), (1, 0.07)])
+def test_annealing_stays_a_share(ends: tuple[float, float]) -> None:
+    """Rounding took some lengths past the end, at the last iteration of a training."""
+    for total in range(2, 60):
+        shares = [annealing(step(anneal=ends), iteration, total) for iteration in range(total)]
+        assert min(shares) >= 0 and max(shares) <= 1
+        assert (shares[0], shares[-1]) == pytest.approx(ends)

@@ -1,6 +1,7 @@
 """The binary MLP-Mixer baseline: patches, then token mixing and channel mixing in turn."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -50,6 +51,14 @@ def mixer_config(
         channels=scale_width(1024, width),
         depth=depth,
     )
+
+
+def mixer_settings(config: MixerConfig) -> dict[str, Any]:
+    """The inverse of `mixer_config`, where a parameter is no field; sizes are None where they go with the name."""
+    small = (config.img_size, config.patch_size) == (32, 4)
+    named = small or (config.img_size, config.patch_size) == (224, 16)
+    sizes = {"img_size": None, "patch_size": None} if named else {}
+    return {"width": config.channels / 1024, "small": small, **sizes}
 
 
 def build_mixer(config: MixerConfig) -> Network:

@@ -7,7 +7,7 @@ long-short range blocks and one pointwise block.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -97,6 +97,11 @@ def mobilenet_config(
         mlp_groups=groups,
         mlp_branches=tuple(mlp_branches),
     )
+
+
+def mobilenet_settings(config: MobileNetConfig) -> dict[str, Any]:
+    """The inverse of `mobilenet_config`, where a parameter is no field."""
+    return {"width": config.stem_width / 32, "small": config.stem_stride == 1, "mlp_blocks": 3 * config.mlp_groups}
 
 
 def _binary_block(config: MobileNetConfig, in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:

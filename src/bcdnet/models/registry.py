@@ -12,10 +12,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from bcdnet.config import convert, from_dict
 from bcdnet.errors import RecipeError
-from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config
-from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config
+from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config, mixer_settings
+from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config, mobilenet_settings
 from bcdnet.models.network import Network, NetworkConfig
-from bcdnet.models.resnet import ResNetConfig, build_resnet, resnet_config
+from bcdnet.models.resnet import ResNetConfig, build_resnet, resnet_config, resnet_settings
 
 FAMILIES: dict[str, tuple[type[NetworkConfig], Callable[[Any], Network]]] = {
     "mobilenet": (MobileNetConfig, build_mobilenet),
@@ -27,6 +27,13 @@ _CONFIGURE: dict[str, Callable[..., NetworkConfig]] = {
     "mobilenet": mobilenet_config,
     "resnet": resnet_config,
     "mixer": mixer_config,
+}
+
+# What the parameters of `_CONFIGURE` were, where they are no fields of the configuration, or others.
+_SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "mobilenet": mobilenet_settings,
+    "resnet": resnet_settings,
+    "mixer": mixer_settings,
 }
 
 # name -> (family, settings); `<name>_small` is the same with a stem that keeps 32 and 64 px images at their size.
@@ -76,6 +83,28 @@ def configure(name: str, **settings: Any) -> NetworkConfig:
     typed = {setting: convert(hints[setting], value, setting) for setting, value in settings.items()}
     config = _CONFIGURE[family](**(defaults | typed))
     return from_dict(type(config), asdict(config))  # as a file of it will be read: a value of another type is refused
+
+
+def name_of(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
+    """The name and the fewest settings of which `configure` makes a network like this one, classes and channels aside.
+
+    Raises RecipeError for a network of which no name and settings are known.
+    """
+    family = family_of(config)
+    parameters = inspect.signature(_CONFIGURE[family]).parameters
+    given = vars(config) | _SETTINGS[family](config)
+    settings = {key: given[key] for key in parameters if key not in ("num_classes", "in_chans")}
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    own = {
+        name: {key: value for key, value in settings.items() if value != (defaults | variant)[key]}
+        for name, (kind, variant) in VARIANTS.items()
+        if kind == family
+    }
+    name = min(own, key=lambda candidate: len(own[candidate]))
+    data = {"num_classes": config.num_classes, "in_chans": config.in_chans}
+    if configure(name, **data, **own[name]) != config:
+        raise RecipeError("no name and settings of bcdnet's stand for this network")
+    return name, own[name]
 
 
 def _pretrained_cfg(small: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Every 3 x 3 convolution has its own shortcut; where a stage begins, the shortcut
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -83,6 +83,16 @@ def resnet_config(
         mlp_blocks=mlp_blocks,
         mlp_branches=tuple(mlp_branches),
     )
+
+
+def resnet_settings(config: ResNetConfig) -> dict[str, Any]:
+    """The inverse of `resnet_config`, where a parameter is no field."""
+    replaced = config.mlp_blocks // 3
+    return {
+        "width": config.widths[0] / 64,
+        "small": config.stem == "small",
+        "layers": (*config.layers[:-1], config.layers[-1] + replaced),
+    }
 
 
 def _block(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> ContextualConvBlock:

@@ -17,34 +17,41 @@ from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
 from bcdnet.data.match import check_classes
 from bcdnet.errors import BcdnetError, CheckpointError, RecipeError
-from bcdnet.models import Loaded, Network, NetworkConfig, build, configure
+from bcdnet.models import Loaded, Network, build, configure, name_of
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
 
 _log = logging.getLogger(__name__)
 
 
-def design(config: ModelConfig, num_classes: int, channels: int, where: str = "model") -> Network:
-    """The network that a recipe's section asks for, on torch's meta device, which knows shapes alone.
+def with_name(config: ModelConfig) -> ModelConfig:
+    """A section that gives a checkpoint alone, with that network's name and settings.
 
-    Raises RecipeError for a name that is not ours, and for settings that the network's family does not take;
-    CheckpointError for a checkpoint alone that is no model of ours.
+    Raises CheckpointError for a checkpoint that is no model of ours, or whose network no name of ours stands for.
     """
-    if config.name is None:
-        assert config.checkpoint is not None
-        own = _load("model.checkpoint", config.checkpoint).model.config
-        return _without_weights(replace(own, num_classes=num_classes, in_chans=channels))
+    if config.name is not None:
+        return config
+    assert config.checkpoint is not None
+    try:
+        name, settings = name_of(_load("model.checkpoint", config.checkpoint).model.config)
+    except RecipeError as error:
+        raise CheckpointError(f"model.checkpoint: {config.checkpoint}: {error}; begin with it in Python") from None
+    return replace(config, name=name, kwargs={**settings, **config.kwargs})
+
+
+def design(config: ModelConfig, num_classes: int, channels: int, where: str = "model") -> Network:
+    """The network that a recipe's section with a name asks for, on torch's meta device, which knows shapes alone.
+
+    Raises RecipeError for a name that is not ours, and for settings that the network's family does not take.
+    """
+    assert config.name is not None
     data = {"num_classes": num_classes, "in_chans": channels}
     try:
-        return _without_weights(configure(config.name, **data | config.kwargs))
-    except (TypeError, ValueError) as error:
+        with torch.device("meta"):
+            return build(configure(config.name, **data | config.kwargs))
+    except (RuntimeError, TypeError, ValueError) as error:
         about_setting = str(error).partition(":")[0] in config.kwargs
         key = f"{where}." if about_setting else f"{where.removesuffix('.kwargs')}: "
         raise RecipeError(f"{key}{error}") from None
-
-
-def _without_weights(config: NetworkConfig) -> Network:
-    with torch.device("meta"):
-        return build(config)
 
 
 def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_classes: int) -> None:
@@ -83,7 +90,8 @@ def initial_weights(
         if shapes[0] != shapes[1]:
             what = _difference(loaded.model, model) or f"{name} is {shapes[0]} there, {shapes[1]} here"
             raise RecipeError(
-                f"model.checkpoint: the network of {config.checkpoint} is not of the shape that is asked for: {what}"
+                f"model.checkpoint: the network of {config.checkpoint} is not of the shape of {config.name} with these "
+                f"settings: {what}"
             )
     own, new = loaded.preprocess, preprocess_of(data)
     if other := [f"{key} {own[key]}, not {new[key]}" for key in ("input_size", "mean", "std") if own[key] != new[key]]:

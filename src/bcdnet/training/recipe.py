@@ -20,8 +20,8 @@ class ModelConfig:
 
     `num_classes` and `in_chans` come from the data unless they are given. `checkpoint`: a trained network to begin with
     (a run folder, a model file, packed or not, a shipped model's name or hf-hub:ORG/REPO), or null for fresh weights;
-    its heads are taken over where they are for the same classes. With a `name` it must have that network's shape;
-    without one the network is the checkpoint's own.
+    its heads are taken over where they are as many, for the same classes. With a `name` it must have that network's
+    shape; without one it is the network, whose settings the other keys change.
     """
 
     name: str | None = None
@@ -30,16 +30,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check(self.name is not None or self.checkpoint is not None, "name: give a network, or a checkpoint alone")
-        _check(
-            self.name is not None or not self.kwargs,
-            f"name: a checkpoint alone says itself what its network is; {', '.join(self.kwargs)} needs a name",
-        )
 
     def __str__(self) -> str:
         """Name and settings: a BCDNet-B of which one idea is left out shall not pass for a whole one."""
         settings = self.kwargs if self.checkpoint is None else {**self.kwargs, "checkpoint": self.checkpoint}
-        name = [] if self.name is None else [self.name]
-        return " ".join([*name, *(f"{key}={value}" for key, value in settings.items())])
+        return " ".join([self.name or "", *(f"{key}={value}" for key, value in settings.items())]).strip()
 
 
 @dataclass(frozen=True)

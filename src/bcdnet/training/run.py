@@ -7,6 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
 from bcdnet.models import Loaded, Network, NetworkConfig, build, load_model, save_model
 from bcdnet.nn import lacks_statistics, restore_statistics, set_weight_bits
-from bcdnet.training.build import Teacher, check_fit, design, initial_weights, load_teacher
+from bcdnet.training.build import Teacher, check_fit, design, initial_weights, load_teacher, with_name
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
@@ -30,6 +31,7 @@ from bcdnet.training.log import read_rows, rewind
 from bcdnet.training.loss import check_heads
 from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
 from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import RunFolder, environment
 
 Results = dict[str, dict[str, Any]]
@@ -52,7 +54,7 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     with warnings.catch_warnings():
         # Lightning's own use of a function that newer versions of torch want to be called otherwise.
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-        run = Run(recipe, say)
+        run = Run(_with_name(recipe, resume), say)
         try:
             return run.go(resume)
         except SystemExit as stop:
@@ -63,6 +65,18 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
             raise SystemExit(143 if isinstance(stop, SIGTERMException) else stop.code) from None
         finally:
             run.folder.close()
+
+
+def _with_name(recipe: Recipe, resume: bool) -> Recipe:
+    """The recipe with its network's name and settings; a run that goes on has them, and needs no checkpoint for it."""
+    if recipe.model.name is not None:
+        return recipe
+    begun = RunFolder(recipe.run_dir).recipe
+    if not (resume and begun.is_file()):
+        return replace(recipe, model=with_name(recipe.model))
+    own = load_recipe(begun).model
+    kwargs = {**own.kwargs, **recipe.model.kwargs}
+    return replace(recipe, model=replace(own, checkpoint=recipe.model.checkpoint, kwargs=kwargs))
 
 
 class Run:
@@ -218,7 +232,7 @@ class Run:
         provenance = {
             "recipe": self.recipe.name,
             "step": phase.name,
-            "model": phase.model.name or (self.origin or {}).get("model", str(phase.model)),
+            "model": phase.model.name,
             "data": dataset_name(self.recipe.data.path),
             "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
             **environment(self.recipe.seed),

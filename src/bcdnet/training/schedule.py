@@ -29,4 +29,6 @@ def warmup_iterations(step: StepConfig, iterations_per_epoch: int, total: int) -
 def annealing(step: StepConfig, iteration: int, total: int) -> float:
     """The estimators' `progress` at `iteration`: linear between the two ends of `step.anneal`."""
     first, last = step.anneal
-    return first + (last - first) * iteration / max(1, total - 1)
+    done = iteration / max(1, total - 1)
+    # Rounding may leave [0, 1] by a last bit, which `set_progress` refuses.
+    return min(1.0, max(0.0, first + (last - first) * done))
