@@ -138,6 +138,8 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
         ("steps.three.lr=1", "override steps.three: no entry 'three' in the list (one, two)"),
         ("steps.2.lr=1", "override steps.2: no entry '2' in the list (one, two)"),
         ("a.b=[1", "cannot read the value '[1'"),
+        ("a.b=2024-13-45", "cannot read the value '2024-13-45'"),
+        ("a.b=" + "[" * 5000, "cannot read the value '[["),
     ],
 )
 def test_wrong_overrides_are_named(word: str, message: str) -> None:

@@ -101,7 +101,7 @@ def read_value(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that does not exist, endless brackets
         raise RecipeError(f"cannot read the value {text!r}; quote it if it is a string") from None
 
 

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bcdnet.errors import ImageTooLargeError
+
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Resampling
+
+# Pixels of a whole resized image, of which the crop is a part: an image one pixel wide would grow without bound.
+MAX_RESIZED = 2**26
 
 
 def upright(image: Image) -> Image:
@@ -35,6 +40,16 @@ def with_channels(image: Image, channels: int) -> Image:
         image = Image.fromarray(np.clip(levels >> shift, 0, 255).astype(np.uint8))
     if image.mode == "La":  # alpha multiplied in, which Pillow converts to nothing else
         image = image.convert("LA")
+    if image.mode == "LAB":  # which Pillow converts to RGB alone
+        image = image.convert("RGB")
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def resized(image: Image, size: tuple[int, int], resampling: Resampling, name: str) -> Image:
+    """The whole image at `size` = (width, height). ImageTooLargeError, which opens with `name`, beyond 2^26 pixels."""
+    if size[0] * size[1] > MAX_RESIZED:
+        found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, size))
+        raise ImageTooLargeError(f"{name}: is too long for its width; {found} would become {wanted}")
+    return image.resize(size, resampling)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import DataError
 
 CALIBRATION_BINS = 15
 
@@ -55,9 +55,9 @@ def accuracy_by_class(confusion: NDArray[np.int64], class_names: list[str]) -> d
 
 
 def check_finite(broken: int) -> None:
-    """Raise BcdnetError if so many images, one or more, have logits that are NaN or infinite."""
+    """Raise DataError if so many images, one or more, have logits that are NaN or infinite."""
     if broken:
-        raise BcdnetError(
+        raise DataError(
             f"the logits of {broken:,} images are not finite: the model's training diverged, or it is damaged"
         )
 

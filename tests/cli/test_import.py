@@ -109,3 +109,4 @@ def test_mistakes_are_one_line(
     before = (tmp_path / "partial.pth").read_bytes()
     assert "would write over" in run(capsys, tmp_path / "partial.pth", "-o", tmp_path / "partial.pth", code=2)
     assert (tmp_path / "partial.pth").read_bytes() == before
+    assert "ends in .safetensors" in run(capsys, tmp_path / "partial.pth", "-o", tmp_path / "out.bcdn", code=2)

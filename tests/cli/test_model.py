@@ -7,6 +7,7 @@ import pytest
 from bcdnet.cli.model import find_model, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.models import build, configure, save_model
+from bcdnet.pretrained import locate
 from bcdnet.runtime import InferenceSession
 
 
@@ -29,6 +30,13 @@ def test_a_trained_model_is_packed_for_the_while(run_folder: Path) -> None:
 def test_a_packed_file_is_taken_as_it_is(tmp_path: Path) -> None:
     with packed_file(str(tmp_path / "any.bcdn")) as path:
         assert path == tmp_path / "any.bcdn"
+
+
+def test_a_file_in_this_folder_is_not_the_shipped_model_of_its_name(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "bcdnet_b_r18_cifar10").write_bytes(locate("reactnet_r18_cifar10").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with packed_file("./bcdnet_b_r18_cifar10") as path:
+        assert InferenceSession(path).provenance["model"] == "reactnet_r18_small"
 
 
 def test_mistakes_name_the_remedy() -> None:

@@ -75,3 +75,12 @@ def test_decode_names_what_cannot_be_decoded(encoded):
     for broken in (b"", b"words", image[:40], image[:-50], jpeg.getvalue()[:-200]):
         with pytest.raises(DataError, match=r"^here: (empty image|cannot decode)"):
             decode(broken, "here")
+
+
+def test_whatever_a_decoder_raises_names_the_image(encoded, monkeypatch):
+    def broken(*_args, **_options):
+        raise TypeError("'float' object cannot be interpreted as an integer")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(DataError, match=r"^here: cannot decode: 'float' object"):
+        decode(encoded[0][0], "here")

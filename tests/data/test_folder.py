@@ -104,3 +104,6 @@ def test_tiny_imagenet_as_its_archive_has_it(tmp_path, encoded):
     annotations.write_text("val_0.JPEG\n")
     with pytest.raises(DataError, match=r"val_annotations\.txt: line 1 has no class"):
         open_dataset(str(tmp_path), "val")
+    annotations.write_bytes("val_0.JPEG\tcaf\u00e9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"val_annotations\.txt: is not text in UTF-8"):
+        open_dataset(str(tmp_path), "test")

@@ -98,3 +98,14 @@ def test_color_jitter_stays_within_its_strengths(images):
     assert torch.equal(jittered, grey)
     hue = color_jitter(images, (0, 0, 0, 0.5), generator)
     torch.testing.assert_close(hue.amax(1), images.amax(1), atol=1e-4, rtol=0)  # HSV's value stays
+
+
+def test_contrast_of_grey_images_is_each_images_own() -> None:
+    grey = torch.rand(3, 1, 4, 4)
+    factors = torch.tensor([0.5, 1.5, 0.0])
+    together = OPERATIONS["contrast"].apply(grey, factors)
+    apart = [
+        OPERATIONS["contrast"].apply(image[None], factor[None]) for image, factor in zip(grey, factors, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(apart))
+    torch.testing.assert_close(together[2], grey[2].mean().expand(1, 4, 4))

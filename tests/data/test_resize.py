@@ -3,13 +3,14 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms import v2
 
 from bcdnet.data import DataConfig, evaluate_transform
 from bcdnet.data.dataset import decode
 from bcdnet.data.resize import normalise, to_pixels
 from bcdnet.decoded_images import with_channels
+from bcdnet.errors import ImageTooLargeError
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,9 @@ def test_small_images_are_enlarged(digit_set):
     assert (enlarged[0] == enlarged[2]).all()
 
 
+SRGB_TO_LAB = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"))
+
+
 def modes():
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     grey = Image.fromarray(ramp)
@@ -71,6 +75,7 @@ def modes():
     yield "16 bit", Image.fromarray(ramp.astype(np.uint16) * 257), 0
     yield "RGBA", grey.convert("RGBA"), 0
     yield "grey with alpha", grey.convert("LA"), 0
+    yield "CIELAB", ImageCms.profileToProfile(grey.convert("RGB"), *SRGB_TO_LAB, outputMode="LAB"), 3
     yield "grey", grey, 0
 
 
@@ -87,3 +92,9 @@ def test_every_mode_becomes_grey_or_rgb(name, image, tolerance):
 def test_alpha_that_was_multiplied_in_is_dropped() -> None:
     image = Image.new("LA", (3, 3), (100, 255)).convert("La")
     assert with_channels(image, 3).getpixel((0, 0)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])
+def test_a_thin_image_does_not_grow_without_bound(size) -> None:
+    with pytest.raises(ImageTooLargeError, match=rf"^a\.png: is too long .*{size[0]} x {size[1]} pixels would become"):
+        to_pixels(Image.new("L", size), DataConfig("x", 32), 32, "a.png")

@@ -34,6 +34,9 @@ def test_samples_in_order_with_their_labels(shards, encoded, pixels):
 def test_class_names_beside_the_shards(shards):
     (shards / "classes.txt").write_text("\n".join(f"digit {label}" for label in range(10)))
     assert open_dataset(f"wds://{shards}/train-*.tar", "train").class_names[7] == "digit 7"
+    (shards / "classes.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt: is not text in UTF-8"):
+        open_dataset(f"wds://{shards}/train-*.tar", "train")
 
 
 @pytest.mark.parametrize(
@@ -125,3 +128,8 @@ def test_expand_counts_as_it_is_written():
         "1/s-9.tar",
         "1/s-10.tar",
     ]
+
+
+def test_a_slip_in_the_braces_is_refused_at_once():
+    with pytest.raises(DataError, match="names more than 1,000,000 shards"):
+        expand("train-{0..9999999999}.tar")

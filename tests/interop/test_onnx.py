@@ -119,3 +119,24 @@ def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InteropError, match="cannot be written"):
         write_onnx(program, tmp_path / "missing" / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Named(nn.Module):
+    """Its one output has a name of choice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.c = name, nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """x: [N, C, H, W]."""
+        return {self.name: self.c(x).flatten(1)}
+
+
+def test_outputs_keep_their_names_and_the_inputs_is_taken() -> None:
+    for name in ("c/Conv_0", "c/constant_0"):
+        network = Named(name).eval()
+        (port,) = to_onnx(compile_module(network, input_size=(3, 4, 4))).graph.output
+        assert port.name == name
+    with pytest.raises(InteropError, match="output 'image': is what the input is called"):
+        to_onnx(compile_module(Named("image").eval(), input_size=(3, 4, 4)))

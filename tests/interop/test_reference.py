@@ -227,3 +227,10 @@ def test_shifts_need_quarters(reference: SimpleNamespace) -> None:
 def test_other_contents_are_refused(content: dict[str, Any], message: str) -> None:
     with pytest.raises(InteropError, match=message):
         from_reference(content)
+
+
+def test_a_checkpoint_that_holds_itself_is_refused() -> None:
+    endless: dict[str, Any] = {}
+    endless["model"] = endless
+    with pytest.raises(InteropError, match="not a state dict: model is dict"):
+        from_reference(endless)

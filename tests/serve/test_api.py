@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.runtime import InferenceSession
 from bcdnet.serve import Settings, create_app, load
 from bcdnet.serve.run import is_loopback
@@ -169,6 +169,18 @@ def test_a_failure_inside_is_a_500_without_its_details(packed_file, png, monkeyp
         assert 'status="500"' in client.get("/metrics").text
         monkeypatch.undo()
         assert client.post("/v1/predict", content=png(), headers=PNG).status_code == 200
+
+
+def test_logits_that_are_not_finite_are_no_answer(packed_file, png, monkeypatch) -> None:
+    from fastapi.testclient import TestClient
+
+    model = load(packed_file, "small", threads=1)
+    monkeypatch.setattr(model.session, "run", lambda *_: [np.full((1, len(model.labels)), np.nan, np.float32)])
+    with TestClient(create_app([model])) as client:
+        refused(client.post("/v1/predict", content=png(), headers=PNG), 500, "logits of 1 images are not finite")
+    monkeypatch.setattr(InferenceSession, "run", lambda *_: [np.full((1, 3), np.inf, np.float32)])
+    with pytest.raises(DataError, match="not finite"):
+        load(packed_file)
 
 
 def test_metrics_count(serving, png) -> None:

@@ -1,6 +1,7 @@
 """Weight flips: how many binary weights change their sign while a network trains, and in which layers."""
 
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def draw(flips: Flips, path: Path, title: str) -> None:
     if flips.epochs:
         axes = tidy(panels.pop(0))
         begin = 0.0
-        for step, colour in zip(dict.fromkeys(row.step for row in flips.epochs), COLOURS, strict=False):
+        for step, colour in zip(dict.fromkeys(row.step for row in flips.epochs), cycle(COLOURS), strict=False):
             own = [row for row in flips.epochs if row.step == step]
             axes.plot(
                 [begin + row.epoch for row in own], [100 * row.rate for row in own], "o-", ms=3, c=colour, label=step

@@ -140,5 +140,7 @@ def _batches(found: Found, model: str, data: str, split: str, count: int) -> Ite
         check_channels(config.channels, dataset, model, data)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
-        pixels = np.stack([to_pixels(dataset.image(int(index)), config, config.image_size) for index in indices])
+        pixels = np.stack(
+            [to_pixels(dataset.image(n), config, config.image_size, dataset.where(n)) for n in map(int, indices)]
+        )
         yield evaluate_transform(torch.from_numpy(pixels), config), torch.from_numpy(dataset.labels[indices])

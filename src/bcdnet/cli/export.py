@@ -58,11 +58,12 @@ def run(
 
 def _export_onnx(model: str, output: Path, input_size: tuple[int, int, int] | None) -> str:
     """Write the ONNX model; the line to print."""
+    from bcdnet.hub import is_hub_name
     from bcdnet.interop.onnx import OPSET, write_onnx
     from bcdnet.pretrained import is_packed
     from bcdnet.program import read_program
 
-    if input_size is None and is_packed(model):
+    if input_size is None and (is_packed(model) or is_hub_name(model)):
         with packed_file(model) as packed:
             program = read_program(packed)
     else:

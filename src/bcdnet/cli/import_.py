@@ -32,6 +32,8 @@ def run(
     from bcdnet.models import save_model
 
     refuse_overwriting([output], [file, *([labels] if labels else [])])
+    if output.suffix != ".safetensors":
+        raise InteropError(f"{output}: the model file's name ends in .safetensors")
     model = from_reference(read_checkpoint(file), weight_bits=weight_bits)
     config = model.config
     names = _class_names(labels, config.num_classes)

@@ -26,7 +26,8 @@ class DataConfig:
 
     Evaluation resizes the shorter side to `resize_size` = round(image_size / crop_pct) and crops the centre; an image
     that already has image_size x image_size pixels stays as it is. Upscaled small images want `crop_pct: 1`, the
-    default, since a smaller one cuts their border off. `mean` and `std` are per channel, of pixels in [0, 1].
+    default, since a smaller one cuts their border off. Random crops of a set in memory are bilinear, whatever
+    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1].
 
     Raises RecipeError for a value out of range.
     """

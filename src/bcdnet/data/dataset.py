@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -141,6 +142,14 @@ def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
     return Subset(dataset, train if name == "train" else test)
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises DataError for one that is not UTF-8."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not text in UTF-8; save it as such") from None
+
+
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key that counts: shard 2 comes before shard 11."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
@@ -156,7 +165,9 @@ def decode(encoded: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(encoded))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they like on damaged data
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{where}: cannot decode: {reason}") from None
     if image.mode == "F":

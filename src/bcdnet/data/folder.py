@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import ALIASES, Dataset, decode, find_split, holdout, missing_split
+from bcdnet.data.dataset import ALIASES, Dataset, decode, find_split, holdout, missing_split, read_lines
 from bcdnet.data.problems import raise_for
 from bcdnet.errors import DataError
 from bcdnet.image_files import is_image, walk_images
@@ -89,7 +89,7 @@ def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
 
 
 def _annotated(root: Path) -> tuple[list[str], list[str], list[int]]:
-    rows = [line.split("\t") for line in (root / ANNOTATIONS).read_text(encoding="utf-8").splitlines() if line]
+    rows = [line.split("\t") for line in read_lines(root / ANNOTATIONS)]
     raise_for([f"{root / ANNOTATIONS}: line {n} has no class" for n, row in enumerate(rows, start=1) if len(row) < 2])
     class_names = sorted({row[1] for row in rows})
     number = {name: label for label, name in enumerate(class_names)}

@@ -128,7 +128,7 @@ def _decode(dataset: Dataset, config: DataConfig, size: int, description: str, t
     def decode(start: int) -> None:
         for index in range(start, min(start + CHUNK, len(dataset))):
             try:
-                pixels[index] = to_pixels(dataset.image(index), config, size)
+                pixels[index] = to_pixels(dataset.image(index), config, size, dataset.where(index))
             except DataError as error:
                 problems.append(str(error))
 

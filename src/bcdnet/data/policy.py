@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import kornia.color
 import kornia.enhance
 import numpy as np
 import torch
@@ -85,7 +86,10 @@ def _brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return kornia.enhance.adjust_contrast_with_mean_subtraction(images, factor)
+    # Not kornia's, which before 0.9 took the mean of a whole batch of grey images.
+    grey = kornia.color.rgb_to_grayscale(images) if images.shape[1] == 3 else images
+    factor = factor.view(-1, 1, 1, 1)
+    return (images * factor + grey.mean((1, 2, 3), keepdim=True) * (1 - factor)).clamp(0, 1)
 
 
 def _saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.config import DataConfig
-from bcdnet.decoded_images import with_channels
+from bcdnet.decoded_images import resized, with_channels
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -19,15 +19,16 @@ RESAMPLING = {
 }
 
 
-def to_pixels(image: Image.Image, config: DataConfig, size: int) -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image, config: DataConfig, size: int, where: str = "image") -> NDArray[np.uint8]:
     """The centre `size` x `size` (S, or R for one that is cropped later) of `image`, resized as evaluation does.
 
-    Returns uint8 [C, size, size]. An image of S x S pixels is not resampled, whatever R is, if `size` is S.
+    Returns uint8 [C, size, size]. An image of S x S pixels is not resampled, whatever R is, if `size` is S. Raises
+    ImageTooLargeError, which opens with `where`, for one so thin that it would have more than 2^26 pixels when resized.
     """
     image = with_channels(image, config.channels)
     if image.size != (size, size):
         width, height = _resized(*image.size, config.resize_size)
-        image = image.resize((width, height), RESAMPLING[config.interpolation])
+        image = resized(image, (width, height), RESAMPLING[config.interpolation], where)
         left, top = _centre(width, size), _centre(height, size)
         image = image.crop((left, top, left + size, top + size))
     return channels_first(image)

@@ -176,7 +176,7 @@ class _Decoder(torch.utils.data.Dataset[Any]):
         image = self.dataset.image(index)
         size = self.config.image_size
         if self.augment is None:
-            return to_pixels(image, self.config, size)
+            return to_pixels(image, self.config, size, self.dataset.where(index))
         generator = np.random.default_rng([seed, epoch, index])
         scale, ratio = self.augment.scale, self.augment.ratio
         top, left, height, width = random_boxes(image.height, image.width, scale, ratio, generator, count=1)[0]

@@ -9,6 +9,7 @@ nothing it skips. Shards are taken in an order shuffled per epoch, samples are s
 """
 
 import json
+import math
 import os
 import re
 import tarfile
@@ -21,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key
+from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key, read_lines
 from bcdnet.data.problems import raise_for
 from bcdnet.data.progress import track
 from bcdnet.errors import DataError
 from bcdnet.image_files import is_image
 
 # Samples among which a shuffled order may jump: about seven shards of ImageNet.
+MAX_SHARDS = 1_000_000
 WINDOW = 65536
 
 
@@ -118,9 +120,11 @@ def open_shards(pattern: str, split: str) -> Dataset:
 def expand(pattern: str, existing: bool = False) -> list[Path]:
     """The paths that a pattern with braces `{000..146}` (zero-padded as written) and `*`, `?` names, in order.
 
-    With `existing`, only if all of them are files; else an empty list.
+    With `existing`, only if all of them are files; else an empty list. Raises DataError for more than a million.
     """
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if math.prod(int(last) - int(first) + 1 for first, last in zip(parts[1::3], parts[2::3], strict=True)) > MAX_SHARDS:
+        raise DataError(f"wds://{pattern}: names more than {MAX_SHARDS:,} shards")
     ranges = [
         [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
         for first, last in zip(parts[1::3], parts[2::3], strict=True)
@@ -216,5 +220,5 @@ def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> int | s
 def _class_names(folder: Path, labels: NDArray[np.int64]) -> list[str]:
     listed = folder / "classes.txt"
     if listed.is_file():
-        return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(listed)]
     return [str(label) for label in range(int(labels.max(initial=-1)) + 1)]

@@ -50,7 +50,12 @@ METADATA = ("labels", "preprocess", "provenance")
 
 
 def to_onnx(program: Program) -> onnx.ModelProto:
-    """The ONNX model, checked; its metadata hold labels, preprocessing and provenance as JSON."""
+    """The ONNX model, checked; its metadata hold labels, preprocessing and provenance as JSON.
+
+    Raises InteropError for an output with the input's name, which ONNX does not allow.
+    """
+    if program.inputs[0].name in (port.name for port in program.outputs):
+        raise InteropError(f"output {program.inputs[0].name!r}: is what the input is called; ONNX wants another name")
     graph = _Graph(program)
     for op in program.ops:
         graph.add_op(op)
@@ -77,6 +82,7 @@ class _Graph:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.values: dict[int, str] = {program.inputs[0].buffer: program.inputs[0].name}
         self.scope = ""
+        self.ports = {port.name for port in (*program.inputs, *program.outputs)}
 
     def finish(self) -> onnx.GraphProto:
         """The graph with its input and outputs named as the program's ports."""
@@ -89,14 +95,21 @@ class _Graph:
         results = [helper.make_tensor_value_info(name, float32, ["N", *shape]) for name, shape in ports.items()]
         return helper.make_graph(self.nodes, "bcdnet", [image], results, list(self.constants.values()))
 
+    def name(self, own: str) -> str:
+        """The op's path and a name of its own: no port's."""
+        name = f"{self.scope}/{own}"
+        while name in self.ports:
+            name = f"/{name}"
+        return name
+
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append an operator; the name of its one result."""
-        result = f"{self.scope}/{kind}_{len(self.nodes)}"
+        result = self.name(f"{kind}_{len(self.nodes)}")
         self.nodes.append(helper.make_node(kind, inputs, [result], name=result, **attributes))
         return result
 
     def constant(self, array: npt.NDArray[Any]) -> str:
-        name = f"{self.scope}/constant_{len(self.constants)}"
+        name = self.name(f"constant_{len(self.constants)}")
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 

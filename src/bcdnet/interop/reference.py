@@ -60,8 +60,9 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises InteropError where an entry is not a tensor.
     """
     inner = checkpoint
-    while nest := next((name for name in NESTS if isinstance(inner.get(name), Mapping)), None):
-        inner = inner[nest]
+    for _ in NESTS:  # one within another at most; a mapping can hold itself
+        nest = next((name for name in NESTS if isinstance(inner.get(name), Mapping)), None)
+        inner = inner if nest is None else inner[nest]
     other = [f"{name} is {type(value).__name__}" for name, value in inner.items() if not isinstance(value, Tensor)]
     if other or not inner:
         raise InteropError(f"not a state dict: {listed(other) or 'it is empty'}, expected names and tensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bcdnet.decoded_images import with_channels
 from bcdnet.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = picture.convert("RGB")
+    picture = with_channels(picture, 3)
     scale = min(LEAST_WIDTH / picture.width, MOST_HEIGHT / picture.height)
     if scale > 1:
         enlarged = (round(picture.width * scale), max(1, round(picture.height * scale)))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import DataError
+from bcdnet.evaluation import check_finite
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ def check_topk(topk: int) -> None:
 
 
 def rank(logits: npt.NDArray[np.float32], labels: Sequence[str], topk: int) -> list[list[Prediction]]:
-    """For each row of float32 [N, K] the `topk` most probable classes, best first; an index stands in for no label."""
+    """For each row of float32 [N, K] the `topk` most probable classes, best first; an index stands in for no label.
+
+    Raises DataError for logits that are not finite.
+    """
     check_topk(topk)
+    check_finite(int((~np.isfinite(logits).all(1)).sum()))
     scores = logits.astype(np.float64)
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.decoded_images import upright, with_channels
+from bcdnet.decoded_images import resized, upright, with_channels
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.program.schema import Preprocess
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ImageLike = Union["Image", npt.NDArray[np.uint8], str, os.PathLike[str]]
-# Pixels of a whole resized image, of which the crop is a part: an image one pixel wide would grow without bound.
-MAX_RESIZED = 2**26
 # (left, top, width, height) as fractions of an image.
 Box = tuple[float, float, float, float]
 
@@ -142,10 +140,7 @@ def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:
     if image.size == (width, height):
         return image
     size, (left, top) = _resized(*image.size, preprocess)
-    if size[0] * size[1] > MAX_RESIZED:
-        found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, size))
-        raise ImageTooLargeError(f"{name}: is too long for its width; {found} would become {wanted}")
-    image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
+    image = resized(image, size, Image.Resampling[preprocess.interpolation.upper()], name)
     return image.crop((left, top, left + width, top + height))
 
 

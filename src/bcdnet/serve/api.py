@@ -151,6 +151,8 @@ async def predict(
         raise RefusalError(408, f"the request took longer than {service.settings.seconds:g} seconds") from None
     except ClientDisconnect:
         raise RefusalError(400, "the client left before its answer") from None
+    except DataError as error:  # logits that are not finite
+        raise RefusalError(500, str(error)) from None
     except MemoryError:
         raise RefusalError(503, "the server is short of memory; try again in a second", 1) from None
     return PredictResponse(model=batcher.model.name, images=results)

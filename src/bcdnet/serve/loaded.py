@@ -41,7 +41,7 @@ class Loaded:
 def load(path: str | os.PathLike[str], name: str | None = None, threads: int | None = None) -> Loaded:
     """Read a packed file, and run it once so that the first request does not pay for it.
 
-    Raises ProgramError for a bad file, DataError for one that says nothing of preprocessing.
+    Raises ProgramError for a bad file, DataError for one that says nothing of preprocessing or has no finite logits.
     """
     path = Path(path)
     session = InferenceSession(path, threads=threads)
@@ -51,6 +51,7 @@ def load(path: str | os.PathLike[str], name: str | None = None, threads: int | N
     shape = tuple(int(size) for size in port.shape[1:])
     Image.init()  # Pillow imports its decoders when the first image comes
     (logits, *_) = session.run(None, {port.name: np.zeros((1, *shape), np.float32)})
+    session.rank(logits, 1)  # which refuses a network that diverged
     labels = session.labels or tuple(str(index) for index in range(logits.shape[1]))
     return Loaded(name or path.stem, session, session.preprocess, labels, _facts(path, session))
 

@@ -6,7 +6,7 @@ FULL = "the server has more images waiting than it takes in; try again in a seco
 
 
 class RefusalError(Exception):
-    """Becomes `{"error": sentence}` with this status; 503 and 429 say when to come again."""
+    """Becomes `{"error": sentence}` with this status; 503 says when to come again."""
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
         super().__init__(sentence)

@@ -12,11 +12,11 @@ from bcdnet.errors import BcdnetError
 class Settings:
     """Frozen; a value out of range raises BcdnetError that names it.
 
-    `body_bytes`, `pixels` (of one image) and `images` limit a request, `seconds` is how long it may take from its first
-    byte to its answer. A model holds at most `queue` images that are not answered yet, and all requests together the
-    bytes of at most `queue` of the longest bodies. `batch` images run at once; an image waits at most `wait_seconds`
-    for others that are on their way. `workers` batches of a model run at the same time. `token`: what clients must send
-    as `Authorization: Bearer ...`, if anything.
+    `body_bytes`, `pixels` (of one image) and `images` limit a request, `seconds` is how long its head may take, and
+    then its body until it is answered. A model holds at most `queue` images that are not answered yet, and all requests
+    together the bytes of at most `queue` of the longest bodies. `batch` images run at once; an image waits at most
+    `wait_seconds` for others that are on their way. `workers` batches of a model run at the same time. `token`: what
+    clients must send as `Authorization: Bearer ...`, if anything.
     """
 
     body_bytes: int = 16 * 2**20

@@ -28,7 +28,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path} is not a recipe, which is YAML in UTF-8") from None
     try:
         mapping = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, endless brackets
         raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(mapping, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, got {type(mapping).__name__}")
