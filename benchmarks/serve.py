@@ -44,7 +44,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--soak", type=float, default=300, help="seconds of the soak; 0 leaves it out (default 300)")
     parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-serve)")
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="for `bcdnet serve`, such as '--threads 1'")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if 0 < arguments.soak < 10:
+        parser.error("--soak: at least 10 seconds, of which the first tenth is left out, or 0")
+    return arguments
 
 
 class Server:
