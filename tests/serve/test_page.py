@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +131,41 @@ def test_errors_are_said_and_the_page_goes_on(browser, address, png) -> None:
     _choose(page, png())
     _wait(page)
     assert page.locator("#error").is_hidden()
+    page.route("**/v1/predict?*", lambda route: route.abort())
+    _choose(page, png())
+    page.get_by_role("alert").filter(has_text="The server cannot be reached.").wait_for()
     page.close()
+
+
+def test_an_image_that_only_the_server_can_decode_has_bars_and_no_picture(page, png) -> None:
+    _choose(page, png(), "shown.png")
+    _wait(page)
+    page.evaluate("() => { HTMLImageElement.prototype.decode = async () => { throw new Error('no'); }; }")
+    before = page.locator("#bars .share").all_inner_texts()
+    _choose(page, png(seed=1), "unknown.png")
+    page.locator("#status", has_text="%. This browser cannot show the image.").wait_for()
+    assert page.locator("#bars .share").all_inner_texts() != before
+    for hidden in ("#picture", "#overlay", "#error"):
+        assert page.locator(hidden).is_hidden()
+    assert page.locator("#invitation").is_visible()
+
+
+def test_another_model_is_asked_about_the_newest_image(browser, packed_file, png, tmp_path, served) -> None:
+    with served(packed_file, shutil.copy(packed_file, tmp_path / "other.bcdn"), "--threads", 1) as (address, _):
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_text("Ready.").wait_for()
+        slow = []
+        page.route("**/v1/predict?*model=small", lambda route: slow.append(route))  # never answered
+        _choose(page, png(), "first.png")
+        page.locator("#model").select_option("other")
+        page.get_by_alt_text("first.png").wait_for()
+        page.locator("#model").select_option("small")
+        _choose(page, png(seed=1), "second.png")
+        page.locator("#model").select_option("other")
+        page.get_by_alt_text("second.png").wait_for()
+        assert len(slow) == 3
+        page.close()
 
 
 def test_dark_and_phone(browser, address, png, tmp_path) -> None:
@@ -157,6 +192,10 @@ def test_a_token_is_asked_for(browser, packed_file, png, tmp_path, served) -> No
     with served(packed_file, "--token-file", tmp_path / "token") as (address, _):
         page = browser.new_page()
         page.goto(address)
+        page.get_by_label("This server wants a token").fill("0123456789abcde\u20ac")
+        page.keyboard.press("Enter")
+        page.locator("#token:invalid:focus").wait_for()  # the browser says why, and does not send it
+        assert "cannot be reached" not in page.locator("#error").inner_text()
         page.get_by_label("This server wants a token").fill("0123456789abcdef")
         page.keyboard.press("Enter")
         page.get_by_text("Ready.").wait_for()

@@ -245,43 +245,10 @@ def test_an_image_too_thin_is_refused(page: Any) -> None:
     assert page.text_content("#time") == ""
 
 
-def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:
-    page.evaluate(
-        """() => {
-          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-          window.streams = [];
-          window.permissions = [];
-          navigator.mediaDevices.getUserMedia = async (what) => {
-            await new Promise((resolve) => permissions.push(resolve));
-            streams.push(await ask(what));
-            return streams.at(-1);
-          };
-        }"""
-    )
-    page.click("#camera")
-    page.click("#camera")
-    assert page.evaluate("permissions.map((give) => give()).length") == 2
-    page.wait_for_selector("#results li")
-    while page.evaluate("streams.length") < 2:
-        page.wait_for_timeout(50)
-    live = "streams.filter((stream) => stream.getTracks().some((track) => track.readyState === 'live')).length"
-    assert page.evaluate(live) == 1
-    page.click("#camera")
-    assert page.evaluate(live) == 0
-
-
 def test_a_file_that_is_no_image_is_said_to_be_none(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#status.error")
     assert "not an image" in page.text_content("#status")
-
-
-def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
-    page.click("#camera")
-    page.wait_for_selector("#results li")
-    assert page.is_visible("#video") and page.text_content("#camera") == "Stop the camera"
-    page.click("#camera")
-    assert not page.is_visible("#video")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,7 +16,12 @@ async function fetchBytes(url) {
 /** One instance of the core: its memory, and calls with plain values. */
 class Core {
   static async start() {
-    compiled ??= fetchBytes(WASM).then((bytes) => WebAssembly.compile(bytes));
+    compiled ??= fetchBytes(WASM)
+      .then((bytes) => WebAssembly.compile(bytes))
+      .catch((error) => {
+        compiled = null; // the next may have more luck
+        throw error;
+      });
     const core = new Core();
     const instance = await WebAssembly.instantiate(await compiled, {
       env: { emscripten_notify_memory_growth: () => {} },
@@ -38,7 +43,8 @@ class Core {
   }
 
   allocate(bytes) {
-    const address = this.exports.malloc(Math.max(bytes, 1)) >>> 0;
+    // A longer one would reach malloc modulo 2^32.
+    const address = bytes < 2 ** 32 ? this.exports.malloc(Math.max(bytes, 1)) >>> 0 : 0;
     if (address === 0) throw new Error("out of memory");
     return address;
   }
@@ -115,8 +121,9 @@ export class Session {
     if (!images.every(Number.isFinite)) throw new Error("every value of the input must be finite");
     const core = this._core;
     const at = core.copy(images);
-    const out = core.allocate(4 * count * this._outputSize);
+    let out = 0; // which may be freed
     try {
+      out = core.allocate(4 * count * this._outputSize);
       core.check(core.exports.bcdnet_run(at, count, out));
       let begin = out;
       return this.outputs.map(({ channels }) => {

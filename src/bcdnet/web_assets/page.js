@@ -112,6 +112,10 @@ async function startCamera() {
   }
   if (mine !== newest) return allowed.getTracks().forEach((track) => track.stop());
   stream = allowed;
+  stream.getVideoTracks()[0].addEventListener("ended", () => {
+    stopCamera(); // the track ends by itself only where the camera is gone: what shows is frozen
+    say("The camera has stopped.", true);
+  });
   picture.hidden = true;
   video.hidden = false;
   video.srcObject = stream;

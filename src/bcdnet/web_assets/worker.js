@@ -6,8 +6,8 @@ let session = null;
 const answers = {
   async load({ model }) {
     session = await Session.load(model);
-    const { labels, outputs, provenance, bytes, target } = session;
-    return { classes: outputs[0].channels, named: labels.length > 0, provenance, bytes, target, shape: session.input.shape };
+    const { outputs, provenance, bytes, target } = session;
+    return { classes: outputs[0].channels, provenance, bytes, target, shape: session.input.shape };
   },
   predict({ image, topk }) {
     const begin = performance.now();

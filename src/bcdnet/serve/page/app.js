@@ -4,27 +4,30 @@ const TOPK = 5;
 let models = [];
 let limits = null;
 let token = null;
-let current = null; // {file, result}
-let pending = 0; // number of the newest request: an older answer that comes late is dropped
+let current = null; // what is shown: {file, result, cam}
+let newest = null; // the request on its way, or else what is shown: an older answer that comes late is dropped
 
 function headers() {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
+function lost() {
+  throw new Error("the server cannot be reached");
+}
+
 async function ask(path, options = {}) {
-  const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } }).catch(lost);
   if (response.status === 401) {
     $("access").hidden = false;
     $("token").focus();
   }
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
-  return body;
+  if (response.ok) return response.json().catch(lost);
+  const { error } = await response.json().catch(() => ({}));
+  throw new Error(error ?? `the server answered ${response.status}`);
 }
 
 function fail(error) {
-  const lost = error instanceof TypeError;
-  $("error").textContent = lost ? "The server cannot be reached." : `${error.message[0].toUpperCase()}${error.message.slice(1).replace(/\.$/, "")}.`;
+  $("error").textContent = `${error.message[0].toUpperCase()}${error.message.slice(1).replace(/\.$/, "")}.`;
   $("error").hidden = false;
   $("status").textContent = "";
 }
@@ -81,15 +84,14 @@ function showFacts() {
 
 async function classify(file) {
   if (!file || !models.length) return;
-  const request = ++pending;
+  const request = (newest = { file });
   $("error").hidden = true;
-  if (file.size > limits.body_bytes) {
-    fail(new Error(`the image is longer than ${scale(limits.body_bytes, ["B", "kB", "MB", "GB"])}, which is the most this server takes`));
-    return;
-  }
   $("status").textContent = "Classifying…";
   const begin = performance.now();
   try {
+    if (file.size > limits.body_bytes) {
+      throw new Error(`the image is longer than ${scale(limits.body_bytes, ["B", "kB", "MB", "GB"])}, which is the most this server takes`);
+    }
     const model = chosen();
     const query = new URLSearchParams({ topk: TOPK, cam: model.cam, model: model.name });
     const answer = await ask(`/v1/predict?${query}`, {
@@ -97,33 +99,47 @@ async function classify(file) {
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
     });
-    if (request !== pending) return;
     const total = performance.now() - begin;
-    current = { file, result: answer.images[0], cam: model.cam };
-    await showImage(file);
+    const image = await decoded(file);
+    if (request !== newest) return;
+    current = { file, result: answer.images[0], cam: model.cam && image !== null };
+    showImage(image);
     showBars();
     const { decode, wait, run } = current.result.milliseconds;
     $("latency").textContent = `${total.toFixed(0)} ms: ${decode.toFixed(1)} to decode and resize, ${wait.toFixed(1)} in the queue, ${run.toFixed(1)} in the network, the rest on the way.`;
     $("latency").hidden = $("another").hidden = false;
     const best = current.result.predictions[0];
-    $("status").textContent = `${best.label}, ${percent(best.probability)}.`;
+    $("status").textContent = `${best.label}, ${percent(best.probability)}.${image ? "" : " This browser cannot show the image."}`;
   } catch (error) {
-    if (request === pending) fail(error);
+    if (request !== newest) return;
+    newest = current;
+    fail(error);
   }
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-async function showImage(file) {
-  const image = $("image");
-  const old = image.src;
+// An element that is ready to be shown; null if the browser cannot decode what the server could.
+async function decoded(file) {
+  const image = document.createElement("img");
   image.src = URL.createObjectURL(file);
-  await image.decode();
-  if (old) URL.revokeObjectURL(old);
+  try {
+    await image.decode();
+  } catch {
+    return null;
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
+  image.id = "image";
   image.alt = `The image that was classified: ${file.name || "pasted"}`;
   image.classList.toggle("small", image.naturalWidth < 200);
-  $("picture").hidden = false;
-  $("invitation").hidden = true;
+  return image;
+}
+
+function showImage(image) {
+  if (image) $("image").replaceWith(image);
+  $("picture").hidden = !image;
+  $("invitation").hidden = Boolean(image);
 }
 
 function showBars() {
@@ -208,12 +224,12 @@ for (const kind of ["dragover", "drop", "dragleave"]) {
 $("opacity").addEventListener("input", placeHeat);
 $("model").addEventListener("change", () => {
   showFacts();
-  if (current) classify(current.file);
+  if (newest) classify(newest.file);
 });
 $("access").addEventListener("submit", (event) => {
   event.preventDefault();
   token = $("token").value;
   start();
 });
-new ResizeObserver(placeHeat).observe($("image"));
+new ResizeObserver(placeHeat).observe($("picture"));
 start();
