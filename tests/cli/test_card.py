@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bcdnet.cli.card import _teacher
+from bcdnet.cli.card import _augmentation, _origin, _teacher
 from bcdnet.cli.main import main
+from bcdnet.models import load_model
 from bcdnet.runtime import InferenceSession
 from bcdnet.training.recipe import TeacherConfig
 from bcdnet.training.recipe_file import load_recipe, resolve
@@ -78,6 +79,12 @@ def test_a_card_names_the_networks_that_helped(run: Path, tmp_path: Path, capsys
     top1 = json.loads((run / "metrics.json").read_text())["step2"]["top1"]
     assert "It began with the weights of bcdnet_b_r18_small, trained on digits." in " ".join(text.split())
     assert f"Teacher: bcdnet_b_r18_small, {top1:.2f} % itself." in text
+    third = replace(again, run_dir=str(tmp_path / "third"), model=replace(again.model, checkpoint=again.run_dir))
+    train(third, say=lambda message: None)
+    network = "bcdnet_b_r18_small, trained on digits"
+    assert _origin(load_model(tmp_path / "third").provenance).endswith(
+        f"{network}, which began with those of {network}."
+    )
     assert str(run.parent) not in text and str(tmp_path) not in text
 
 
@@ -102,3 +109,12 @@ def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, caps
         code, said = call(capsys, *words, *options)
         assert code == 2 and message in said and said.count("\n") == 1
     assert not list((tmp_path / "w").glob(".*")) and not list((tmp_path / "w").glob("*"))
+
+
+def test_a_steps_own_augmentation_is_told(run: Path) -> None:
+    recipe = load_recipe(run / "recipe.yaml")
+    assert _augmentation(recipe) == "crop pad, padding 2"
+    first, second = recipe.steps
+    mixed = replace(second, augment=replace(second.augment, cutmix=1.0))
+    told = _augmentation(replace(recipe, steps=(first, mixed)))
+    assert told == "step1: crop pad, padding 2; step2: crop pad, padding 2, cutmix 1.0"

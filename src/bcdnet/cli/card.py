@@ -253,11 +253,11 @@ def _lines(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _origin(provenance: dict[str, Any]) -> str:
-    before = provenance.get("began_with")
-    if before is None:
-        return ""
-    whose = f"{before.get('model', 'a network')}, trained on {before.get('data', 'other data')}"
-    return f" It began with the weights of {whose}."
+    whose, before = [], provenance.get("began_with")
+    while isinstance(before, dict):
+        whose.append(f"{before.get('model', 'a network')}, trained on {before.get('data', 'other data')}")
+        before = before.get("began_with")
+    return f" It began with the weights of {', which began with those of '.join(whose)}." if whose else ""
 
 
 def _steps(card: Card) -> list[tuple[str, ...]]:
@@ -291,8 +291,13 @@ def _augmentation(recipe: Recipe) -> str:
     from bcdnet.data.config import AugmentConfig
 
     plain = asdict(AugmentConfig())
-    said = [f"{key} {value}" for key, value in asdict(recipe.augment).items() if value != plain[key]]
-    return ", ".join(said) or "none"
+    said: dict[str, str] = {}
+    for step in recipe.steps:
+        own = [f"{key} {value}" for key, value in asdict(step.augment).items() if value != plain[key]]
+        said[step.name] = ", ".join(own) or "none"
+    if len(set(said.values())) == 1:
+        return said[recipe.steps[0].name]
+    return "; ".join(f"{name}: {own}" for name, own in said.items())
 
 
 def _processor() -> str:

@@ -257,9 +257,13 @@ class Run:
             torch.distributed.destroy_process_group()
 
 
-def shortened(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What a network's own file says of one that helped to train it."""
-    return {key: provenance[key] for key in ("model", "data", "recipe", "results") if key in provenance}
+def shortened(provenance: dict[str, Any], generations: int = 4) -> dict[str, Any]:
+    """What a network's own file says of one that helped to train it, and of those that it goes back to, a few."""
+    kept: dict[str, Any] = {key: provenance[key] for key in ("model", "data", "recipe", "results") if key in provenance}
+    before = provenance.get("began_with")
+    if isinstance(before, dict) and generations > 1:
+        kept["began_with"] = shortened(before, generations - 1)
+    return kept
 
 
 def _say_nothing(message: str) -> None:
