@@ -7,7 +7,7 @@ namespace bcdnet {
 
 class PreparedEpilogue {
  public:
-  /// `out_h`, `out_w`, `out_c`: size of the op's value.
+  /// `out_w`, `out_c`: width and channels of the op's value.
   PreparedEpilogue(const Epilogue& epilogue, int out_w, int out_c, const StepContext& context);
 
   /// Constants that come from the op and not from its epilogue: scales and the convolution's bias.

@@ -1,8 +1,8 @@
 #include "runtime/team.h"
 
+#include <exception>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -41,8 +41,9 @@ void Pause() {
 Team::Team(int threads) : stretches_(threads), forks_(forks) {
   try {
     Hire();
-  } catch (const std::system_error& error) {
-    Stop();  // no destructor runs, and a thread that nobody joined would end the process
+  } catch (const std::exception& error) {
+    // No thread or no memory was to be had. No destructor runs, and a thread nobody joined would end the process.
+    Stop();
     throw std::runtime_error("cannot start " + std::to_string(threads) + " threads (" + error.what() + ")");
   }
 }
@@ -50,8 +51,7 @@ Team::Team(int threads) : stretches_(threads), forks_(forks) {
 Team::~Team() { Stop(); }
 
 void Team::Hire() {
-  const int threads = static_cast<int>(stretches_.size());
-  for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { Work(thread); });
+  for (int thread = 1; thread < threads(); ++thread) workers_.emplace_back([this, thread] { Work(thread); });
 }
 
 void Team::Forget() {
@@ -67,7 +67,7 @@ void Team::Replace() {
   sleepers_ = 0;
   try {
     Hire();
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // Those that could be started are enough.
   }
 }

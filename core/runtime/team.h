@@ -19,7 +19,8 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  /// As many as were asked for, always: memory is sized by it, while a fork's child may have to do with fewer.
+  int threads() const { return static_cast<int>(stretches_.size()); }
 
   /// Calls f(item, thread) for every item in [0, count), thread in [0, threads()), and returns when all are done.
   /// Only one caller at a time: see `mutex`.
@@ -50,7 +51,7 @@ class Team {
   // The loop at hand: written by its caller while no worker has joined, read by workers after they joined.
   const void* context_ = nullptr;
   Call call_ = nullptr;
-  std::vector<Stretch> stretches_;  // one for each thread that was asked for
+  std::vector<Stretch> stretches_;  // one for each thread that was asked for; the others do that of a missing one
   int forks_;                       // when the workers were started
 
   // Bits 0..31: workers that joined and have not left. Bit 32: open for joining. Above: number of the loop.

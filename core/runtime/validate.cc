@@ -41,6 +41,8 @@ class Validator {
     return static_cast<int64_t>(v.size());
   }
 
+  static int64_t Pixels(const Buffer& b) { return static_cast<int64_t>(b.height) * b.width; }
+
   void Require(bool condition, const std::string& message) const {
     if (!condition) throw std::invalid_argument(where_ + message);
   }
@@ -56,7 +58,7 @@ class Validator {
         Require(n >= 1 && n <= kMaxDimension, name + ": dimension out of range");
       Require(b.kind != Kind::kVector || (b.height == 1 && b.width == 1), name + ": a vector has no height and width");
       Require(b.kind != Kind::kImage || i == program_.input, name + ": only the input is an image");
-      const int64_t pixels = static_cast<int64_t>(b.height) * b.width;
+      const int64_t pixels = Pixels(b);
       bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : b.channels);
       padded_bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels));
       Require(bytes <= kMaxBytes, "buffers need more than 2^31 bytes per image");
@@ -114,7 +116,7 @@ class Validator {
   }
 
   Buffer ConvOutput(const Buffer& in, const std::vector<int64_t>& weight, const Pair& stride, const Pair& padding,
-                    int64_t inputs) {
+                    int64_t inputs, int64_t branches) {
     const int64_t k_h = weight[1], k_w = weight[2];
     Require(weight[0] >= 1 && weight[0] <= kMaxDimension, "output channels out of range");
     Require(k_h >= 1 && k_w >= 1 && k_h <= kMaxWindow && k_w <= kMaxWindow, "kernel out of range");
@@ -124,15 +126,13 @@ class Validator {
     Require(in.height + 2 * padding.y >= k_h && in.width + 2 * padding.x >= k_w, "kernel larger than the padded input");
     const Buffer out{Kind::kMap, static_cast<int>((in.height + 2 * padding.y - k_h) / stride.y + 1),
                      static_cast<int>((in.width + 2 * padding.x - k_w) / stride.x + 1), static_cast<int>(weight[0])};
-    // out_h out_w <= 2^33, checked step by step so that nothing overflows
-    const int64_t pixels = static_cast<int64_t>(out.height) * out.width;
-    Require(pixels <= kMaxWork / (k_h * k_w * inputs), "more than 2^38 operations per image");
-    AddWork(pixels * (k_h * k_w * inputs), weight[0]);
+    // No overflow: fewer than 2^34 pixels, each of up to 2^24 terms.
+    AddWork(Pixels(out) * (k_h * k_w * inputs), weight[0] * branches);
     return out;
   }
 
   void AddWork(int64_t count, int64_t each) {
-    Require(each == 0 || count <= kMaxWork / each, "more than 2^38 operations per image");
+    Require(count <= kMaxWork / each, "more than 2^38 operations per image");
     work_ += count * each;
   }
 
@@ -174,7 +174,7 @@ class Validator {
     Require(op.groups >= 1 && in.channels % op.groups == 0 && out_c % op.groups == 0,
             "channels are not divisible by groups");
     Require(op.weight.shape[3] == in.channels / op.groups, "weight has the wrong number of input channels");
-    const Buffer value = ConvOutput(in, op.weight.shape, op.stride, op.padding, op.weight.shape[3]);
+    const Buffer value = ConvOutput(in, op.weight.shape, op.stride, op.padding, op.weight.shape[3], 1);
     OptionalVector(op.bias, value.channels, "bias");
     CheckEpilogue(op.epilogue, value, false);
   }
@@ -185,12 +185,10 @@ class Validator {
     const Words& first = op.branches[0].weight;
     Require(first && first.shape.size() == 4, "weight is not [O][kh][kw][words]");
     Require(first.shape[3] == BitWords(in.channels), "weight has the wrong number of input channels");
-    const Buffer value = ConvOutput(in, first.shape, op.stride, op.padding, in.channels);
+    const Buffer value = ConvOutput(in, first.shape, op.stride, op.padding, in.channels, Count(op.branches));
     const int64_t padded_height = in.height + 2 * op.padding.y, padded_width = in.width + 2 * op.padding.x;
     Require(padded_height * padded_width * BitWords(in.channels) <= kMaxPaddedWords,
             "the padded input has more than 2^27 words");
-    AddWork(static_cast<int64_t>(value.height) * value.width * (first.shape[1] * first.shape[2] * in.channels),
-            value.channels * (Count(op.branches) - 1));
     for (const Branch& branch : op.branches) {
       Shape(branch.weight, first.shape, "weight");
       CheckPadding(branch.weight, in.channels);
@@ -237,13 +235,13 @@ class Validator {
     const Buffer out{Kind::kMap, PoolSize(in.height, op.kernel.y, op.stride.y, op.padding.y, op.ceil),
                      PoolSize(in.width, op.kernel.x, op.stride.x, op.padding.x, op.ceil), in.channels};
     Require(out.height > 0 && out.width > 0, "kernel larger than the padded input");
-    AddWork(static_cast<int64_t>(out.height) * out.width * out.channels,
-            static_cast<int64_t>(op.kernel.y) * op.kernel.x);
+    AddWork(Pixels(out) * out.channels, static_cast<int64_t>(op.kernel.y) * op.kernel.x);
     Write(op.output, out, "output");
   }
 
   void Check(const GlobalAvgPoolOp& op) {
     const Buffer& in = Read(op.input, Kind::kMap, "input");
+    AddWork(Pixels(in), in.channels);
     Write(op.output, {Kind::kVector, 1, 1, in.channels}, "output");
   }
 
@@ -274,8 +272,7 @@ class Validator {
     const Buffer& in = Read(op.input, "input");
     Require(in.kind == Kind::kMap || in.kind == Kind::kImage, "input is a buffer of the wrong kind");
     const Buffer& out = Write(op.output, "output");
-    const int64_t in_pixels = static_cast<int64_t>(in.height) * in.width,
-                  out_pixels = static_cast<int64_t>(out.height) * out.width;
+    const int64_t in_pixels = Pixels(in), out_pixels = Pixels(out);
     const bool image = in.kind == Kind::kImage;  // [C][H W] to [H W][C]
     Require(out.kind == Kind::kMap && out.channels == (image ? in.channels : in_pixels) &&
                 out_pixels == (image ? in_pixels : in.channels),
@@ -287,8 +284,7 @@ class Validator {
     const Buffer& out = Write(op.output, "output");
     for (const Buffer* b : {&in, &out})
       Require(b->kind == Kind::kMap || b->kind == Kind::kVector, "a buffer of the wrong kind");
-    const auto elements = [](const Buffer& b) { return static_cast<int64_t>(b.height) * b.width * b.channels; };
-    Require(elements(in) == elements(out), "input and output differ in size");
+    Require(Pixels(in) * in.channels == Pixels(out) * out.channels, "input and output differ in size");
   }
 
   const Program& program_;

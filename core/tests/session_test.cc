@@ -9,6 +9,7 @@
 
 #include "networks.h"
 #include "reference/fma.h"
+#include "runtime/validate.h"
 
 namespace {
 
@@ -73,6 +74,30 @@ void TestFma() {
   Expect(wrong == 0, "fused multiply-add in float64");
 }
 
+/// Global pools of a map of 2^27 elements: in all, 2^38 elements may be read.
+void TestWork() {
+  for (const int pools : {2048, 2049}) {
+    bcdnet::Program p;
+    const auto add = [&](const bcdnet::Buffer& buffer) {
+      p.buffers.push_back(buffer);
+      return static_cast<int>(p.buffers.size()) - 1;
+    };
+    p.input = add({bcdnet::Kind::kImage, 2048, 2048, 32});
+    const int map = add({bcdnet::Kind::kMap, 2048, 2048, 32});
+    p.ops.push_back({"map", bcdnet::TransposeOp{p.input, map}});
+    for (int i = 0; i < pools; ++i)
+      p.ops.push_back({"pool", bcdnet::GlobalAvgPoolOp{map, add({bcdnet::Kind::kVector, 1, 1, 32})}});
+    p.outputs = {map + 1};
+    bool valid = true;
+    try {
+      bcdnet::Validate(p);
+    } catch (const std::invalid_argument&) {
+      valid = false;
+    }
+    Expect(valid == (pools == 2048), std::to_string(pools) + " global pools of 2^27 elements");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -82,6 +107,7 @@ int main(int argc, char** argv) {
   for (uint32_t seed = 0; seed < 24; ++seed) TestTargets(seed);
   TestSharing();
   TestFma();
+  TestWork();
   std::string names;
   for (const std::string& target : targets) names += " " + target;
   std::printf("%s:%s\n", failures == 0 ? "passed" : "failed", names.c_str());

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,20 @@ def test_work_is_bounded(document) -> None:
         "buffers": buffers, "ops": ops, "outputs": [{"name": "y", "buffer": 21}], "labels": [], "preprocess": None,
     }  # fmt: skip
     with pytest.raises(ProgramError, match="multiply-accumulates"):
+        validate(from_json(changed, {}))
+
+
+@pytest.mark.parametrize("pools", [2048, 2049])
+def test_work_of_global_pools_is_bounded(pools, document) -> None:
+    """Each reads a map of 2^27 elements: 2048 of them are the most."""
+    buffers = [{"kind": "image", "shape": [32, 2048, 2048]}, {"kind": "map", "shape": [2048, 2048, 32]}]
+    ops: list[dict[str, Any]] = [{"type": "transpose", "name": "t", "input": 0, "output": 1}]
+    ops += [{"type": "global_avg_pool", "name": f"g{i}", "input": 1, "output": i + 2} for i in range(pools)]
+    changed = document[0] | {
+        "buffers": buffers + [{"kind": "vector", "shape": [32]}] * pools, "ops": ops,
+        "outputs": [{"name": "y", "buffer": 2}], "labels": [], "preprocess": None,
+    }  # fmt: skip
+    with pytest.raises(ProgramError, match="multiply-accumulates") if pools > 2048 else nullcontext():
         validate(from_json(changed, {}))
 
 

@@ -55,7 +55,9 @@ def check_op(op: Op, context: Context) -> None:
         case AvgPool() | MaxPool():
             _pool(op, context)
         case GlobalAvgPool():
-            context.write(op.output, "vector", context.read(op.input, "map")[2:])
+            shape = context.read(op.input, "map")
+            context.spend(math.prod(shape))
+            context.write(op.output, "vector", shape[2:])
         case Linear():
             inputs = context.read(op.input, "vector")[0]
             outputs = context.tensor(op.weight, None, inputs).shape[0]
