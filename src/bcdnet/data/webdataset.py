@@ -28,8 +28,8 @@ from bcdnet.data.progress import track
 from bcdnet.errors import DataError
 from bcdnet.image_files import is_image
 
-# Samples among which a shuffled order may jump: about seven shards of ImageNet.
 MAX_SHARDS = 1_000_000
+# Samples among which a shuffled order may jump: about seven shards of ImageNet.
 WINDOW = 65536
 
 
