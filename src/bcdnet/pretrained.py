@@ -16,8 +16,11 @@ def list_pretrained() -> list[str]:
 
 
 def locate(model: str | os.PathLike[str]) -> Path:
-    """The file of a shipped model's name; anything else is a path, which need not exist."""
-    return FOLDER / f"{model}{SUFFIX}" if str(model) in list_pretrained() else Path(model)
+    """The file of a shipped model's name; anything else is a path, which need not exist.
+
+    A Path is no name: that of "./NAME" is "NAME".
+    """
+    return FOLDER / f"{model}{SUFFIX}" if isinstance(model, str) and model in list_pretrained() else Path(model)
 
 
 def is_packed(model: str) -> bool:

@@ -120,7 +120,7 @@ def packed_file(name: str) -> Iterator[Path]:
     if is_hub_name(name):
         name = str(download(name, [PACKED_FILE, MODEL_FILE]))
     if is_packed(name):
-        yield locate(name).absolute()  # `./NAME` is no name of a shipped model, which a Path would make of it
+        yield locate(name)
         return
     path = Path(name)
     if not name or not path.exists():
