@@ -62,11 +62,16 @@ def check_finite(broken: int) -> None:
         )
 
 
+def check_logits(logits: NDArray[np.float32]) -> None:
+    """`check_finite` of the images' logits [N, K]."""
+    check_finite(int((~np.isfinite(logits).all(1)).sum()))
+
+
 def evaluate_logits(
     logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: list[str], seconds: float
 ) -> Evaluation:
-    """The figures of logits [N, K] against labels [N], which took `seconds` to compute; see `check_finite`."""
-    check_finite(int((~np.isfinite(logits).all(1)).sum()))
+    """The figures of logits [N, K] against labels [N], which took `seconds` to compute; see `check_logits`."""
+    check_logits(logits)
     images, classes = logits.shape
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import DataError
-from bcdnet.evaluation import check_finite
+from bcdnet.evaluation import check_logits
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def rank(logits: npt.NDArray[np.float32], labels: Sequence[str], topk: int) -> l
     Raises DataError for logits that are not finite.
     """
     check_topk(topk)
-    check_finite(int((~np.isfinite(logits).all(1)).sum()))
+    check_logits(logits)
     scores = logits.astype(np.float64)
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
