@@ -36,7 +36,9 @@ def images(shared):
 
     config = DataConfig(str(shared / "data" / "cifar10"), SIZE)
     some = Subset(open_dataset(config.path, "test"), np.arange(64))
-    return torch.from_numpy(np.stack([to_pixels(some.image(row), config, SIZE) for row in range(64)])).float() / 255
+    return (
+        torch.from_numpy(np.stack([to_pixels(some.image(row), config, SIZE, "x") for row in range(64)])).float() / 255
+    )
 
 
 def values(value, count):

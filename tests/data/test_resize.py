@@ -24,7 +24,7 @@ def test_as_torchvision_resizes_and_crops(photo, interpolation):
     config = DataConfig("x", 112, crop_pct=0.875, interpolation=interpolation)
     mode = v2.InterpolationMode(interpolation)
     expected = v2.CenterCrop(112)(v2.Resize(128, mode, antialias=True)(photo))
-    assert np.array_equal(to_pixels(photo, config, 112), np.asarray(expected).transpose(2, 0, 1))
+    assert np.array_equal(to_pixels(photo, config, 112, "x"), np.asarray(expected).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 1.1), ("bicubic", 3.1)])
@@ -32,7 +32,7 @@ def test_tensors_are_resized_as_images_are(photo, interpolation, levels):
     # Pillow rounds (and, bicubic, clips) to grey levels between its two passes.
     config = DataConfig("x", 112, crop_pct=0.875, interpolation=interpolation)
     whole = torch.from_numpy(np.asarray(photo).transpose(2, 0, 1).copy())[None]
-    expected = normalise(torch.tensor(to_pixels(photo, config, 112))[None].float(), config.mean, config.std, 255)
+    expected = normalise(torch.tensor(to_pixels(photo, config, 112, "x"))[None].float(), config.mean, config.std, 255)
     difference = (evaluate_transform(whole, config) - expected).abs() * torch.tensor(config.std).view(-1, 1, 1) * 255
     assert difference.max() < levels
     assert difference.mean() < 0.3
@@ -41,8 +41,8 @@ def test_tensors_are_resized_as_images_are(photo, interpolation, levels):
 def test_the_stored_size_is_left_alone(photo):
     config = DataConfig("x", 96, crop_pct=0.875)
     image = photo.crop((0, 0, 96, 96))
-    assert np.array_equal(to_pixels(image, config, 96), np.asarray(image).transpose(2, 0, 1))
-    stored = torch.tensor(to_pixels(image, config, 96))[None]
+    assert np.array_equal(to_pixels(image, config, 96, "x"), np.asarray(image).transpose(2, 0, 1))
+    stored = torch.tensor(to_pixels(image, config, 96, "x"))[None]
     restored = evaluate_transform(stored, config) * torch.tensor(config.std).view(-1, 1, 1)
     restored = (restored + torch.tensor(config.mean).view(-1, 1, 1)) * 255
     torch.testing.assert_close(restored, stored.float(), atol=1e-3, rtol=0)
@@ -50,13 +50,13 @@ def test_the_stored_size_is_left_alone(photo):
 
 def test_what_is_stored_larger_is_cropped_as_if_from_the_file(photo):
     config = DataConfig("x", 112, crop_pct=0.875)
-    larger = torch.tensor(to_pixels(photo, config, config.resize_size))[None]
-    direct = torch.tensor(to_pixels(photo, config, config.image_size))[None]
+    larger = torch.tensor(to_pixels(photo, config, config.resize_size, "x"))[None]
+    direct = torch.tensor(to_pixels(photo, config, config.image_size, "x"))[None]
     assert torch.equal(evaluate_transform(larger, config), evaluate_transform(direct, config))
 
 
 def test_small_images_are_enlarged(digit_set):
-    enlarged = to_pixels(digit_set.image(0), DataConfig("x", 32), 32)
+    enlarged = to_pixels(digit_set.image(0), DataConfig("x", 32), 32, "x")
     assert enlarged.shape == (3, 32, 32)
     assert (enlarged[0] == enlarged[2]).all()
 

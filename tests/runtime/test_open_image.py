@@ -54,7 +54,7 @@ def test_an_image_is_turned_upright_in_prediction_and_training_alike(kind, orien
     config = DataConfig("digits", 8, mean=(0.5,) * 3, std=(0.25,) * 3)
     import torch
 
-    trained = evaluate_transform(torch.from_numpy(to_pixels(decode(data, "x"), config, 8).copy())[None], config)
+    trained = evaluate_transform(torch.from_numpy(to_pixels(decode(data, "x"), config, 8, "x").copy())[None], config)
     np.testing.assert_array_equal(reference, trained[0].numpy())
 
 

@@ -171,7 +171,7 @@ def test_preprocessing_is_that_of_evaluation_bit_for_bit(size, interpolation, cr
         "digits", side, crop_pct=crop_pct, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     )
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
-    pixels = torch.from_numpy(to_pixels(picture, config, side).copy())
+    pixels = torch.from_numpy(to_pixels(picture, config, side, "x").copy())
     theirs = evaluate_transform(pixels[None], config)[0].numpy()
     ours = to_input(picture, Preprocess((3, side, side), config.mean, config.std, interpolation, crop_pct))
     np.testing.assert_array_equal(ours, theirs)
@@ -185,7 +185,7 @@ def test_modes(mode, channels) -> None:
     picture = wide if mode == "I;16" else Image.fromarray(grey).convert(mode)
     constants = ((0.5,) * channels, (0.25,) * channels)
     config = DataConfig("digits", 12, channels=channels, mean=constants[0], std=constants[1])
-    theirs = evaluate_transform(torch.from_numpy(to_pixels(picture, config, 12).copy())[None], config)[0].numpy()
+    theirs = evaluate_transform(torch.from_numpy(to_pixels(picture, config, 12, "x").copy())[None], config)[0].numpy()
     np.testing.assert_array_equal(
         to_input(picture, Preprocess((channels, 12, 12), *constants, "bilinear", 1.0)), theirs
     )

@@ -131,9 +131,9 @@ def compare(
     comparison = _Comparison(loaded.model, session)
     # Batches of equal size: PyTorch sums in another order for a batch of one or two.
     for indices in np.array_split(chosen, -(-len(chosen) // batch_size)):
-        images = [dataset.image(int(index)) for index in indices]
-        pixels = torch.from_numpy(np.stack([to_pixels(image, config, config.image_size) for image in images]))
-        ours = np.stack([to_input(image, session.preprocess) for image in images])
+        images = [(dataset.image(index), dataset.where(index)) for index in map(int, indices)]
+        pixels = torch.from_numpy(np.stack([to_pixels(image, config, config.image_size, at) for image, at in images]))
+        ours = np.stack([to_input(image, session.preprocess, at) for image, at in images])
         theirs = evaluate_transform(pixels, config)
         if not np.array_equal(ours, theirs.numpy()):
             raise DataError(f"{packed}: preprocesses images otherwise than {checkpoint}; export it again")

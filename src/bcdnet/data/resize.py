@@ -19,7 +19,7 @@ RESAMPLING = {
 }
 
 
-def to_pixels(image: Image.Image, config: DataConfig, size: int, where: str = "image") -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image, config: DataConfig, size: int, where: str) -> NDArray[np.uint8]:
     """The centre `size` x `size` (S, or R for one that is cropped later) of `image`, resized as evaluation does.
 
     Returns uint8 [C, size, size]. An image of S x S pixels is not resampled, whatever R is, if `size` is S. Raises
