@@ -95,7 +95,7 @@ class _Planner:
             return None
         step = readers[0]
         if (node.type, step.type) == ("mul", "add") and node.name != step.name:
-            return None  # an epilogue rounds their result once, as batch norm does and two functions do not
+            return None  # of two functions, of which each rounds; those of one, as batch norm's, round once
         return step if self.main.get(step, step.inputs[0]) is node else None
 
     def _main(self, step: Node) -> Node:

@@ -54,7 +54,7 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
     with warnings.catch_warnings():
         # Lightning's own use of a function that newer versions of torch want to be called otherwise.
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\._pytree")
-        run = Run(_with_name(recipe, resume), say)
+        run = Run(_resolved(recipe, resume), say)
         try:
             return run.go(resume)
         except SystemExit as stop:
@@ -67,7 +67,7 @@ def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = pri
             run.folder.close()
 
 
-def _with_name(recipe: Recipe, resume: bool) -> Recipe:
+def _resolved(recipe: Recipe, resume: bool) -> Recipe:
     """The recipe with its network's name and settings; a run that goes on has them, and needs no checkpoint for it."""
     if recipe.model.name is not None:
         return recipe
