@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bcdnet.cli.card_text import _augmentation, _origin, _teacher
+from bcdnet.cli.card import _augmentation, _origin, _teacher
 from bcdnet.cli.main import main
 from bcdnet.models import load_model
 from bcdnet.runtime import InferenceSession
