@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+def _register() -> None:
+    """Import the modules whose import registers models."""
+    importlib.import_module("bcdnet.models")
+    importlib.import_module("bcdnet._timm_shipped")
+
+
 class _ThenRegister:
-    """Runs timm's own loader, then imports `bcdnet.models`, whose import registers the models."""
+    """Runs timm's own loader, then registers the models."""
 
     def __init__(self, original: Loader) -> None:
         self._original = original
@@ -34,7 +40,7 @@ class _ThenRegister:
         if module.__spec__ is not None:
             module.__spec__.loader = self._original
         self._original.exec_module(module)
-        importlib.import_module("bcdnet.models")
+        _register()
 
 
 class _TimmFinder:
@@ -55,6 +61,6 @@ class _TimmFinder:
 def install() -> None:
     """Register our models with timm now if it is imported, otherwise as soon as it is. Never imports timm itself."""
     if sys.modules.get("timm") is not None:
-        importlib.import_module("bcdnet.models")
+        _register()
     elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TimmFinder())

@@ -25,6 +25,7 @@ from hub import TOKEN, Hub, running_hub
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 Command = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = "from bcdnet.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,13 @@ def hub() -> Iterator[Hub]:
 def bcdnet(hub: Hub, tmp_path: Path) -> Command:
     """The command in a process of its own: the hub's client reads its environment once."""
 
-    def call(*words: object, token: str = TOKEN, endpoint: str = hub.url) -> subprocess.CompletedProcess[str]:
+    def call(
+        *words: object,
+        token: str = TOKEN,
+        endpoint: str = hub.url,
+        code: str = COMMAND,
+    ) -> subprocess.CompletedProcess[str]:
         own = {"HF_ENDPOINT": endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        code = "from bcdnet.cli.main import main; main()"
         arguments = [sys.executable, "-W", "ignore", "-c", code, *map(str, words)]
         return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=120)
 
@@ -102,6 +107,28 @@ def test_there_and_back(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
     done = bcdnet("train", RECIPES / "digits.yaml", *words)
     assert done.returncode == 0, done.stderr
     assert load_model(tmp_path / "run").provenance["began_with"]["results"]["top1"] == 12.5
+
+
+@pytest.mark.slow
+def test_timm_finds_what_was_pushed(hub: Hub, bcdnet: Command, tmp_path: Path) -> None:
+    model = saved(tmp_path, bits=1)
+    assert bcdnet("push", model, "someone/for-timm").returncode == 0
+    code = f"""
+import bcdnet, timm, torch
+from bcdnet.models import load_model
+images = torch.randn(2, 1, 16, 16)
+network = timm.create_model("hf-hub:someone/for-timm", pretrained=True).eval()
+assert torch.equal(network(images), load_model({str(model)!r}).model(images))
+assert network.pretrained_cfg["mean"] == [0.3] and network.pretrained_cfg["num_classes"] == 10
+other = timm.create_model("hf-hub:someone/for-timm", pretrained=True, num_classes=3).eval()
+assert other(images).shape == (2, 3)
+assert torch.equal(other.forward_features(images), network.forward_features(images))
+"""
+    done = bcdnet(code=code)
+    assert done.returncode == 0, done.stderr
+    assert bcdnet("push", saved(tmp_path / "step1", bits=32), "someone/step1-for-timm").returncode == 0
+    # timm would make its real-valued weights binary.
+    assert "architecture" not in json.loads(hub.repositories["someone/step1-for-timm"]["config.json"])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
     from bcdnet.cli.model import Found
+    from bcdnet.models import Network
 
 
 def run(
@@ -86,6 +87,8 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
     )
     bits = weight_bits_of(network)
     more = {**describe(network), "weight_bits": bits}
+    if bits == 1:  # as every network is that timm makes
+        more |= for_timm(network, found.preprocess)
     files: dict[str, Path | bytes] = {
         MODEL_FILE: weights,
         "config.json": _config(found.labels, found.preprocess, found.provenance, more),
@@ -102,7 +105,6 @@ def _config(
     """config.json: timm's keys where it has some, and ours."""
     document = {
         "library_name": "bcdnet",
-        "architecture": provenance.get("model"),
         "num_classes": len(labels),
         "label_names": labels,
         "pretrained_cfg": preprocess,
@@ -110,6 +112,26 @@ def _config(
         "provenance": provenance,
     }
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def for_timm(network: Network, preprocess: dict[str, Any]) -> dict[str, Any]:
+    """What `timm.create_model("hf-hub:ORG/REPO", pretrained=True)` needs; nothing where no name makes the network."""
+    import timm
+
+    from bcdnet.errors import RecipeError
+    from bcdnet.models import name_of
+
+    try:
+        name, settings = name_of(network.config)
+    except RecipeError:
+        return {}
+    preset = timm.get_pretrained_cfg(name)
+    assert preset is not None
+    return {
+        "architecture": name,
+        "model_args": {**settings, "in_chans": network.config.in_chans},
+        "pretrained_cfg": {**preprocess, "first_conv": preset.first_conv, "classifier": preset.classifier},
+    }
 
 
 def generated_card(found: Found, repository: str) -> str:

@@ -4,7 +4,7 @@ from bcdnet.models.checkpoint import Loaded, describe, from_description, load_mo
 from bcdnet.models.mixer import MixerConfig
 from bcdnet.models.mobilenet import MobileNetConfig
 from bcdnet.models.network import DualHead, Network, NetworkConfig
-from bcdnet.models.registry import FAMILIES, VARIANTS, build, configure, name_of
+from bcdnet.models.registry import FAMILIES, VARIANTS, build, configure, create_for_timm, name_of
 from bcdnet.models.resnet import ResNetConfig
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ResNetConfig",
     "build",
     "configure",
+    "create_for_timm",
     "describe",
     "from_description",
     "load_model",

@@ -1,13 +1,14 @@
 """The shell that every network shares: stem, stages, global average pooling, one head or two; timm's interface."""
 
+import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from bcdnet.errors import RecipeError
 from bcdnet.models.limits import MAX_SIZE, check_range
-from bcdnet.nn import ESTIMATORS, ContextualEmbedding
+from bcdnet.nn import ESTIMATORS, ContextualEmbedding, lacks_statistics
 
 Embedding = Literal["none", "both", "alpha", "beta"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
@@ -87,6 +88,16 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return self.forward_head(self.forward_features(x))
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's; a UserWarning for a network from a packed file, which train mode makes another one."""
+        if mode and lacks_statistics(self):
+            warnings.warn(
+                "this network comes from a packed file, without batch norm's statistics, and in train mode computes "
+                "something else: call bcdnet.nn.restore_statistics(network, batches of images) first",
+                stacklevel=2,
+            )
+        return super().train(mode)
 
     def set_distilled_training(self, enable: bool = True) -> None:
         """In train mode return the two heads' logits apart; no effect on a network with one head."""

@@ -123,18 +123,23 @@ def _pretrained_cfg(small: bool) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name.endswith("_small")) for name in VARIANTS})
 
 
+def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: Any) -> Any:
+    """What timm's `create_model` asks of `entry`, which is a named network with some settings, or that name itself."""
+    known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
+    with torch.device("meta"):  # only to count the stages
+        stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)
+    return build_model_with_cfg(
+        lambda **settings: build(configure(name, **settings)),
+        entry,
+        pretrained,
+        feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
+        **kwargs,
+    )
+
+
 def _register(name: str) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> Any:
-        known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
-        with torch.device("meta"):  # only to count the stages
-            stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)
-        return build_model_with_cfg(
-            lambda **settings: build(configure(name, **settings)),
-            name,
-            pretrained,
-            feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
-            **kwargs,
-        )
+        return create_for_timm(name, name, pretrained, **kwargs)
 
     entry.__name__ = name
     entry.__doc__ = f"{name}: settings are those of `{_CONFIGURE[VARIANTS[name][0]].__name__}`."

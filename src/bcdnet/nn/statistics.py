@@ -18,11 +18,13 @@ def drop_statistics(model: nn.Module) -> None:
 
 def lacks_statistics(model: nn.Module) -> bool:
     """Whether all batch norms, of which there is one at least, are as `drop_statistics` leaves them."""
-    found = [
-        not mean.any() and torch.equal(variance, torch.full_like(variance, 1 - eps))
-        for mean, variance, eps in _statistics(model)
-    ]
-    return bool(found) and all(found)
+    found = False
+    for mean, variance, eps in _statistics(model):
+        # Nothing is known of what is on torch's meta device.
+        if mean.is_meta or mean.any() or not torch.equal(variance, torch.full_like(variance, 1 - eps)):
+            return False
+        found = True
+    return found
 
 
 def _statistics(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, float]]:
@@ -55,16 +57,16 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model.eval()
         for images in batches:
             model(images)
+        if not sums:
+            raise ValueError("statistics of no images: batches is empty")
+        for layer in filter(sums.__contains__, layers):
+            count, total, squares = sums[layer]
+            mean = total / count
+            _move(layer, mean, (squares / count - mean**2).clamp_min(0))
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    if not sums:
-        raise ValueError("statistics of no images: batches is empty")
-    for layer in filter(sums.__contains__, layers):
-        count, total, squares = sums[layer]
-        mean = total / count
-        _move(layer, mean, (squares / count - mean**2).clamp_min(0))
 
 
 def _move(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
