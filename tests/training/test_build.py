@@ -61,6 +61,10 @@ def test_a_network_without_a_name_is_refused(tmp_path: Path) -> None:
     [
         (ModelConfig("bcdnet_c"), "model: unknown model 'bcdnet_c': did you mean 'bcdnet_"),
         (
+            ModelConfig("bcdnet_b_r18_cifar10"),
+            "model: bcdnet_b_r18_cifar10 is a trained model: give it as model",
+        ),
+        (
             ModelConfig("bcdnet_b_r18_small", {"widht": 1}),
             "model: unknown setting of bcdnet_b_r18_small 'widht': did you mean 'width'",
         ),

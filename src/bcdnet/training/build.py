@@ -18,6 +18,7 @@ from bcdnet.data.config import DataConfig
 from bcdnet.data.match import check_classes
 from bcdnet.errors import BcdnetError, CheckpointError, RecipeError
 from bcdnet.models import Loaded, Network, build, configure, name_of
+from bcdnet.pretrained import list_pretrained
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
 
 _log = logging.getLogger(__name__)
@@ -44,13 +45,16 @@ def design(config: ModelConfig, num_classes: int, channels: int, where: str = "m
     Raises RecipeError for a name that is not ours, and for settings that the network's family does not take.
     """
     assert config.name is not None
+    section = where.removesuffix(".kwargs")
+    if config.name in list_pretrained():
+        raise RecipeError(f"{section}: {config.name} is a trained model: give it as {section}.checkpoint")
     data = {"num_classes": num_classes, "in_chans": channels}
     try:
         with torch.device("meta"):
             return build(configure(config.name, **data | config.kwargs))
     except (RuntimeError, TypeError, ValueError) as error:
         about_setting = str(error).partition(":")[0] in config.kwargs
-        key = f"{where}." if about_setting else f"{where.removesuffix('.kwargs')}: "
+        key = f"{where}." if about_setting else f"{section}: "
         raise RecipeError(f"{key}{error}") from None
 
 
