@@ -1,6 +1,7 @@
 """What `bcdnet analyze` computes, against its definitions, and the command itself."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from bcdnet.analysis import binarisation, field, flips, thresholds
 from bcdnet.cli.main import main
 from bcdnet.errors import BcdnetError
-from bcdnet.models import Network, build, configure
+from bcdnet.models import Network, build, configure, load_model, save_model
 from bcdnet.nn import BinaryConv2d, BinaryLayer, BinaryMLPBlock, ContextualEmbedding, RSign, ShortRangeShift
 from bcdnet.training.flips import SignHistory
 from bcdnet.training.recipe_file import resolve
@@ -71,8 +72,36 @@ def test_thresholds_are_those_of_the_embedding() -> None:
     np.testing.assert_allclose(first.alpha.quantiles, np.quantile(values, thresholds.QUANTILES), rtol=1e-4, atol=1e-6)
     assert first.flipped == pytest.approx(float(turned), rel=1e-3) and first.flipped > 0
     means = np.stack([values[labels == k].mean(0) for k in range(3)])
-    between = ((means[labels] - values.mean(0)) ** 2).mean(0).sum()
-    assert first.alpha.class_share == pytest.approx(between / values.var(0).sum(), rel=1e-3)
+    within = ((values - means[labels]) ** 2).sum() / (12 - 3)
+    assert first.alpha.class_share == pytest.approx(max(0, 1 - within / values.var(0, ddof=1).sum()), abs=1e-3)
+
+
+def test_classes_explain_nothing_of_noise_and_all_of_themselves() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 100, 500)
+    assert thresholds._spread(rng.normal(size=(500, 16)), classes, 100).class_share < 0.05
+    own = rng.normal(size=(100, 16))[classes]
+    assert thresholds._spread(own, classes, 100).class_share == pytest.approx(1)
+    assert thresholds._spread(own[:3], np.arange(3), 100).class_share == 0  # nothing can be told from one image each
+
+
+@pytest.mark.parametrize("kind", ["error", "thresholds", "field"])
+def test_a_diverged_network_has_no_figures(
+    kind: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_model(run)
+    with torch.no_grad():
+        loaded.model.stem[0].weight[0] = float("nan")
+    path = save_model(
+        tmp_path / "m.safetensors",
+        loaded.model,
+        labels=loaded.labels,
+        preprocess=loaded.preprocess,
+        provenance=loaded.provenance,
+    )
+    call(2, kind, path, "--data", "digits", "--images", "60", "--out", tmp_path / "out")
+    message = capsys.readouterr().err
+    assert "training diverged" in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_half_an_embedding_and_none() -> None:
@@ -173,3 +202,19 @@ def test_mistakes_name_the_remedy(run: Path, tmp_path: Path, capsys: Callable[..
     assert "not a run folder" in capsys.readouterr().err
     call(2, "field", run, "--data", tmp_path / "none", "--out", tmp_path)
     assert "no such folder" in capsys.readouterr().err
+    call(2, "error", "bcdnet_b_r18_small", "--data", "digits", "--out", tmp_path)
+    assert "bcdnet_b_r18_small: a network without training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace(b",epoch,1,", b",epoch,x,"), lambda text: text + b"\xff\n"]
+)
+def test_flips_of_a_damaged_log(
+    damage: Callable[[bytes], bytes], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    rows = copy / "metrics.csv"
+    rows.write_bytes(damage(rows.read_bytes()))
+    call(2, "flips", copy)
+    message = capsys.readouterr().err
+    assert f"{rows}: damaged" in message and message.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bcdnet.models import build, configure, save_model
+from bcdnet.models import build, configure, load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,69 @@ def test_one_model_or_two(files, tmp_path, call) -> None:
     assert code == 0  # over its own earlier pages
     code, *_ = call("explain", second, image, "-o", tmp_path / "alone.html")
     assert code == 0 and not (tmp_path / "alone-branches.png").exists()
+
+
+def test_the_second_model_is_asked_about_the_same_class(files, tmp_path, call) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, _, image = files
+    loaded = load_model(first)
+    with torch.no_grad():
+        loaded.model.head.fc.bias[:] = torch.tensor([0.0, 0.0, 20.0])
+    labels = ["crane", "dog", "crane"]  # as two of ImageNet's
+    details = {"labels": labels, "preprocess": loaded.preprocess, "provenance": {}}
+    twice = [save_model(tmp_path / name / "m.safetensors", loaded.model, **details) for name in ("a", "b")]
+    code, out, _ = call("explain", twice[0], image, "--versus", twice[1], "-o", tmp_path / "out.html")
+    assert code == 0
+    one, other = (line.rpartition("crane ")[2] for line in out.splitlines()[:2])
+    assert one == other and float(one.removesuffix(" %")) > 50
+
+
+def test_names_that_are_no_text(files, tmp_path, call) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, _, image = files
+    loaded = load_model(first)
+    labels = ["$\\frac$", "a $x_$ b", "\ud800"]
+    details = {"labels": labels, "preprocess": loaded.preprocess, "provenance": {}}
+    model = save_model(tmp_path / "m$^$.safetensors", loaded.model, **details)
+    odd = tmp_path / os.fsdecode(b"bad\xff.png")
+    odd.write_bytes(image.read_bytes())
+    for k in range(3):
+        code, _, err = call("explain", model, odd, "--label", k, "-o", tmp_path / "out.html")
+        assert code == 0, err
+    text = (tmp_path / "out.html").read_text()
+    assert r"bad\udcff.png explained" in text and "$\\frac$" in text and r"<td>\ud800</td>" in text
+
+
+def test_nothing_is_lost_where_the_page_cannot_be_written(files, tmp_path, call, monkeypatch) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, _, image = files
+    (tmp_path / "dir.html").mkdir()
+    (tmp_path / "dir.png").write_text("mine")
+    code, _, err = call("explain", first, image, "-o", tmp_path / "dir.html")
+    assert code == 2 and "is not a regular file" in err and (tmp_path / "dir.png").read_text() == "mine"
+
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bcdnet.analysis.cam_page.render", interrupted)
+    assert call("explain", first, image, "-o", tmp_path / "page.html")[0] == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"dir.html", "dir.png"}
+
+
+def test_what_was_not_trained_is_not_explained(files, tmp_path, call) -> None:
+    first, _, image = files
+    loaded = load_model(first)
+    with torch.no_grad():
+        loaded.model.stem[0].weight[0] = float("nan")
+    details = {"labels": loaded.labels, "preprocess": loaded.preprocess, "provenance": {}}
+    diverged = save_model(tmp_path / "nan.safetensors", loaded.model, **details)
+    for model, message in (
+        ("bcdnet_b_r18_small", "bcdnet_b_r18_small: a network without training"),
+        (diverged, "training diverged"),
+    ):
+        code, _, err = call("explain", model, image, "-o", tmp_path / "out.html")
+        assert code == 2 and message in err and err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"nan.safetensors"}
 
 
 def test_mistakes_are_one_line(files, tmp_path, call, monkeypatch) -> None:

@@ -57,8 +57,25 @@ def test_round_trip_keeps_everything(tmp_path, bits):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_has_a_file(tmp_path, name):
     model = build(configure(name, width=0.125, num_classes=2))
-    save_model(tmp_path / "m.safetensors", model, labels=[], preprocess={}, provenance={})
+    save_model(tmp_path / "m.safetensors", model, labels=[], preprocess=PREPROCESS, provenance={})
     assert load_model(tmp_path / "m.safetensors").model.config == model.config
+
+
+def test_labels_and_preprocessing_are_whole(tmp_path, saved):
+    model, path = saved
+    details = {"labels": ["a", "b", "c"], "preprocess": PREPROCESS, "provenance": {}}
+    lacking = {key: value for key, value in PREPROCESS.items() if key not in ("mean", "std")}
+    for change, message in (
+        ({"labels": ["a"]}, "there are 1 labels for 3 classes"),
+        ({"preprocess": lacking}, "the preprocessing lacks mean, std"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            save_model(tmp_path / "other.safetensors", model, **details | change)
+        save_model(path, model, **details)
+        rewrite(path, lambda header, _, change=change: header.update(change))
+        with pytest.raises(CheckpointError, match=f"model.safetensors: .*{message}"):
+            load_model(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_missing_and_foreign_files(tmp_path):
@@ -117,5 +134,5 @@ def test_a_model_between_the_steps_is_not_saved(saved):
     set_weight_bits(model.stages[0], 32)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="whole model"):
-        save_model(path, model, labels=[], preprocess={}, provenance={})
+        save_model(path, model, labels=[], preprocess=PREPROCESS, provenance={})
     assert path.read_bytes() == before

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcdnet.analysis.figures import COLOURS, new_figure, save_figure
 from bcdnet.errors import BcdnetError
+from bcdnet.evaluation import check_logits
+from bcdnet.figures import COLOURS, literal, new_figure, save_figure
 from bcdnet.nn import BinaryMLPBlock
 
 
@@ -32,8 +33,8 @@ class _Sums:
         self.sums = torch.zeros(3, dtype=torch.float64)
 
     def add(self, real: Tensor, binary: Tensor) -> None:
-        pairs = ((real, real), (real, binary), (binary, binary))
-        self.sums += torch.stack([(a.double() * b.double()).sum().cpu() for a, b in pairs])
+        real, binary = real.cpu().double(), binary.cpu().double()  # not every device has float64
+        self.sums += torch.stack([(a * b).sum() for a, b in ((real, real), (real, binary), (binary, binary))])
 
     def error(self) -> float:
         real, both, binary = self.sums.tolist()
@@ -50,7 +51,8 @@ def branch_errors(model: nn.Module, batches: Iterable[Tensor]) -> list[BranchErr
     energy that no scaling of the binary one gives, since the scale is what batch norm sets anyway. 0: nothing is lost;
     1: the two have nothing in common. A normal A at independent positions gives 1 - 2/pi = 0.36.
 
-    `batches`: normalised images [N, C, H, W] on the model's device. BcdnetError for a network without MLP blocks.
+    `batches`: normalised images [N, C, H, W] on the model's device. BcdnetError for a network without MLP blocks, and
+    for logits that are not finite.
     """
     blocks = {path: module for path, module in model.named_modules() if isinstance(module, BinaryMLPBlock)}
     if not blocks:
@@ -70,7 +72,7 @@ def branch_errors(model: nn.Module, batches: Iterable[Tensor]) -> list[BranchErr
     ]
     try:
         for images in batches:
-            model(images)
+            check_logits(model(images).cpu().numpy())
     finally:
         for handle in handles:
             handle.remove()
@@ -99,7 +101,7 @@ def draw(errors: list[BranchError], path: Path, title: str) -> None:
         base, _, copy = branch.partition("_")
         at = [block + (place - (len(by_branch) - 1) / 2) * width for block in range(1, len(values) + 1)]
         axes.bar(at, values, 0.92 * width, color=COLOURS[place % len(COLOURS)], label=f"{names[base]} {copy}".strip())
-    axes.set(xlabel="MLP block", ylabel="binarisation error", title=title)
+    axes.set(xlabel="MLP block", ylabel="binarisation error", title=literal(title))
     axes.set_xticks(range(1, len(next(iter(by_branch.values()))) + 1))
     axes.legend(frameon=False, ncols=3, loc="upper left")
     axes.set_ylim(top=axes.get_ylim()[1] * 1.1)

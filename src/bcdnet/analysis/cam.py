@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bcdnet.errors import BcdnetError
+from bcdnet.evaluation import check_logits
 from bcdnet.nn import BinaryMLPBlock
 
 Map = NDArray[np.float32]
@@ -65,11 +66,12 @@ def explain(
     """Grad-CAM and branch contributions for one normalised image, float32 [C, H, W], and a class (default: the best).
 
     `module` is in eval mode; `constants` are the mean and std that x was normalised with. Raises BcdnetError for a
-    network that does not say which module gives its last map.
+    network that does not say which module gives its last map, and for logits that are not finite.
     """
     batch = torch.from_numpy(x)[None]
     with torch.no_grad():
         logits: Tensor = module(batch)
+    check_logits(logits.numpy())
     index = int(logits[0].argmax()) if label is None else label
     mean, std = (np.array(values, np.float32)[:, None, None] for values in constants)
     return Explanation(

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from bcdnet.analysis.cam import Explanation
-from bcdnet.files import whole_file
+from bcdnet.figures import blank_figure, literal, save_figure
 
 HEAT, CONTRIBUTION = "turbo", "viridis"
-DPI = 150
 
 
 def draw_cams(explanations: Sequence[Explanation], path: Path) -> None:
     """For each model the picture it saw and Grad-CAM over it, side by side; a PNG at `path`."""
-    figure = Figure(figsize=(6.4 * len(explanations), 3.7), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(6.4 * len(explanations), 3.7)
     rows = figure.subplots(1, 2 * len(explanations), squeeze=False)[0]
     for explanation, (plain, heated) in zip(explanations, rows.reshape(-1, 2), strict=True):
         height, width = explanation.heat.shape
@@ -29,19 +25,17 @@ def draw_cams(explanations: Sequence[Explanation], path: Path) -> None:
             axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
             axes.set_axis_off()
         heated.imshow(explanation.heat, cmap=HEAT, alpha=0.55, extent=(0, width, height, 0), interpolation="bilinear")
-        plain.set_title(explanation.name, fontsize=10)
+        plain.set_title(literal(explanation.name), fontsize=10)
         share = 100 * explanation.probabilities[explanation.label]
-        heated.set_title(f"{explanation.named(explanation.label)}: {share:.1f} %", fontsize=10)
-    with whole_file(path) as beside:
-        figure.savefig(beside)
+        heated.set_title(literal(f"{explanation.named(explanation.label)}: {share:.1f} %"), fontsize=10)
+    save_figure(figure, path)
 
 
 def draw_contributions(explanation: Explanation, path: Path) -> None:
     """One column for each MLP block, one row for each branch, one colour scale within a block; a PNG at `path`."""
     blocks = explanation.contributions
     names = list(dict.fromkeys(name for block in blocks for name in block.branches))
-    figure = Figure(figsize=(1.3 + 1.35 * len(blocks), 0.9 + 1.45 * len(names)), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(1.3 + 1.35 * len(blocks), 0.9 + 1.45 * len(names))
     grid = figure.subplots(len(names), len(blocks), squeeze=False)
     for column, block in enumerate(blocks):
         least = min(float(found.min()) for found in block.branches.values())
@@ -58,6 +52,6 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
                 axes.set_ylabel(name)
             if row == 0:
                 axes.set_title(block.block, fontsize=8)
-    figure.suptitle(f"{explanation.name}: mean |output| of each branch, dark to bright within a block", fontsize=10)
-    with whole_file(path) as beside:
-        figure.savefig(beside)
+    title = f"{explanation.name}: mean |output| of each branch, dark to bright within a block"
+    figure.suptitle(literal(title), fontsize=10)
+    save_figure(figure, path)

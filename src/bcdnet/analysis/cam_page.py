@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from bcdnet.analysis.cam import Explanation
+from bcdnet.errors import printable
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -31,19 +32,19 @@ def render(title: str, explanations: Sequence[Explanation], cams: Path, contribu
     ]
     with_blocks = [explanation for explanation in explanations if explanation.contributions]
     for explanation, path in zip(with_blocks, contributions, strict=True):
-        caption = "Binary MLP blocks: what the unshifted, short-range and long-range branches add at each position."
+        caption = "Binary MLP blocks: what each branch (none: unshifted, short and long range) adds at each position."
         parts += [_figure(path, caption), _shares(explanation)]
     body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_shown(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
+        f"<body><h1>{_shown(title)}</h1>\n{body}\n</body></html>\n"
     )
 
 
 def _figure(path: Path, caption: str) -> str:
     encoded = base64.b64encode(path.read_bytes()).decode()
-    text = escape(caption)
+    text = _shown(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{encoded}"><figcaption>{text}</figcaption></figure>'
 
 
@@ -63,6 +64,11 @@ def _shares(explanation: Explanation) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><tr>{cells}</tr>{lines}</table>"
+    cells = "".join(f"<th>{_shown(text)}</th>" for text in head)
+    lines = "".join("<tr>" + "".join(f"<td>{_shown(text)}</td>" for text in row) + "</tr>" for row in rows)
+    return f"<table><caption>{_shown(caption)}</caption><tr>{cells}</tr>{lines}</table>"
+
+
+def _shown(text: str) -> str:
+    """Text as HTML; names of files and classes may hold what UTF-8 does not."""
+    return escape(printable(text))

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bcdnet.analysis.figures import new_figure, save_figure
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, DataError
+from bcdnet.figures import blank_figure, literal, save_figure
 from bcdnet.models import Network
 from bcdnet.nn import BinaryMLPBlock
 
@@ -42,7 +42,8 @@ def receptive_fields(model: Network, batches: Iterable[Tensor]) -> dict[str, Fie
     to the image, its absolute value summed over the channels and averaged over the images (Luo et al., "Understanding
     the Effective Receptive Field", NeurIPS 2016). It passes the signs by their estimator, as in training.
 
-    `batches`: normalised images on the model's device. BcdnetError for a network without long-range branches.
+    `batches`: normalised images on the model's device. BcdnetError for a network without long-range branches,
+    and for gradients that are not finite.
     """
     found = [block for block in model.modules() if isinstance(block, BinaryMLPBlock) and "long" in block.branches]
     if not found:
@@ -83,6 +84,8 @@ def _silenced(blocks: list[BinaryMLPBlock]) -> Iterator[None]:
 
 def _field(total: NDArray[np.float64], middle: tuple[float, float]) -> Field:
     whole = float(total.sum())
+    if not np.isfinite(whole):
+        raise DataError("the gradients are not finite: the model's training diverged, or it is damaged")
     if not whole:
         raise BcdnetError("the last map does not depend on the image: is the network trained?")
     share = total / whole
@@ -110,9 +113,8 @@ def to_json(fields: dict[str, Field]) -> dict[str, Any]:
 
 def draw(fields: dict[str, Field], path: Path, title: str) -> None:
     """The two maps side by side on one scale, and how far each reaches."""
-    figure, first = new_figure(10.5, 3.9)
-    first.remove()
-    figure.suptitle(title)
+    figure = blank_figure(10.5, 3.9)
+    figure.suptitle(literal(title))
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (1, 1, 1.05)})
     strongest = max(float(field.map.max()) for field in fields.values())
     labels = {"with": "with the long range", "without": "without"}

@@ -9,7 +9,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
-from bcdnet.analysis.figures import COLOURS, new_figure, save_figure, tidy
+from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
 from bcdnet.nn import BinaryLayer, sign
 
 
@@ -72,18 +72,16 @@ def to_json(flips: Flips) -> dict[str, Any]:
 def draw(flips: Flips, path: Path, title: str) -> None:
     """The rate by epoch, the steps side by side, and the layers' share between the two models."""
     parts = [part for part in (flips.epochs, flips.layers) if part]
-    figure, first = new_figure(8, 3.2 * max(1, len(parts)))
-    first.remove()
-    figure.suptitle(title)
+    figure = blank_figure(8, 3.2 * max(1, len(parts)))
+    figure.suptitle(literal(title))
     panels = list(figure.subplots(len(parts), 1, squeeze=False)[:, 0])
     if flips.epochs:
         axes = tidy(panels.pop(0))
         begin = 0.0
         for step, colour in zip(dict.fromkeys(row.step for row in flips.epochs), cycle(COLOURS), strict=False):
             own = [row for row in flips.epochs if row.step == step]
-            axes.plot(
-                [begin + row.epoch for row in own], [100 * row.rate for row in own], "o-", ms=3, c=colour, label=step
-            )
+            epochs, rates = [begin + row.epoch for row in own], [100 * row.rate for row in own]
+            axes.plot(epochs, rates, "o-", ms=3, c=colour, label=literal(step))
             begin += own[-1].epoch
         positive = all(row.rate > 0 for row in flips.epochs)
         axes.set(xlabel="epochs", ylabel="weights flipped in an epoch (%)", yscale="log" if positive else "linear")
@@ -97,7 +95,7 @@ def draw(flips: Flips, path: Path, title: str) -> None:
         axes.axhline(100 * total, color="black", lw=0.8, ls=":")
         axes.set(
             xlabel="binary layer, in the network's order (orange: branches of MLP blocks)",
-            ylabel=f"flipped from {flips.before} to {flips.after} (%)",
+            ylabel=literal(f"flipped from {flips.before} to {flips.after} (%)"),
         )
         axes.set_title(f"{100 * total:.1f} % of all weights", fontsize=9, loc="right")
     save_figure(figure, path)

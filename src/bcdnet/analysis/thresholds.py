@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bcdnet.analysis.figures import COLOURS, new_figure, save_figure, tidy
 from bcdnet.errors import BcdnetError
+from bcdnet.evaluation import check_logits
+from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
 from bcdnet.nn import ContextualConvBlock, sign
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -25,7 +26,8 @@ class Spread:
     """One vector (alpha or beta) of one block over images and channels.
 
     `quantiles`: at 5, 25, 50, 75, 95 % of all values; `image_std`: standard deviation over the images, the mean of the
-    channels; `class_share`: part of the variance over the images that the class explains (0: none, 1: all of it).
+    channels; `class_share`: part of the variance over the images that the class explains (0: none, 1: all of it), less
+    what as many means explain by chance (epsilon squared).
     """
 
     quantiles: tuple[float, ...]
@@ -58,7 +60,7 @@ class Thresholds:
 def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Thresholds:
     """Collect alpha and beta of every block over batches of (normalised images [N, C, H, W], labels [N]).
 
-    Raises BcdnetError for a network without a dynamic embedding.
+    Raises BcdnetError for a network without a dynamic embedding, DataError for logits that are not finite.
     """
     blocks = {
         path: module
@@ -74,7 +76,7 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
         assert block.embedding is not None
         for half, value in zip(("alpha", "beta"), block.embedding(x), strict=True):
             if value is not None:
-                vectors.setdefault((path, half), []).append(value.flatten(1).double().cpu())
+                vectors.setdefault((path, half), []).append(value.flatten(1).cpu().double())
                 if half == "alpha":
                     bias: Any = block.binarize.bias  # RSign's: blocks that have none take no alpha
                     shifted = x + bias.view(1, -1, 1, 1)
@@ -88,7 +90,7 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
     labels: list[Tensor] = []
     try:
         for images, targets in batches:
-            model(images)
+            check_logits(model(images).cpu().numpy())
             labels.append(targets.cpu())
     finally:
         for handle in handles:
@@ -123,11 +125,13 @@ def _spread(values: NDArray[np.float64], classes: NDArray[np.int64], num_classes
     variance = values.var(0)
     means = _class_means(values, classes, num_classes)[classes]
     between = ((means - values.mean(0)) ** 2).mean(0)
-    total = float(variance.sum())
+    total, images, seen = float(variance.sum()), len(values), len(np.unique(classes))
+    share = 0.0
+    if total and images > seen:
+        # The means of K classes of N images explain (K - 1) / (N - 1) of noise.
+        share = max(0.0, 1 - (1 - float(between.sum()) / total) * (images - 1) / (images - seen))
     return Spread(
-        tuple(float(value) for value in np.quantile(values, QUANTILES)),
-        float(np.sqrt(variance).mean()),
-        float(between.sum()) / total if total else 0.0,
+        tuple(float(value) for value in np.quantile(values, QUANTILES)), float(np.sqrt(variance).mean()), share
     )
 
 
@@ -138,9 +142,8 @@ def to_json(found: Thresholds) -> dict[str, Any]:
 
 def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> None:
     """Above: alpha and beta of every block. Below: their class means in the block where classes matter most."""
-    figure, first = new_figure(10, 7)
-    first.remove()
-    figure.suptitle(title)
+    figure = blank_figure(10, 7)
+    figure.suptitle(literal(title))
     grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": (1, 1.25)})
     for axes, half, colour in zip(grid[0], ("alpha", "beta"), COLOURS, strict=False):
         _boxes(tidy(axes), found, half, colour)
@@ -158,7 +161,7 @@ def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> N
         axes.set_xlabel("the channels that differ most")
         axes.set_xticks([])
         if len(class_names) <= 20:
-            axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
+            axes.set_yticks(range(len(class_names)), map(literal, class_names), fontsize=8)
         figure.colorbar(image, ax=axes, label="difference from the mean class", shrink=0.85)
     save_figure(figure, path)
 

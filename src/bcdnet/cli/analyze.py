@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.errors import BcdnetError, DataError
+from bcdnet.errors import BcdnetError, DataError, printable
 from bcdnet.files import write_text
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from bcdnet.cli.model import Found
@@ -51,11 +52,12 @@ def run(
     """Write KIND.json and a figure of it.
 
     error: the binarisation error of the three branches of every MLP block, over real images. flips: how many weights
-    change their sign in each epoch, and in each layer from step to step. thresholds: the dynamic alpha and beta over
-    images and classes. field: which pixels the middle of the last map depends on, with and without the long range.
+    change their sign in each epoch, and in each layer from the first step to the last. thresholds: the dynamic alpha
+    and beta over images and classes. field: which pixels the middle of the last map depends on, with and without the
+    long range.
     """
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
-    title = Path(model).resolve().name
+    title = printable(Path(model).resolve().name)
     figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
     if kind is Kind.FLIPS:
         document = _flips(Path(model), figure, title)
@@ -63,7 +65,9 @@ def run(
         raise BcdnetError(f"analyze {kind}: looks at real images; say which with --data DIR")
     else:
         document = _with_images(kind, model, data, split, images, device, figure, title)
-    text = json.dumps({"model": title, "analysis": str(kind), **document}, indent=2, ensure_ascii=False)
+    text = json.dumps(
+        {"model": title, "analysis": str(kind), **document}, indent=2, ensure_ascii=False, allow_nan=False
+    )
     target = folder / f"{kind}.json"
     write_text(target, text + "\n")
     typer.echo(text if as_json else f"wrote {target} and {figure}")
@@ -85,7 +89,11 @@ def _flips(folder: Path, figure: Path, title: str) -> dict[str, Any]:
     if len(steps) > 1:
         before, after = steps[0], steps[-1]
         layers = flips.flips_between(*(load_model(run_folder.weights(name)).model for name in (before, after)))
-    found = flips.Flips(flips.epochs_of(read_rows(run_folder.rows)), layers, before, after)
+    try:
+        epochs = flips.epochs_of(read_rows(run_folder.rows))
+    except ValueError as error:
+        raise DataError(f"{run_folder.rows}: damaged, {error}; without it the steps alone are compared") from None
+    found = flips.Flips(epochs, layers, before, after)
     if not found.epochs and not found.layers:
         raise BcdnetError(f"{folder}: neither flip rates in metrics.csv nor two finished steps to compare")
     flips.draw(found, figure, f"weight flips of {title}")
@@ -96,16 +104,17 @@ def _with_images(
     kind: Kind, model: str, data: str, split: str, count: int, device: str, figure: Path, title: str
 ) -> dict[str, Any]:
     from bcdnet.analysis import binarisation, field, thresholds
-    from bcdnet.cli.model import find_model
+    from bcdnet.cli.model import find_trained
     from bcdnet.data.match import dataset_name
     from bcdnet.training.assess import pick_device
 
-    found = find_model(model)
+    found = find_trained(model)
     where = pick_device(device)
     network: Any = found.module.to(where)
-    pairs = [(x.to(where), y) for x, y in _batches(found, model, data, split, count)]
-    origin = {"data": dataset_name(data), "split": split, "images": sum(len(labels) for _, labels in pairs)}
-    shown = f"{title}, {origin['images']} images"
+    number, batches = _batches(found, model, data, split, count)
+    pairs = ((x.to(where), y) for x, y in batches)
+    origin = {"data": printable(dataset_name(data)), "split": split, "images": number}
+    shown = f"{title}, {number} images"
     if kind is Kind.ERROR:
         errors = binarisation.branch_errors(network, (x for x, _ in pairs))
         binarisation.draw(errors, figure, f"binarisation error of the branches: {shown}")
@@ -119,8 +128,10 @@ def _with_images(
     return origin | field.to_json(fields)
 
 
-def _batches(found: Found, model: str, data: str, split: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images [N, C, H, W] and labels [N], as the model wants them."""
+def _batches(
+    found: Found, model: str, data: str, split: str, count: int
+) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
+    """How many images, and these, normalised [N, C, H, W], with labels [N], as the model wants them."""
     import numpy as np
     import torch
 
@@ -139,8 +150,10 @@ def _batches(found: Found, model: str, data: str, split: str, count: int) -> Ite
     if found.provenance.get("data") != dataset_name(data):
         check_channels(config.channels, dataset, model, data)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-    for indices in np.array_split(chosen, -(-len(chosen) // BATCH)):
-        pixels = np.stack(
-            [to_pixels(dataset.image(n), config, config.image_size, dataset.where(n)) for n in map(int, indices)]
-        )
-        yield evaluate_transform(torch.from_numpy(pixels), config), torch.from_numpy(dataset.labels[indices])
+
+    def read(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        pixels = [to_pixels(dataset.image(n), config, config.image_size, dataset.where(n)) for n in map(int, indices)]
+        images = evaluate_transform(torch.from_numpy(np.stack(pixels)), config)
+        return images, torch.from_numpy(dataset.labels[indices])
+
+    return len(chosen), map(read, np.array_split(chosen, -(-len(chosen) // BATCH)))

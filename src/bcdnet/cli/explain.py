@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import find_model, model_files
+from bcdnet.cli.model import find_trained, model_files
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
 
@@ -46,7 +48,8 @@ def run(
     # Beside its page a figure is one of an earlier run; alone it is somebody's picture.
     if not output.exists() and (others := [str(path) for path in figures if path.exists()]):
         raise BcdnetError(f"{', '.join(others)}: is there and would be replaced; give -o another name than {output}")
-    models = [find_model(name) for name in names]
+    models = [find_trained(name) for name in names]
+    warnings.filterwarnings("ignore", module="PIL")  # of large images, which its own limit on pixels is for
     picture = open_image(image)
     output.parent.mkdir(parents=True, exist_ok=True)
 
@@ -60,30 +63,36 @@ def run(
             crop_pct=found.preprocess["crop_pct"],
         )
         # The second model is asked about what the first one saw, so that the two can be compared.
-        wanted = explanations[0].named(explanations[0].label) if label is None and explanations else label
-        index = (
-            None if wanted is None else find_label(wanted, found.labels, int(getattr(found.module, "num_classes", 0)))
-        )
+        first, index = explanations[0] if explanations else None, None
+        if first is not None and list(first.labels) == found.labels:
+            index = first.label  # not by its name, which another class may share
+        elif (wanted := first.named(first.label) if first is not None and label is None else label) is not None:
+            index = find_label(wanted, found.labels, int(getattr(found.module, "num_classes", 0)))
         constants = (preprocess.mean, preprocess.std)
         x = to_input(picture, preprocess, str(image))
         explanations.append(explain(shown, found.module, x, found.labels, constants, index))
 
-    draw_cams(explanations, cams)
-    branches: list[Path] = []
-    for explanation, path in zip(explanations, branches_of, strict=False):  # there may be no second one
-        if explanation.contributions:
-            draw_contributions(explanation, path)
-            branches.append(path)
-    page = render(f"{image.name} explained", explanations, cams, branches)
-    with whole_file(output) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with_blocks = {  # there may be no second one
+        path: explanation
+        for path, explanation in zip(branches_of, explanations, strict=False)
+        if explanation.contributions
+    }
+    written = [cams, *with_blocks, output]
+    with ExitStack() as files:
+        # All of them or none. The page, entered last, is the first to get its name: beside it the figures are ours.
+        beside = {path: files.enter_context(whole_file(path)) for path in written}
+        draw_cams(explanations, beside[cams])
+        for path, explanation in with_blocks.items():
+            draw_contributions(explanation, beside[path])
+        page = render(f"{image.name} explained", explanations, beside[cams], [beside[path] for path in with_blocks])
+        beside[output].write_text(page, encoding="utf-8")
     for explanation in explanations:
         share = 100 * explanation.probabilities[explanation.label]
         typer.echo(printable(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %"))
-    typer.echo(f"wrote {', '.join(str(path) for path in (output, cams, *branches))}")
+    typer.echo(printable(f"wrote {', '.join(str(path) for path in (output, cams, *with_blocks))}"))
 
 
 def _short(names: list[str]) -> list[str]:
     """The last part of each path, if that still tells the models apart."""
-    short = [Path(name).name for name in names]
+    short = [Path(name).resolve().name for name in names]
     return short if len(set(short)) == len(names) else names

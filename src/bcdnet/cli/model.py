@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bcdnet.program import Program
 
+FRESH = {"weights": "fresh"}  # the provenance of what no one trained
 MOST_PIXELS = 357_913_941  # in an image; beyond, Pillow decodes nothing
 
 
@@ -80,7 +81,15 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
         "interpolation": preset.interpolation if preset else "bilinear",
         "crop_pct": preset.crop_pct if preset else 1.0,
     }
-    return Found(module, [], preprocess, {"model": name, "weights": "fresh"})
+    return Found(module, [], preprocess, FRESH | {"model": name})
+
+
+def find_trained(name: str) -> Found:
+    """`find_model` without the names of timm's models, whose fresh weights show nothing."""
+    found = find_model(name)
+    if found.provenance == FRESH | {"model": name}:
+        raise BcdnetError(f"{name}: a network without training; give a run folder, a model file or a shipped name")
+    return found
 
 
 def model_files(name: str) -> list[Path]:

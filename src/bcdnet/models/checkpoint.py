@@ -25,6 +25,7 @@ from bcdnet.nn import BinaryLayer, set_weight_bits
 
 FORMAT = 1
 RUN_FILE = "model.safetensors"
+PREPROCESS = {"input_size", "mean", "std", "interpolation", "crop_pct"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ def weight_bits_of(model: torch.nn.Module) -> int:
     return bits.pop()
 
 
+def _check(model: Network, labels: list[str], preprocess: dict[str, Any]) -> None:
+    if labels and len(labels) != model.num_classes:
+        raise ValueError(f"there are {len(labels)} labels for {model.num_classes} classes")
+    if missing := PREPROCESS - preprocess.keys():
+        raise ValueError(f"the preprocessing lacks {', '.join(sorted(missing))}")
+
+
 def save_model(
     path: str | os.PathLike[str],
     model: Network,
@@ -76,7 +84,11 @@ def save_model(
     preprocess: dict[str, Any],
     provenance: dict[str, Any],
 ) -> Path:
-    """Write `model` to `path`, which is always a whole file."""
+    """Write `model` to `path`, which is always a whole file.
+
+    `labels` has a name for each class, or none at all; `preprocess` has timm's keys. Raises ValueError where they lack.
+    """
+    _check(model, labels, preprocess)
     path = Path(path)
     header = {
         "format": FORMAT,
@@ -123,6 +135,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
         model = from_description(header, 2 * sum(tensor.numel() for tensor in tensors.values()))
         set_weight_bits(model, header["weight_bits"])
         result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
+        _check(model, result.labels, result.preprocess)
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
     try:

@@ -3,22 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bcdnet.files import whole_file
+from bcdnet.figures import blank_figure, literal, save_figure
 
 NAMED = 40  # with more classes, names and numbers would not be readable
 
 
 def draw_confusion(confusion: NDArray[np.int64], class_names: list[str], path: Path, title: str) -> None:
     """`confusion`: int64 [K, K], true class by row; a PNG at `path`, coloured by row, with counts up to 20 classes."""
-    classes = len(class_names)
+    classes, class_names = len(class_names), [literal(name) for name in class_names]
     shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = 2.6 + min(max(classes, 6), NAMED) * (0.5 if classes <= 20 else 0.26)
-    figure = Figure(figsize=(side + 0.8, side), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     if classes <= NAMED:
@@ -34,9 +31,7 @@ def draw_confusion(confusion: NDArray[np.int64], class_names: list[str], path: P
                 if count := int(confusion[row, column]):
                     colour = "white" if shares[row, column] > 50 else "black"
                     axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=literal(title))
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
-        figure.savefig(beside)
+    save_figure(figure, path)

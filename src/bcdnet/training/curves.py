@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bcdnet.files import whole_file
+from bcdnet.figures import blank_figure, literal, save_figure
 
 BLUE, ORANGE, GREY = "#2166ac", "#d6604d", "#8c8c8c"
 MARKED = 25  # with more points, markers hide the line
@@ -18,8 +16,7 @@ MARKED = 25  # with more points, markers hide the line
 
 def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
     """Loss and top-1 by epoch, the recipe's steps side by side, from the rows of `metrics.csv`; a PNG at `path`."""
-    figure = Figure(figsize=(9, 6.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(9, 6.2)
     loss_axes, top1_axes = figure.subplots(2, 1, sharex=True)
     rows = [row for row in rows if row["event"] == "epoch"]
     begin = 0.0
@@ -31,11 +28,10 @@ def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
                 axes.axvline(begin, color="black", lw=0.8, ls=":")
             draw_step(axes, epochs, own, key, colour)
         middle = ((begin + epochs[-1]) / 2, 1)
-        loss_axes.annotate(
-            step, middle, (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center"
-        )
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+        loss_axes.annotate(literal(step), middle, (0, 5), **place)
         begin = float(epochs[-1])
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     loss_axes.set(ylabel="loss", xlim=(0, 1.03 * begin or 1))
     top1_axes.set(ylabel="top-1 accuracy (%)", xlabel="epochs", ylim=top1_limits(rows))
     top1_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -45,8 +41,7 @@ def draw_curves(rows: list[dict[str, str]], path: Path, title: str) -> None:
         handles, labels = axes.get_legend_handles_labels()
         first = dict(reversed(list(zip(labels, handles, strict=True))))  # one entry for the lines of all steps
         axes.legend(first.values(), first.keys(), frameon=False, loc="best")
-    with whole_file(path) as beside:
-        figure.savefig(beside)
+    save_figure(figure, path)
 
 
 def draw_step(axes: Axes, epochs: NDArray[np.float64], rows: list[dict[str, str]], key: str, colour: str) -> None:

@@ -1,4 +1,4 @@
-"""How the analyses' figures look."""
+"""How figures look and how they are written. A leaf; it needs matplotlib."""
 
 from pathlib import Path
 
@@ -7,15 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bcdnet.errors import printable
 from bcdnet.files import whole_file
 
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that many inches with one pair of axes."""
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of that many inches."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches with one pair of axes."""
+    figure = blank_figure(width, height)
     return figure, tidy(figure.subplots())
 
 
@@ -25,6 +32,11 @@ def tidy(axes: Axes) -> Axes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def literal(text: str) -> str:
+    """A name as matplotlib shall write it: what stands between two dollars would be read as mathematics."""
+    return printable(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
