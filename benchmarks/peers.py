@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -33,12 +34,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.04, help="length of one burst (default 0.04)")
     parser.add_argument("--seed", type=int, default=0, help="of the order within the rounds")
     parser.add_argument("--only", default="", help="measure only what has this text in its name, for trying out")
-    parser.add_argument("--skip", action="append", default=[], choices=WORKERS, help="a worker to do without")
+    # Without ours there is nothing to compare, and PyTorch's worker packs our files.
+    skippable = [name for name in WORKERS if name not in ("bcdnet", "pytorch")]
+    parser.add_argument("--skip", action="append", default=[], choices=skippable, help="a worker to do without")
     parser.add_argument("--models", type=Path, default=ROOT / "build" / "peers", help="where model files are kept")
     parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-peers)")
     parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
     parser.add_argument("--lce-python", type=Path, default=ROOT / ".venv-lce/bin/python")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or not 0 < arguments.seconds < inf:
+        parser.error("--rounds: at least 1; --seconds: above 0")
+    return arguments
 
 
 def start(arguments: argparse.Namespace, environment: Environment) -> dict[str, WorkerProcess]:

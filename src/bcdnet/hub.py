@@ -27,6 +27,7 @@ def download(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
+        GatedRepoError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -42,17 +43,20 @@ def download(name: str, files: Sequence[str]) -> Path:
             return Path(hf_hub_download(repository, file, revision=revision or None, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # another one may be cached; the hub was waited for once
             if not offline:
-                problem = f"cannot reach the hub, and nothing is cached: {_first_line(error)}"
+                # The client blames the connection, whatever the hub answered; its cause tells.
+                problem = f"nothing came from the hub, and nothing is cached: {_reason(error.__cause__ or error)}"
             offline = True
         except EntryNotFoundError:
             continue
+        except GatedRepoError:
+            raise BcdnetError(f"{name}: its terms are to be accepted on its page first; then {LOG_IN}") from None
         except RepositoryNotFoundError:
             raise BcdnetError(f"{name}: the hub has no such repository, or not for everyone; {LOG_IN}") from None
         except RevisionNotFoundError:
-            raise BcdnetError(f"{name}: {repository} has no revision {revision!r}") from None
+            raise BcdnetError(f"{name}: {repository} has no revision {revision or 'main'!r}") from None
         except Exception as error:
             # The hub's client reports through many kinds of exception, its HTTP library's among them.
-            raise BcdnetError(f"{name}: {_first_line(error)}") from None
+            raise BcdnetError(f"{name}: {_reason(error)}") from None
     raise BcdnetError(f"{name}: {problem}")
 
 
@@ -78,8 +82,7 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
         deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
         api.create_commit(repository, [*additions, *deletions], commit_message=message)
     except Exception as error:
-        hint = f"; {LOG_IN}" if "401" in str(error) else ""
-        raise BcdnetError(f"cannot push to {repository}: {_first_line(error)}{hint}") from None
+        raise BcdnetError(f"cannot push to {repository}: {_reason(error)}") from None
     return str(url)
 
 
@@ -92,6 +95,7 @@ def check_repository(name: str) -> None:
         raise BcdnetError(f"{name!r} is no repository; it is called ORG/REPO")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """The hub's own words where the client keeps them (`server_message`), else its first line; the remedy for 401."""
+    lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
+    return lines[0] + (f"; {LOG_IN}" if "401" in str(error) else "")

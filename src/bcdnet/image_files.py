@@ -1,7 +1,7 @@
 """Which files are images, and which of them a folder holds. A leaf that needs nothing."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
@@ -13,7 +13,12 @@ def is_image(file: str) -> bool:
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
-    """The images of a folder, at any depth, folder by folder in sorted order; hidden files and folders are passed over.
+    """The images of a folder, see `walk_files`."""
+    yield from walk_files(folder, is_image)
+
+
+def walk_files(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """The files of a folder with a wanted name, at any depth, folder by folder in sorted order, but what is hidden.
 
     Links are followed, but none to a folder that was seen: one to a folder above it would lead round without end.
     """
@@ -25,4 +30,4 @@ def walk_images(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, file) for file in sorted(files) if is_image(file))
+        yield from (Path(place, file) for file in sorted(files) if wanted(file) and not file.startswith("."))

@@ -12,7 +12,7 @@ SUFFIX = ".bcdn"
 
 def list_pretrained() -> list[str]:
     """Names that `InferenceSession` takes instead of a path."""
-    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
+    return sorted(path.stem for path in FOLDER.glob(f"[!.]*{SUFFIX}"))  # hidden ones are half written
 
 
 def locate(model: str | os.PathLike[str]) -> Path:

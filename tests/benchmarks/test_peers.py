@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("bcdnet.runtime._core")
 
+import peers
 from race import page, rounds, summary, worker
 from race.entries import CAPPED, LAYERS, WORKERS, Entry, Environment, entries, key, macs, our_targets, ours
 
@@ -115,3 +116,12 @@ def test_the_page_shows_what_was_measured(kept: str) -> None:
         assert (
             key("BCDNet-A", ours("AVX2")) in figures and figures[key("BCDNet-A", ours("AVX2"))]["ms"]["median"] == 2.0
         )
+
+
+@pytest.mark.parametrize(
+    "words", [["--rounds", "0"], ["--seconds", "nan"], ["--skip", "bcdnet"], ["--skip", "pytorch"]]
+)
+def test_a_race_that_cannot_be_run_does_not_begin(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["peers.py", *words])
+    with pytest.raises(SystemExit, match="2"):
+        peers.parse()

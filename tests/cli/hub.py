@@ -50,6 +50,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(401, b"", {"X-Error-Message": "Invalid username or password."})
         if self.path == "/api/repos/create":
             wanted = json.loads(body)
+            if wanted["organization"] == "others":
+                return self.answer({"error": "You have no rights under the namespace others"}, 403)
             name = f"{wanted['organization']}/{wanted['name']}"
             if name in self.server.repositories:
                 return self.answer(
@@ -86,6 +88,10 @@ class Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(main|[0-9a-f]{40})/(.+)", self.path)
         if not found:
             return self.reply(404)
+        if found[1] == "any/down":
+            return self.reply(500)
+        if found[1] == "any/expired":
+            return self.reply(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
         if found[1] not in self.server.repositories or found[1] in self.server.private:
             return self.reply(404, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         content = self.server.repositories[found[1]].get(found[3])

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
+from bcdnet.cli import card
 from bcdnet.cli.card import _augmentation, _origin, _teacher
 from bcdnet.cli.main import main
 from bcdnet.models import load_model
@@ -51,6 +53,7 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["tiny_digits.bcdn", "tiny_digits.md"]
     packed = tmp_path / "w" / "tiny_digits.bcdn"
     text = packed.with_suffix(".md").read_text()
+    assert 'InferenceSession("tiny_digits.bcdn")' in text and "`bcdnet eval tiny_digits.bcdn --data DIR`" in text
     result = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]
     assert result["dataset"] == {"name": "Digits", "type": "digits", "split": "test"}
     top1 = [metric["value"] for metric in result["metrics"]]
@@ -98,7 +101,9 @@ def test_a_teachers_figures_may_be_anything(results: Any, reached: str) -> None:
     assert _teacher(card) == f"Teacher: twin{reached}."
 
 
-def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_and_leave_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ("--data-licence", "none", "--out", tmp_path / "w")
     for words, message in (
         ((run, "no-name", "--data", "digits"), "is no name"),
@@ -108,7 +113,13 @@ def test_mistakes_are_one_line_and_leave_nothing(run: Path, tmp_path: Path, caps
     ):
         code, said = call(capsys, *words, *options)
         assert code == 2 and message in said and said.count("\n") == 1
-    assert not list((tmp_path / "w").glob(".*")) and not list((tmp_path / "w").glob("*"))
+    assert not list((tmp_path / "w").glob("*"))  # pathlib's * takes hidden files in
+    monkeypatch.setattr(card, "render", Mock(side_effect=KeyError("command")))
+    (tmp_path / "w").mkdir(exist_ok=True)
+    (tmp_path / "w" / "name.bcdn").write_text("an earlier one")
+    with pytest.raises(KeyError):
+        card.run(str(run), "name", "digits", "none", out=tmp_path / "w")
+    assert [path.read_text() for path in (tmp_path / "w").iterdir()] == ["an earlier one"]
 
 
 def test_a_steps_own_augmentation_is_told(run: Path) -> None:

@@ -169,6 +169,10 @@ def test_bench(files, tmp_path, call) -> None:
         assert row["roof_share"] is None or 0 < row["roof_share"] <= 1
     names = [op.name for op in read_program(files[1]).ops]
     assert [row["name"] for row in report["profile"]] == names
+    code, out, err = call(
+        "bench", files[1], "--threads", 1, "--seconds", 0.1, "--trace", tmp_path / "none" / "t", "--json"
+    )
+    assert code == 2 and "none/t: No such file" in err and json.loads(out)["results"]  # measured, and shown
     events = json.loads(trace.read_text())["traceEvents"]
     assert [event["name"] for event in events] == names
     ends = np.array([event["ts"] + event["dur"] for event in events])

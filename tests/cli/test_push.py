@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from safetensors.torch import load
 
 from bcdnet.cli import push
+from bcdnet.cli.model import find_model
 from bcdnet.errors import BcdnetError
 from bcdnet.hub import check_repository, download
 from bcdnet.models import build, configure, load_model, save_model
@@ -199,7 +201,10 @@ def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
         (("push", model, "a/b"), {"token": "another"}, "log in with `hf auth login`"),
         (("push", model, "a/b"), {"endpoint": "http://127.0.0.1:9"}, "cannot push to a/b"),
         (("eval", "hf-hub:a/none", "--data", "digits"), {}, "hf-hub:a/none: the hub has no such repository"),
-        (("summary", "hf-hub:a/none"), {"endpoint": "http://127.0.0.1:9"}, "cannot reach the hub"),
+        (("summary", "hf-hub:a/none"), {"endpoint": "http://127.0.0.1:9"}, "nothing came from the hub"),
+        (("push", model, "others/a"), {}, "cannot push to others/a: You have no rights under the namespace others"),
+        (("summary", "hf-hub:any/down"), {}, "500"),
+        (("summary", "hf-hub:any/expired"), {}, "log in with `hf auth login`"),
     ):
         done = bcdnet(*words, **options)
         assert done.returncode == 2 and message in done.stderr, (words, done.stderr)
@@ -225,9 +230,32 @@ def test_an_unreachable_hub_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) 
 
     def fetch(_repository: str, file: str, *, local_files_only: bool, **_: object) -> str:
         asked.append((file, local_files_only))
-        raise errors.LocalEntryNotFoundError("not cached" if local_files_only else "no connection")
+        error = errors.LocalEntryNotFoundError("please check your connection")
+        raise error from (None if local_files_only else RuntimeError("500 Server Error"))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    with pytest.raises(BcdnetError, match="cannot reach the hub, and nothing is cached: no connection"):
+    with pytest.raises(BcdnetError, match="nothing came from the hub, and nothing is cached: 500 Server Error"):
         download("hf-hub:a/b", ["x", "y"])
     assert asked == [("x", False), ("y", True)]
+
+
+@pytest.mark.parametrize("results", [None, {"top1": 1}, {"top1": "a", "top5": "b", "images": 1}, [1]])
+def test_a_card_of_any_file_s_results(results: object, tmp_path: Path) -> None:
+    found = find_model(str(saved(tmp_path, bits=1)))
+    odd = replace(found, labels=[], provenance={"results": results})
+    text = push.generated_card(odd, "a/b")
+    assert "10 classes" in text and "Top-1" not in text and "Classes:" not in text
+    assert "Top-1 12.50 %" in push.generated_card(found, "a/b") and "Classes: 0, 1" in push.generated_card(found, "a/b")
+
+
+def test_a_model_without_labels_has_its_classes(tmp_path: Path) -> None:
+    loaded = load_model(saved(tmp_path, bits=1))
+    details = {"labels": [], "preprocess": loaded.preprocess, "provenance": {}}
+    plain = save_model(tmp_path / "plain.safetensors", loaded.model, **details)
+    files = push.trained_files(str(plain), "a/b", tmp_path)
+    config = files["config.json"]
+    assert isinstance(config, bytes) and json.loads(config)["num_classes"] == 10
+    card = tmp_path / "card.md"
+    card.write_text("# mine\n")
+    config = push.packed_files(str(files["model.bcdn"]), card)["config.json"]
+    assert isinstance(config, bytes) and json.loads(config)["num_classes"] == 10

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bcdnet.errors import CheckpointError
+from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.models import VARIANTS, build, configure, load_model, save_model, weight_bits_of
 from bcdnet.nn import set_weight_bits
 
@@ -61,20 +61,31 @@ def test_every_variant_has_a_file(tmp_path, name):
     assert load_model(tmp_path / "m.safetensors").model.config == model.config
 
 
-def test_labels_and_preprocessing_are_whole(tmp_path, saved):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["a"]}, "labels: 1, but there are 3 classes"),
+        ({"labels": [0, 1, 2]}, "labels.*: expected a string"),
+        ({"labels": 5}, "labels: expected a list"),
+        ({"preprocess": None}, "preprocess: expected a mapping"),
+        ({"preprocess": {}}, "preprocess.input_size: required"),
+        ({"preprocess": PREPROCESS | {"mean": "x"}}, "preprocess.mean: expected"),
+        ({"preprocess": PREPROCESS | {"mean": [0.5]}}, "mean, std: one number for each of 3 channels"),
+        ({"preprocess": PREPROCESS | {"input_size": [3, 32]}}, "preprocess.input_size: expected"),
+        ({"preprocess": PREPROCESS | {"input_size": [3, 16.5, 32]}}, "preprocess.input_size.*: expected"),
+        ({"preprocess": PREPROCESS | {"input_size": [3, 0, 32]}}, "input_size: from 1 on"),
+        ({"provenance": None}, "provenance: expected a mapping"),
+        ({"provenance": []}, "provenance: expected a mapping"),
+    ],
+)
+def test_what_a_file_says_beside_its_network_is_checked(tmp_path, saved, change, message):
     model, path = saved
     details = {"labels": ["a", "b", "c"], "preprocess": PREPROCESS, "provenance": {}}
-    lacking = {key: value for key, value in PREPROCESS.items() if key not in ("mean", "std")}
-    for change, message in (
-        ({"labels": ["a"]}, "there are 1 labels for 3 classes"),
-        ({"preprocess": lacking}, "the preprocessing lacks mean, std"),
-    ):
-        with pytest.raises(ValueError, match=f"^{message}"):
-            save_model(tmp_path / "other.safetensors", model, **details | change)
-        save_model(path, model, **details)
-        rewrite(path, lambda header, _, change=change: header.update(change))
-        with pytest.raises(CheckpointError, match=f"model.safetensors: .*{message}"):
-            load_model(path)
+    with pytest.raises(RecipeError, match=message):
+        save_model(tmp_path / "other.safetensors", model, **details | change)
+    rewrite(path, lambda header, _: header.update(change))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
+        load_model(path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 

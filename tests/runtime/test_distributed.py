@@ -53,6 +53,17 @@ def test_a_table_keeps_its_columns_and_gains_predictions(packed_file, predictor)
     assert result[1]["error"] == "b.png: is not an image, or is damaged" and result[1]["label"] is None
 
 
+def test_predictions_of_predictions_have_columns_of_one_name_each(predictor, tmp_path) -> None:
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    table = pa.table({"path": [str(tmp_path / "a.png")], "label": ["true"], "given_label": ["first"]})
+    for _ in range(3):
+        table = predictor(table)
+    assert len(set(table.column_names)) == len(table.column_names)
+    pq.write_table(table, tmp_path / "t.parquet")
+    (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert row["given_label"] == "first" and row["given_given_label"] == "true" and row["error"] is None
+
+
 def test_rows_without_an_image_and_tables_without_a_column(predictor) -> None:
     (row,) = predictor(pa.table({"bytes": pa.array([None], pa.binary())})).to_pylist()
     assert row["error"] == "image: no image in this row"

@@ -48,6 +48,21 @@ def test_shards_have_fixed_columns(tmp_path) -> None:
     assert rows(shard(tmp_path / "empty.tar", {}), SHARD_SCHEMA) == []
 
 
+def test_folders_are_walked_as_for_images(tmp_path) -> None:
+    parts = tmp_path / "spark" / "train.parquet"
+    parts.mkdir(parents=True)
+    pq.write_table(pa.table({"path": ["a"]}), parts / "part-0.parquet")
+    (parts / "._part-0.parquet").write_bytes(b"what a Mac leaves")
+    (parts / ".hidden").mkdir()
+    (parts / ".hidden" / "x.parquet").write_bytes(b"x")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "there").symlink_to(tmp_path / "spark")
+    output = tmp_path / "out" / "out.parquet"
+    for source in ("spark", "spark/*.parquet", "spark/train.parquet", "linked"):
+        (path,) = find_files([str(tmp_path / source)], output).paths
+        assert Path(path).samefile(parts / "part-0.parquet")
+
+
 def test_parquet_has_the_columns_of_all_files(tmp_path) -> None:
     for name, row in (
         ("0", {"image": {"bytes": b"a", "path": None}, "id": 1}),

@@ -56,9 +56,6 @@ def run(
     roof = _roof(sessions[0].target)
     results = [_measure(session, size, seconds, roof) for session in sessions for size in batch or [1]]
     rows = _profile(sessions[0], (batch or [1])[0]) if profile or trace else []
-    if trace is not None:
-        with whole_file(trace) as beside:
-            beside.write_text(json.dumps(_chrome_trace(rows)))
     if as_json:
         document = {
             "file": model,
@@ -74,6 +71,9 @@ def run(
         _print(f"{model}, {file_bytes / 1e6:.2f} MB", sessions[0], results)
         if profile:
             _print_profile(rows, roof)
+    if trace is not None:  # last: where it cannot be written the figures are there
+        with whole_file(trace) as beside:
+            beside.write_text(json.dumps(_chrome_trace(rows)))
 
 
 @dataclass(frozen=True)

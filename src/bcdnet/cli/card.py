@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.errors import BcdnetError
-from bcdnet.files import write_text
+from bcdnet.files import whole_file
 
 if TYPE_CHECKING:
     from bcdnet.analysis import Counts
@@ -48,13 +48,11 @@ def run(
 
     if not name.isidentifier():
         raise BcdnetError(f"{name!r} is no name: letters, digits and underscores, as in bcdnet_b_r18_cifar10")
-    folder = out or FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    packed, page = folder / f"{name}.bcdn", folder / f"{name}.md"
-    card = measure(Path(model), name, data, split, folder / f".{name}.partial")
-    card.session_file.replace(packed)
-    text = render(card, data_title or card.dataset, data_licence)
-    write_text(page, text)
+    packed, page = ((out or FOLDER) / f"{name}{suffix}" for suffix in (".bcdn", ".md"))
+    with whole_file(page) as beside_page, whole_file(packed) as beside:
+        card = measure(Path(model), name, data, split, beside)
+        text = render(card, name if out is None else packed.name, data_title or card.dataset, data_licence)
+        beside_page.write_text(text, encoding="utf-8")
     typer.echo(f"wrote {packed} ({packed.stat().st_size:,} bytes) and {page}")
 
 
@@ -82,7 +80,6 @@ class Card:
     counts: Counts
     bytes: int
     speed: Speed
-    session_file: Path
 
 
 def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
@@ -105,31 +102,27 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
     found = find_model(str(run))
     provenance = portable(found.provenance, recipe) | {"data": dataset_name(data)}
     found = replace(found, provenance=provenance)
-    try:
-        pack(found, output)
-        report = compare(str(run), output, data, split, None, 100, None)
-        if not report.agrees:
-            raise BcdnetError(
-                f"{run}: packed and PyTorch differ: the same class for {report.same_top1:,} of {report.images:,} images"
-            )
-        return Card(
-            name=name,
-            dataset=dataset_name(data),
-            split=split,
-            found=found,
-            recipe=replace(recipe, model=replace(recipe.model, checkpoint=None)),  # of which the provenance tells
-            figures=json.loads(RunFolder(run).metrics.read_text(encoding="utf-8")),
-            torch=assess(run, data, split, 256, torch.device("cpu")),
-            packed=evaluate_packed(str(output), data, split, 256),
-            agreement=report.to_json(),
-            counts=count(found.module, found.input_size),
-            bytes=output.stat().st_size,
-            speed=time_one_image(output),
-            session_file=output,
+    output.parent.mkdir(parents=True, exist_ok=True)
+    pack(found, output)
+    report = compare(str(run), output, data, split, None, 100, None)
+    if not report.agrees:
+        raise BcdnetError(
+            f"{run}: packed and PyTorch differ: the same class for {report.same_top1:,} of {report.images:,} images"
         )
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+    return Card(
+        name=name,
+        dataset=dataset_name(data),
+        split=split,
+        found=found,
+        recipe=replace(recipe, model=replace(recipe.model, checkpoint=None)),  # of which the provenance tells
+        figures=json.loads(RunFolder(run).metrics.read_text(encoding="utf-8")),
+        torch=assess(run, data, split, 256, torch.device("cpu")),
+        packed=evaluate_packed(str(output), data, split, 256),
+        agreement=report.to_json(),
+        counts=count(found.module, found.input_size),
+        bytes=output.stat().st_size,
+        speed=time_one_image(output),
+    )
 
 
 def time_one_image(packed: Path) -> Speed:
@@ -166,8 +159,8 @@ def header(card: Card, data_title: str) -> dict[str, Any]:
     }
 
 
-def render(card: Card, data_title: str, data_licence: str) -> str:
-    """The card as Markdown with its YAML header."""
+def render(card: Card, called: str, data_title: str, data_licence: str) -> str:
+    """The card as Markdown with its YAML header. `called`: the name or file by which the packed model is found."""
     import yaml
 
     from bcdnet.training.run_folder import processor
@@ -198,7 +191,7 @@ def render(card: Card, data_title: str, data_licence: str) -> str:
 ```python
 from bcdnet.runtime import InferenceSession
 
-for best in InferenceSession("{card.name}").predict(["image.png"], topk=3)[0]:
+for best in InferenceSession("{called}").predict(["image.png"], topk=3)[0]:
     print(f"{{best.label}}: {{best.probability:.1%}}")
 ```
 
@@ -210,7 +203,7 @@ for best in InferenceSession("{card.name}").predict(["image.png"], topk=3)[0]:
 
 Packed and PyTorch name the same class for {agreement["top1_agreement"]:.4g} % of the images; the largest difference of
 a logit is {agreement["max_logit_difference"]:.2g}, and {agreement["differing_bits"]:,} of {agreement["bits"]:,} binary
-activations differ. To measure it again: `bcdnet eval {card.name} --data DIR`.
+activations differ. To measure it again: `bcdnet eval {called} --data DIR`.
 
 ## Cost
 

@@ -60,7 +60,8 @@ def packed_files(model: str, card: Path | None) -> dict[str, Path | bytes]:
         raise BcdnetError(f"{path}: has no card beside it; give one with --card, or push the run that it was made from")
     shape = list(program.buffers[program.inputs[0].buffer].shape)
     preprocess = vars(program.preprocess) if program.preprocess else {}
-    config = _config(list(program.labels), {"input_size": shape, **preprocess}, program.provenance)
+    classes = program.buffers[program.outputs[0].buffer].shape[-1]
+    config = _config(classes, list(program.labels), {"input_size": shape, **preprocess}, program.provenance)
     return {PACKED_FILE: path, "config.json": config, "README.md": card}
 
 
@@ -91,7 +92,7 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
         more |= for_timm(network, found.preprocess)
     files: dict[str, Path | bytes] = {
         MODEL_FILE: weights,
-        "config.json": _config(found.labels, found.preprocess, found.provenance, more),
+        "config.json": _config(network.num_classes, found.labels, found.preprocess, found.provenance, more),
         "README.md": generated_card(found, repository).encode(),
     }
     if bits == 1:
@@ -100,12 +101,16 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
 
 
 def _config(
-    labels: list[str], preprocess: dict[str, Any], provenance: dict[str, Any], more: dict[str, Any] | None = None
+    classes: int,
+    labels: list[str],
+    preprocess: dict[str, Any],
+    provenance: dict[str, Any],
+    more: dict[str, Any] | None = None,
 ) -> bytes:
     """config.json: timm's keys where it has some, and ours."""
     document = {
         "library_name": "bcdnet",
-        "num_classes": len(labels),
+        "num_classes": classes,
         "label_names": labels,
         "pretrained_cfg": preprocess,
         **(more or {}),
@@ -142,26 +147,29 @@ def generated_card(found: Found, repository: str) -> str:
     from bcdnet.hub import PREFIX
 
     counts = count(found.module, found.input_size)
-    origin, results = found.provenance, found.provenance.get("results", {})
+    origin, results = found.provenance, found.provenance.get("results")
+    classes = f"Classes: {', '.join(found.labels)}.\n" if found.labels else ""
     header: dict[str, Any] = {
         "library_name": "bcdnet",
         "pipeline_tag": "image-classification",
         "tags": ["binary-neural-network", "bcdnet"],
     }
     measured = ""
-    if "top1" in results:
+    figures = [results.get(key) for key in ("top1", "top5", "images")] if isinstance(results, dict) else []
+    if figures and all(isinstance(figure, int | float) for figure in figures):  # a file from elsewhere may say anything
+        top1, top5, images = figures
         measured = (
-            f"Top-1 {results['top1']:.2f} %, top-5 {results['top5']:.2f} % of {results['images']:,} images of "
+            f"Top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images:,} images of "
             f"{origin.get('data', 'its data')}, evaluated at the end of the training.\n\n"
         )
     shape = "x".join(map(str, found.input_size))
     command = f"```bash\n{origin['command']}\n```\n\n" if "command" in origin else ""
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {repository}\n\n"
-        f"{origin.get('model', 'A network')} for bcdnet: {len(found.labels)} classes, "
+        f"{origin.get('model', 'A network')} for bcdnet: {found.module.num_classes} classes, "
         f"images of {shape}.\n\n```bash\nbcdnet predict {PREFIX}{repository} image.png\n"
         f"bcdnet eval {PREFIX}{repository} --data DIR\n```\n\n{measured}"
         f"{counts.params:,} parameters, {counts.binary_params:,} of them of one bit; {counts.bops / 1e6:.2f} M BOPs, "
         f"{counts.flops / 1e6:.2f} M FLOPs, {counts.ops / 1e6:.2f} M OPs for an image; packed "
-        f"{counts.packed_bytes / 1e3:,.0f} kB.\n\n{command}Classes: {', '.join(found.labels)}.\n"
+        f"{counts.packed_bytes / 1e3:,.0f} kB.\n\n{command}{classes}"
     )

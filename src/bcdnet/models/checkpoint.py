@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from bcdnet.config import from_dict
+from bcdnet.config import convert, from_dict
 from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.files import lasting_file
 from bcdnet.models.network import Network
@@ -25,7 +25,6 @@ from bcdnet.nn import BinaryLayer, set_weight_bits
 
 FORMAT = 1
 RUN_FILE = "model.safetensors"
-PREPROCESS = {"input_size", "mean", "std", "interpolation", "crop_pct"}
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,28 @@ def weight_bits_of(model: torch.nn.Module) -> int:
     return bits.pop()
 
 
-def _check(model: Network, labels: list[str], preprocess: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Preprocess:
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+
+    def __post_init__(self) -> None:
+        if min(self.input_size) < 1:
+            raise RecipeError(f"input_size: from 1 on, got {list(self.input_size)}")
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise RecipeError(f"mean, std: one number for each of {self.input_size[0]} channels")
+
+
+def _check(model: Network, labels: Any, preprocess: Any, provenance: Any) -> None:
+    """Raise RecipeError for what is not of the kind that the commands rely on: a file may be anybody's."""
+    convert(list[str], labels, "labels")
+    convert(dict[str, Any], provenance, "provenance")
+    from_dict(_Preprocess, preprocess, "preprocess")
     if labels and len(labels) != model.num_classes:
-        raise ValueError(f"there are {len(labels)} labels for {model.num_classes} classes")
-    if missing := PREPROCESS - preprocess.keys():
-        raise ValueError(f"the preprocessing lacks {', '.join(sorted(missing))}")
+        raise RecipeError(f"labels: {len(labels)}, but there are {model.num_classes} classes")
 
 
 def save_model(
@@ -86,9 +102,9 @@ def save_model(
 ) -> Path:
     """Write `model` to `path`, which is always a whole file.
 
-    `labels` has a name for each class, or none at all; `preprocess` has timm's keys. Raises ValueError where they lack.
+    `labels` has a name for each class, or none at all; `preprocess` has the keys above. Raises RecipeError where not.
     """
-    _check(model, labels, preprocess)
+    _check(model, labels, preprocess, provenance)
     path = Path(path)
     header = {
         "format": FORMAT,
@@ -135,7 +151,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
         model = from_description(header, 2 * sum(tensor.numel() for tensor in tensors.values()))
         set_weight_bits(model, header["weight_bits"])
         result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
-        _check(model, result.labels, result.preprocess)
+        _check(model, result.labels, result.preprocess, result.provenance)
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
     try:

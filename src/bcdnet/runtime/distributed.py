@@ -131,7 +131,10 @@ def _with_predictions(rest: pa.Table, rows: list[Any], errors: list[str | None])
     for name, column in columns.items():
         # What the data set itself calls so (its true label, mostly) is kept beside.
         if name in rest.column_names:
-            rest = rest.rename_columns([f"given_{old}" if old == name else old for old in rest.column_names])
+            kept = f"given_{name}"
+            while kept in rest.column_names:  # of two columns of one name neither could be read again
+                kept = f"given_{kept}"
+            rest = rest.rename_columns([kept if old == name else old for old in rest.column_names])
         rest = rest.append_column(name, column)
     return rest
 

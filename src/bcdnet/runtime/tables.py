@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import refuse_overwriting
-from bcdnet.image_files import SUFFIXES, walk_images
+from bcdnet.image_files import SUFFIXES, walk_files, walk_images
 from bcdnet.runtime.sources import find_images
 
 PARQUET, SHARD = ".parquet", ".tar"
@@ -74,13 +74,14 @@ def _has_images(source: str) -> bool:
 def _tables(source: str) -> list[str]:
     """The Parquet files or shards that a source means; none if it means images."""
     if Path(source).is_dir():
-        return sorted(str(path) for suffix in (PARQUET, SHARD) for path in Path(source).rglob(f"*{suffix}"))
+        return [str(path) for path in walk_files(Path(source), lambda file: file.endswith((PARQUET, SHARD)))]
     if not source.endswith((PARQUET, SHARD)):
         return []
     found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
     if not found:
         raise DataError(f"{source}: no such file")
-    return found
+    # What is called like a table can be a folder of its parts, as Spark writes them.
+    return [file for match in found for file in (_tables(match) if os.path.isdir(match) else [match])]
 
 
 def _common_schema(paths: list[str]) -> pa.Schema:
