@@ -36,10 +36,10 @@ def _register(name: str) -> None:
         variant, settings = name_of(trained.config)
         preset = timm.get_pretrained_cfg(variant)
         assert preset is not None
-        overlay: dict[str, Any] = {"first_conv": preset.first_conv, "classifier": preset.classifier}
-        if pretrained:
-            overlay["state_dict"] = trained.state_dict()  # a packed file, which timm cannot read
-        overlay |= pretrained_cfg_overlay or {}
+        given = pretrained_cfg_overlay or {}
+        overlay = {"first_conv": preset.first_conv, "classifier": preset.classifier, **given}
+        if pretrained and not given.keys() & {"file", "url", "hf_hub_id"}:  # weights from elsewhere
+            overlay.setdefault("state_dict", trained.state_dict())  # of a packed file, which timm cannot read
         model = create_for_timm(variant, name, pretrained, pretrained_cfg_overlay=overlay, **settings | kwargs)
         model.pretrained_cfg.pop("state_dict", None)
         return model

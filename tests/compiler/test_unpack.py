@@ -131,7 +131,8 @@ def test_files_of_either_kind_and_run_folders_are_found_by_their_names(
 ) -> None:
     model = made(prepared)
     run = tmp_path / "run"
-    save_model(run / "model.safetensors", model, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    whole = PREPROCESS | {"input_size": [3, 32, 32]}
+    save_model(run / "model.safetensors", model, labels=LABELS, preprocess=whole, provenance={})
     packed = export(model, tmp_path / "any.name", input_size=(3, 32, 32), labels=LABELS, preprocess=PREPROCESS)
     for path, found in ((run, False), (run / "model.safetensors", False), (packed, True), (str(packed), True)):
         assert lacks_statistics(load_trained(path).model) is found
@@ -152,7 +153,7 @@ def test_files_of_either_kind_and_run_folders_are_found_by_their_names(
 def test_an_unpacked_network_that_is_saved_still_lacks_its_statistics(prepared: Any, tmp_path: Path) -> None:
     """Else a training that begins with that file would begin with another network."""
     loaded = unpack(pack(made(prepared)))
-    path = save_model(tmp_path / "x", loaded.model, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    path = save_model(tmp_path / "x", loaded.model, labels=LABELS, preprocess=loaded.preprocess, provenance={})
     assert lacks_statistics(load_model(path).model)
 
 

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from bcdnet.compiler import load_trained
@@ -55,6 +57,14 @@ def test_without_pretrained_the_weights_are_fresh() -> None:
 
 def test_the_settings_of_the_name_can_be_overridden_where_the_shape_stays() -> None:
     assert timm.create_model(NAME, pretrained=True, estimator="reste").config.estimator == "reste"
+
+
+def test_weights_from_elsewhere(tmp_path: Path) -> None:
+    state = {name: torch.zeros_like(value) for name, value in timm.create_model(NAME).state_dict().items()}
+    save_file(state, tmp_path / "mine.safetensors")
+    mine = {"file": str(tmp_path / "mine.safetensors")}
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=mine)
+    assert not any(value.any() for value in model.state_dict().values())
 
 
 def test_train_mode_warns_until_the_statistics_are_there() -> None:

@@ -63,7 +63,8 @@ def run(
             crop_pct=found.preprocess["crop_pct"],
         )
         # The second model is asked about what the first one saw, so that the two can be compared.
-        first, index = explanations[0] if explanations else None, None
+        first = explanations[0] if explanations else None
+        index = None
         if first is not None and list(first.labels) == found.labels:
             index = first.label  # not by its name, which another class may share
         elif (wanted := first.named(first.label) if first is not None and label is None else label) is not None:

@@ -260,9 +260,9 @@ class Run:
 def shortened(provenance: dict[str, Any], generations: int = 4) -> dict[str, Any]:
     """What a network's own file says of one that helped to train it, and of those that it goes back to, a few."""
     kept: dict[str, Any] = {key: provenance[key] for key in ("model", "data", "recipe", "results") if key in provenance}
-    before = provenance.get("began_with")
-    if isinstance(before, dict) and generations > 1:
-        kept["began_with"] = shortened(before, generations - 1)
+    for key in ("began_with", "taught_by"):
+        if isinstance(before := provenance.get(key), dict) and generations > 1:
+            kept[key] = shortened(before, generations - 1)
     return kept
 
 
