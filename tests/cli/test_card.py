@@ -86,7 +86,7 @@ def test_a_card_names_the_networks_that_helped(run: Path, tmp_path: Path, capsys
     train(third, say=lambda message: None)
     network = "bcdnet_b_r18_small, trained on digits"
     assert _origin(load_model(tmp_path / "third").provenance).endswith(
-        f"{network} by bcdnet_b_r18_small, which began with those of {network}."
+        f"{network} (taught by bcdnet_b_r18_small), which began with those of {network}."
     )
     assert str(run.parent) not in text and str(tmp_path) not in text
 

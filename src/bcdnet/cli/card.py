@@ -251,7 +251,7 @@ def _origin(provenance: dict[str, Any]) -> str:
     whose, before = [], provenance.get("began_with")
     while isinstance(before, dict):
         teacher = before.get("taught_by")
-        taught = f" by {teacher.get('model', 'a teacher')}" if isinstance(teacher, dict) else ""
+        taught = f" (taught by {teacher.get('model', 'a network')})" if isinstance(teacher, dict) else ""
         whose.append(f"{before.get('model', 'a network')}, trained on {before.get('data', 'other data')}{taught}")
         before = before.get("began_with")
     return f" It began with the weights of {', which began with those of '.join(whose)}." if whose else ""
