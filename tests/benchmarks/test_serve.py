@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve.py"
 
 @pytest.mark.slow
 def test_a_short_run(packed_file, tmp_path) -> None:
-    command = [sys.executable, SCRIPT, packed_file, "--seconds", "1", "--soak", "3", "--out", tmp_path / "out"]
+    command = [sys.executable, SCRIPT, packed_file, "--seconds", "1", "--soak", "10", "--out", tmp_path / "out"]
     done = subprocess.run([*command, "--serve", "--threads 1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "out" / "results.json").read_text()
