@@ -5,7 +5,6 @@ Imported while timm is, perhaps from within `bcdnet.models`: our side of torch i
 
 from typing import Any
 
-import timm
 from timm.models import generate_default_cfgs, register_model
 
 from bcdnet.pretrained import list_pretrained, locate
@@ -30,14 +29,12 @@ default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name) for name in li
 def _register(name: str) -> None:
     def entry(pretrained: bool = False, pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         from bcdnet.compiler import load_trained
-        from bcdnet.models import create_for_timm, name_of
+        from bcdnet.models import TIMM_LAYERS, create_for_timm, name_of
 
         trained = load_trained(name).model
         variant, settings = name_of(trained.config)
-        preset = timm.get_pretrained_cfg(variant)
-        assert preset is not None
         given = pretrained_cfg_overlay or {}
-        overlay = {"first_conv": preset.first_conv, "classifier": preset.classifier, **given}
+        overlay: dict[str, Any] = {**TIMM_LAYERS, **given}
         if pretrained and not given.keys() & {"file", "url", "hf_hub_id"}:  # weights from elsewhere
             overlay.setdefault("state_dict", trained.state_dict())  # of a packed file, which timm cannot read
         model = create_for_timm(variant, name, pretrained, pretrained_cfg_overlay=overlay, **settings | kwargs)

@@ -20,12 +20,6 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that many inches with one pair of axes."""
-    figure = blank_figure(width, height)
-    return figure, tidy(figure.subplots())
-
-
 def tidy(axes: Axes) -> Axes:
     """No box, a faint grid behind the data."""
     axes.grid(axis="y", alpha=0.25)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bcdnet.errors import BcdnetError
 from bcdnet.evaluation import check_logits
-from bcdnet.figures import COLOURS, literal, new_figure, save_figure
+from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
 from bcdnet.nn import BinaryMLPBlock
 
 
@@ -95,7 +95,8 @@ def draw(errors: list[BranchError], path: Path, title: str) -> None:
     """Bars by block, one colour for each branch."""
     names = {"none": "no shift", "short": "short range", "long": "long range"}
     by_branch = to_json(errors)["branches"]
-    figure, axes = new_figure(7.5, 3.6)
+    figure = blank_figure(7.5, 3.6)
+    axes = tidy(figure.subplots())
     width = 0.8 / len(by_branch)
     for place, (branch, values) in enumerate(by_branch.items()):
         base, _, copy = branch.partition("_")

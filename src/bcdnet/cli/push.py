@@ -121,21 +121,17 @@ def _config(
 
 def for_timm(network: Network, preprocess: dict[str, Any]) -> dict[str, Any]:
     """What `timm.create_model("hf-hub:ORG/REPO", pretrained=True)` needs; nothing where no name makes the network."""
-    import timm
-
     from bcdnet.errors import RecipeError
-    from bcdnet.models import name_of
+    from bcdnet.models import TIMM_LAYERS, name_of
 
     try:
         name, settings = name_of(network.config)
     except RecipeError:
         return {}
-    preset = timm.get_pretrained_cfg(name)
-    assert preset is not None
     return {
         "architecture": name,
         "model_args": {**settings, "in_chans": network.config.in_chans},
-        "pretrained_cfg": {**preprocess, "first_conv": preset.first_conv, "classifier": preset.classifier},
+        "pretrained_cfg": {**preprocess, **TIMM_LAYERS},
     }
 
 

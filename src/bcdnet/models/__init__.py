@@ -4,11 +4,12 @@ from bcdnet.models.checkpoint import Loaded, describe, from_description, load_mo
 from bcdnet.models.mixer import MixerConfig
 from bcdnet.models.mobilenet import MobileNetConfig
 from bcdnet.models.network import DualHead, Network, NetworkConfig
-from bcdnet.models.registry import FAMILIES, VARIANTS, build, configure, create_for_timm, name_of
+from bcdnet.models.registry import FAMILIES, TIMM_LAYERS, VARIANTS, build, configure, create_for_timm, name_of
 from bcdnet.models.resnet import ResNetConfig
 
 __all__ = [
     "FAMILIES",
+    "TIMM_LAYERS",
     "VARIANTS",
     "DualHead",
     "Loaded",

@@ -107,6 +107,10 @@ def name_of(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
     return name, own[name]
 
 
+# Which layers timm fits to other channels and classes: one head, or the two of a distilled network.
+TIMM_LAYERS = {"first_conv": "stem.0", "classifier": ("head", "head.fc", "head.fc_dist")}
+
+
 def _pretrained_cfg(small: bool) -> dict[str, Any]:
     return {
         "num_classes": 1000,
@@ -115,8 +119,7 @@ def _pretrained_cfg(small: bool) -> dict[str, Any]:
         "interpolation": "bilinear",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.0",
-        "classifier": ("head", "head.fc", "head.fc_dist"),  # one head, or the two of a distilled network
+        **TIMM_LAYERS,
     }
 
 
