@@ -1,10 +1,12 @@
 """Figures take any name: of a class, a step, a file."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bcdnet import figures
 from bcdnet.figures import blank_figure, literal, save_figure
 from bcdnet.training.confusion import draw_confusion
 from bcdnet.training.curves import draw_curves
@@ -19,6 +21,15 @@ def test_a_name_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "sub" / "a.svg")
     assert (tmp_path / "sub" / "a.svg").stat().st_size > 0
     assert drawn.get_text().replace(r"\$", "$").isprintable()
+
+
+def test_a_name_in_another_script_is_drawn_with_another_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fonts, error in (((), pytest.raises(UserWarning, match="missing")), (("absent", "STIXGeneral"), nullcontext())):
+        monkeypatch.setattr(figures, "CJK_FONTS", fonts)
+        figure = blank_figure(2, 2)
+        figure.suptitle("\N{MATHEMATICAL SCRIPT CAPITAL A}")  # STIXGeneral comes with matplotlib
+        with error:
+            save_figure(figure, tmp_path / "a.png")
 
 
 def test_the_figures_of_a_run(tmp_path: Path) -> None:

@@ -6,10 +6,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.text import Text
 
 from bcdnet.errors import printable
 from bcdnet.files import whole_file
 
+# Chinese, Japanese and Korean names are boxes in matplotlib's own font: one of these has them, where it is installed.
+CJK_FONTS = (
+    *("Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS"),
+)
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
@@ -35,6 +42,9 @@ def literal(text: str) -> str:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """As its suffix says; the same figure gives the same file."""
+    fonts = [font for font in CJK_FONTS if font in get_font_names()]
+    for text in figure.findobj(Text) if fonts else ():
+        text.set_family([*text.get_fontfamily(), *fonts])
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside:
         figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bcdnet.decoded_images import with_channels
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # A small picture is enlarged so that a line of text fits below it; one as long as that would make it is not.
 LEAST_WIDTH, MOST_HEIGHT = 320, 8192
+# Pillow's own font is for Latin letters. These have many more, where they are installed.
+FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "malgun.ttf", "Arial Unicode.ttf", "DejaVuSans.ttf")
 BACKGROUND, TRACK, BAR, INK = "#14161a", "#2a2f37", "#2f81f7", "#f2f4f7"
 
 
@@ -23,7 +26,7 @@ def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
 
     A picture smaller than that is enlarged to at most 8192 pixels of height, and stands in the middle.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     picture = with_channels(picture, 3)
     scale = min(LEAST_WIDTH / picture.width, MOST_HEIGHT / picture.height)
@@ -32,7 +35,7 @@ def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
         picture = picture.resize(enlarged, Image.Resampling.NEAREST)
     width = max(LEAST_WIDTH, picture.width)
     size = max(12, round(width / 26))
-    font = ImageFont.load_default(size)
+    font = _font("".join(best.label for best in predictions), size)
     margin, line = size // 2, round(1.8 * size)
     copy = Image.new("RGB", (width, picture.height + len(predictions) * line + 2 * margin), BACKGROUND)
     copy.paste(picture, ((width - picture.width) // 2, 0))
@@ -50,6 +53,15 @@ def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
         draw.text((2 * margin, middle), label, INK, font, "lm")
         draw.text((right - margin, middle), percent, INK, font, "rm")
     return copy
+
+
+def _font(text: str, size: int) -> FreeTypeFont | ImageFont:
+    from PIL import ImageFont
+
+    for name in FONTS if max(text, default="") > "\xff" else ():
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
 
 
 def _fit(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, space: float) -> str:
