@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from bcdnet.data import DataConfig, check_dataset
+from bcdnet.data.check import class_problems
 from bcdnet.errors import DataError
 
 
@@ -67,6 +70,12 @@ def test_unnamed_classes_that_only_test_has(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", [row for row in encoded if row[1] < 5], names=False)
     write_parquet(tmp_path / "test.parquet", encoded, names=False)
     assert "5 classes in 'train', 10 in 'test'; only in 'test': 5, 6, 7, 8, 9" in problems(tmp_path)
+
+
+def test_classes_in_another_order_are_told() -> None:
+    train, test = SimpleNamespace(class_names=["a", "b"]), SimpleNamespace(class_names=["b", "a"])
+    said = class_problems("train", train, "test", test)
+    assert said == ["classes differ: 'train' and 'test' have the same ones in another order"]
 
 
 def test_broken_images_are_found_by_decoding(tmp_path, encoded, write_tree):

@@ -47,6 +47,8 @@ def class_problems(train_name: str, train: Dataset, test_name: str, test: Datase
     )
     if numbered and len(test.class_names) < len(train.class_names):
         return []
+    if sorted(train.class_names) == sorted(test.class_names):
+        return [f"classes differ: {train_name!r} and {test_name!r} have the same ones in another order"]
     differences = f"{len(train.class_names)} classes in {train_name!r}, {len(test.class_names)} in {test_name!r}"
     for name, here, there in ((train_name, train, test), (test_name, test, train)):
         only = [class_name for class_name in here.class_names if class_name not in set(there.class_names)]
