@@ -71,6 +71,24 @@ def test_without_augmentation_images_are_normalised(batch):
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_colours_that_stay_are_normalised_alike(batch):
+    plain, _ = augmented(AugmentConfig(), batch, 0)
+    torch.testing.assert_close(augmented(AugmentConfig(color_jitter=(0, 0, 0)), batch, 0)[0], plain, atol=1e-5, rtol=0)
+
+
+def test_a_policy_has_its_number_of_operations_and_their_strength():
+    """At strength 0 all but two of its operations, which have none, leave a picture as it is."""
+    batch = torch.randint(0, 128, (200, 3, 32, 32), dtype=torch.uint8), torch.zeros(200, dtype=torch.long)
+    plain, _ = augmented(AugmentConfig(), batch, 0)
+
+    def changed(ops, magnitude):
+        config = AugmentConfig(policy="randaugment", policy_ops=ops, policy_magnitude=magnitude)
+        return ((augmented(config, batch, 0)[0] - plain).abs().amax((1, 2, 3)) > 0.1).float().mean()
+
+    assert changed(1, 0) < 0.3 < changed(10, 0) < 0.95
+    assert changed(1, 30) > 0.7
+
+
 @given(st.integers(-(1 << 63), (1 << 64) - 1))
 def test_any_64_bits_are_a_seed(seed):
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -97,6 +115,7 @@ def test_erased_rectangles_have_the_mean_and_their_probability():
     assert 250 < (share > 0).sum() < 350
     assert share[share > 0].min() > 0.015
     assert share.max() < 0.36
+    assert len(share.unique()) > 100  # each image has a rectangle of its own
 
 
 def test_a_batch_takes_one_of_mixup_and_cutmix(batch):

@@ -63,6 +63,7 @@ def test_recipes_read_and_write_both():
 def test_preprocessing_in_timm_keys():
     config = DataConfig("x", 224, crop_pct=0.875, interpolation="bicubic")
     assert config.resize_size == 256
+    assert DataConfig("x", 32, crop_pct=0.9).resize_size == 36  # of 35.6
     assert preprocess_of(config) == {
         "input_size": [3, 224, 224],
         "mean": [0.485, 0.456, 0.406],

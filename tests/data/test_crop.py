@@ -39,9 +39,19 @@ def test_boxes_have_the_area_and_ratio_asked_for():
     assert ratio.mean() == pytest.approx(0, abs=0.05)
 
 
-def test_an_image_too_narrow_for_any_box_is_cut_in_the_middle():
-    boxes = random_boxes(1000, 10, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0), 3)
-    assert boxes.tolist() == [[(1000 - 13) // 2, 0, 13, 10]] * 3
+def test_ratios_are_width_to_height():
+    boxes = random_boxes(400, 400, (0.1, 0.3), (2.0, 3.0), np.random.default_rng(0), 1000)
+    ratio = boxes[:, 3] / boxes[:, 2]
+    assert 1.95 < ratio.min() < 2.1 and 2.9 < ratio.max() < 3.05
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(1000, 10, [(1000 - 13) // 2, 0, 13, 10]), (10, 1000, [0, (1000 - 20) // 2, 10, 20])],
+)
+def test_an_image_too_narrow_for_any_box_is_cut_in_the_middle(height, width, box):
+    boxes = random_boxes(height, width, (1.0, 1.0), (3 / 4, 2.0), np.random.default_rng(0), 3)
+    assert boxes.tolist() == [box] * 3
 
 
 def test_resized_crop_is_interpolation_of_the_box():

@@ -16,6 +16,11 @@ def test_both_splits_are_all_digits_once():
     assert np.abs(np.bincount(test.labels) - sizes * 360 / 1797).max() < 1
 
 
+def test_the_split_is_the_same_in_every_version():
+    """Figures of one version are compared with those of another."""
+    assert [Digits("test").where(index) for index in (0, 359)] == ["digits, row 3", "digits, row 1793"]
+
+
 def test_pixels_use_the_whole_range():
     train = Digits("train")
     pixels = np.stack([np.asarray(train.image(index)) for index in range(50)])

@@ -20,6 +20,7 @@ def test_images_are_decoded_into_memory(parquet_folder, pixels):
     assert train.labels.dtype == torch.int64
     assert np.array_equal(train.images.numpy(), pixels[:100])
     assert train.class_names[9] == "digit 9"
+    assert load_images(config.path, "train", config, CROPPED).augment == CROPPED
 
 
 def test_a_real_set(shared):

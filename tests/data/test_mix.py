@@ -36,6 +36,14 @@ def test_cutmix_weights_are_areas_exactly(solid):
         torch.testing.assert_close(targets[number, number], own)
 
 
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_each_image_has_a_weight_of_its_own(solid, mix):
+    """Of 64 uniform ones some are small, whichever batch it is."""
+    for seed in range(10):
+        _, targets = mix(*solid, COUNT, 1.0, np.random.default_rng(seed))
+        assert targets.diagonal().min() < 0.5
+
+
 @pytest.mark.parametrize(("mix", "alpha"), [(mixup, 0.2), (mixup, 1.0), (cutmix, 1.0)])
 def test_weights_are_distributed_as_beta(solid, mix, alpha):
     images, labels = solid

@@ -35,6 +35,12 @@ def test_shards_in_a_data_folder_in_order(tmp_path, encoded, pixels, write_parqu
         ParquetDataset(tmp_path, "train")
 
 
+def test_shards_are_counted(tmp_path, encoded, write_parquet):
+    for number in (11, 2):
+        write_parquet(tmp_path / f"train-{number}.parquet", encoded[number : number + 1])
+    assert ParquetDataset(tmp_path, "train").labels.tolist() == [encoded[2][1], encoded[11][1]]
+
+
 def test_without_names_classes_are_numbered(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", encoded[:50], names=False)
     assert ParquetDataset(tmp_path, "train").class_names == [str(label) for label in range(10)]

@@ -1,10 +1,12 @@
+import colorsys
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from bcdnet.data.policy import OPERATIONS, apply_policy, color_jitter
+from bcdnet.data.policy import OPERATIONS, Operation, apply_policy, color_jitter
 
 COLOURS = {
     "brightness": (tv.adjust_brightness, 1.6),
@@ -74,6 +76,16 @@ def test_every_image_gets_its_own_operation(images):
     assert changed.max() <= 1 + 1e-5
 
 
+def test_every_operation_and_every_level_is_drawn(monkeypatch):
+    drawn = {name: [] for name, operation in OPERATIONS.items() if operation is not None}
+    for name, values in drawn.items():
+        counting = Operation(lambda images, level, values=values: values.extend(level.tolist()) or images + 1, 0, 0, 30)
+        monkeypatch.setitem(OPERATIONS, name, counting)
+    changed = apply_policy(torch.zeros(9000, 1, 1, 1), "trivialaugment", 1, None, np.random.default_rng(0))
+    assert all({round(level) for level in values} == set(range(31)) for values in drawn.values())
+    assert 0.05 < (changed == 0).float().mean() < 0.1  # the identity, one of 14
+
+
 def test_level_zero_of_randaugment_changes_nothing_but_the_contrast(images):
     unchanged = apply_policy(images, "randaugment", 1, 0, np.random.default_rng(0))
     alike = (unchanged - images).abs().amax((1, 2, 3)) < 1e-4
@@ -88,6 +100,27 @@ def test_strength_grows_with_the_level(images):
     assert distance(3) < distance(9) < distance(20)
 
 
+TORCHVISION = {
+    "shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX", "translate_y": "TranslateY",
+    "rotate": "Rotate", "brightness": "Brightness", "color": "Color", "contrast": "Contrast", "sharpness": "Sharpness",
+    "posterize": "Posterize", "solarize": "Solarize",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_strengths_are_torchvision_s(name):
+    """The strongest of 31 levels; torchvision counts colours from 0, and shifts in pixels."""
+    operation = OPERATIONS[name]
+    for space, limit in ((v2.RandAugment, operation.randaugment), (v2.TrivialAugmentWide, operation.trivialaugment)):
+        levels, signed = space._AUGMENTATION_SPACE[TORCHVISION[name]]
+        theirs = float(levels(31, 331, 331)[-1])
+        if "translate" in name:
+            theirs = theirs / 331 if space is v2.RandAugment else 0.5  # of small images the other leaves nothing
+        if name in ("brightness", "color", "contrast", "sharpness"):
+            theirs += 1
+        assert (limit, operation.signed) == (pytest.approx(theirs), signed)
+
+
 def test_color_jitter_stays_within_its_strengths(images):
     generator = np.random.default_rng(0)
     assert torch.equal(color_jitter(images, (0, 0, 0, 0), generator), images)
@@ -98,6 +131,9 @@ def test_color_jitter_stays_within_its_strengths(images):
     grey = images.mean(1, keepdim=True)
     jittered = color_jitter(grey, (0.0, 0.0, 0.4, 0.5), generator)
     assert torch.equal(jittered, grey)
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(500, 3, 1, 1)
+    turned = [colorsys.rgb_to_hsv(*pixel)[0] for pixel in color_jitter(red, (0, 0, 0, 0.25), generator).flatten(1)]
+    assert 0.24 < max(min(turn, 1 - turn) for turn in turned) <= 0.25 + 1e-5
     hue = color_jitter(images, (0, 0, 0, 0.5), generator)
     torch.testing.assert_close(hue.amax(1), images.amax(1), atol=1e-4, rtol=0)  # HSV's value stays
 

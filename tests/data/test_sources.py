@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bcdnet.data import AugmentConfig, Batches, DataConfig, Stream, load_images
 from bcdnet.errors import DataError
@@ -44,6 +45,7 @@ def test_an_epoch_is_every_image_once_in_its_own_order(stream):
         labels = torch.cat([labels for _, labels in batches])
         assert torch.equal(labels.sort().values, stream.labels.sort().values)
     assert equal(epoch_of(stream, 1, start=4), second[4:])
+    assert not equal(first, epoch_of(stream, 0, seed=8))
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3))
@@ -73,13 +75,28 @@ def test_random_crops_are_made_by_whoever_decodes(parquet_folder):
     # The crop belongs to (seed, epoch, image): another batch size gives the same pixels.
     alone = torch.cat([images for images, _ in Batches(stream, 1, seed=7)(0)])
     assert torch.equal(alone, torch.cat([images for images, _ in first]))
-    # Another epoch crops the same image in another way.
+    # Another seed or epoch crops the same image in another way.
     by_image = [
-        dict(zip(Batches(stream, 100, seed=7).indices(epoch, 0), epoch_images, strict=True))
-        for epoch in (0, 1)
-        for epoch_images, _ in [next(Batches(stream, 100, seed=7)(epoch))]
+        dict(zip(batches.indices(epoch, 0), next(batches(epoch))[0], strict=True))
+        for batches, epoch in ((Batches(stream, 100, seed=seed), epoch) for seed, epoch in ((7, 0), (7, 1), (8, 0)))
     ]
-    assert sum(torch.equal(by_image[0][index], by_image[1][index]) for index in range(100)) < 20
+    for other in by_image[1:]:
+        assert sum(torch.equal(by_image[0][index], other[index]) for index in range(100)) < 20
+
+
+def test_a_streamed_crop_has_the_ratio_asked_for():
+    """Twice as wide as high, and as large as it can be: the whole of one image, the middle of a square one."""
+
+    class Ramps:
+        class_names, labels, groups, window = ["class"], np.zeros(2, dtype=np.int64), None, 2
+
+        def image(self, index):
+            return Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (32 if index == 0 else 64, 1)))
+
+    augment = AugmentConfig(crop="random_resized", scale=(1, 1), ratio=(2, 2))
+    stream = Stream(Ramps(), DataConfig("x", 32, workers=0, **GREY), augment)
+    wide, square = next(Batches(stream, 2, shuffle=False)(0))[0][:, 0].int()
+    assert torch.equal(wide, square) and wide[7].diff()[:-1].eq(2).all()
 
 
 def test_memory_is_pinned_for_a_gpu_alone(stream, monkeypatch):

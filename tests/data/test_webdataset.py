@@ -54,6 +54,18 @@ def test_ways_to_name_the_test_shards(shards, encoded, pattern, split):
     assert test.labels.tolist() == [label for _, label in encoded[80:]]
 
 
+def test_all_shards_of_a_split_are_read(shards):
+    for pattern in ("{split}-*.tar", "{split}-{0..9}.tar", "train-{000..003}.tar"):
+        assert len(open_dataset(f"wds://{shards}/{pattern}", "train")) == 80
+
+
+def test_shards_are_counted(tmp_path, encoded, write_tar):
+    for number in (11, 2):
+        write_tar(tmp_path / f"train-{number}.tar", encoded[number : number + 1])
+    labels = open_dataset(f"wds://{tmp_path}/train-*.tar", "train").labels
+    assert labels.tolist() == [encoded[2][1], encoded[11][1]]
+
+
 def test_shards_without_splits_are_divided(tmp_path, encoded, write_tar):
     for number in range(2):
         write_tar(tmp_path / f"shard-{number}.tar", encoded[number * 50 : number * 50 + 50])
