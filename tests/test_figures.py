@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bcdnet import figures
 from bcdnet.figures import blank_figure, literal, save_figure
@@ -30,6 +31,46 @@ def test_a_name_in_another_script_is_drawn_with_another_font(tmp_path: Path, mon
         figure.suptitle("\N{MATHEMATICAL SCRIPT CAPITAL A}")  # STIXGeneral comes with matplotlib
         with error:
             save_figure(figure, tmp_path / "a.png")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that would be saved."""
+    figures: list[Figure] = []
+    for module in ("confusion", "curves"):
+        monkeypatch.setattr(f"bcdnet.training.{module}.save_figure", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_a_confusion_has_the_true_class_by_row(drawn: list[Figure]) -> None:
+    draw_confusion(np.array([[3, 1], [0, 8]]), ["a", "b"], Path("x.png"), "x")
+    axes = drawn[0].axes[0]
+    assert np.array_equal(axes.images[0].get_array(), [[75, 25], [0, 100]])
+    assert {text.get_text(): text.get_position() for text in axes.texts} == {"3": (0, 0), "1": (1, 0), "8": (1, 1)}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+def test_curves_of_two_steps_stand_side_by_side(drawn: list[Figure]) -> None:
+    def row(step: str, epoch: int, top1: str) -> dict[str, str]:
+        values = {"train_loss": "4", "train_top1": "40", "val_loss": "3" if top1 else "", "val_top1": top1}
+        return {"event": "epoch", "step": step, "epoch": f"{epoch}", **values}
+
+    draw_curves([row("a", 1, ""), row("a", 2, "50"), row("b", 1, "60")], Path("x.png"), "x")
+    loss, top1 = (
+        [
+            (line.get_label(), np.transpose(line.get_data()).tolist())
+            for line in axes.lines
+            if line.get_label()[0] != "_"
+        ]
+        for axes in drawn[0].axes
+    )
+    for lines, training, second, third in ((loss, 4, 3, 3), (top1, 40, 50, 60)):
+        assert lines == [
+            ("training", [[1, training], [2, training]]),
+            ("evaluation", [[2, second]]),
+            ("training", [[3, training]]),
+            ("evaluation", [[3, third]]),
+        ]
 
 
 def test_the_figures_of_a_run(tmp_path: Path) -> None:
