@@ -3,10 +3,23 @@ import dataclasses
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from bcdnet.errors import RecipeError
 from bcdnet.models import VARIANTS, build, configure, name_of
-from bcdnet.nn import BinaryLayer, BinaryMLPBlock, ContextualConvBlock, PointwiseBlock, set_weight_bits
+from bcdnet.nn import (
+    ESTIMATORS,
+    BinaryLayer,
+    BinaryMLPBlock,
+    ContextualConvBlock,
+    ContextualEmbedding,
+    PointwiseBlock,
+    RPReLU,
+    RSign,
+    Sign,
+    set_weight_bits,
+)
 
 SMALL = {"num_classes": 10, "width": 0.25}
 
@@ -29,7 +42,9 @@ def test_every_model_through_timm(name):
     assert features.shape[1] == model.num_features
     torch.testing.assert_close(model.forward_head(features), logits)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
-    assert model.pretrained_cfg["input_size"][0] == 3
+    small = name.endswith("_small")
+    assert model.pretrained_cfg["input_size"] == ((3, 32, 32) if small else (3, 224, 224))
+    assert model.pretrained_cfg["crop_pct"] == (1 if small else 0.875)
 
     matcher = timm.models.group_parameters(model, model.group_matcher())
     assert sum(len(names) for names in matcher.values()) == len(list(model.named_parameters()))
@@ -128,6 +143,40 @@ def test_published_architectures():
     assert [s for _, s in configure("reactnet_a").blocks] == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
     assert blocks("reactnet_r18") == (16, 0, 0) and blocks("bcdnet_a_r18") == (13, 9, 0)
     assert blocks("birealnet34") == (32, 0, 0)
+
+
+def modules(name: str, **settings) -> list[nn.Module]:
+    with torch.device("meta"):
+        return list(build(configure(name, **settings_of(name), **settings)).modules())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_sign_has_the_estimator_that_was_asked_for(name):
+    found = modules(name, estimator="tanh")
+    kinds = {type(module.estimator) for module in found if isinstance(module, RSign | Sign)}
+    binary = any(isinstance(module, BinaryLayer) for module in found)
+    assert kinds == ({ESTIMATORS["tanh"]} if binary else set())
+
+
+@pytest.mark.parametrize("name", ["reactnet_a_small", "reactnet_r18_small"])
+@pytest.mark.parametrize(
+    ("kind", "halves"), [("none", ""), ("alpha", "alpha"), ("beta", "beta"), ("both", "alpha beta")]
+)
+def test_embeddings_have_the_halves_and_the_size_asked_for(name, kind, halves):
+    embeddings = [m for m in modules(name, embedding=kind, reduction=8) if isinstance(m, ContextualEmbedding)]
+    assert bool(embeddings) == bool(halves)
+    for embedding in embeddings:
+        assert [embedding.to_alpha is not None, embedding.to_beta is not None] == ["alpha" in halves, "beta" in halves]
+        assert embedding.reduce.out_features == max(1, embedding.reduce.in_features // 8)
+
+
+def test_what_the_published_networks_do_between_convolutions():
+    bireal, twin = modules("birealnet18"), modules("mobilenet_v1_twin")
+    assert not any(isinstance(module, RSign | RPReLU) for module in bireal)
+    assert sum(isinstance(module, nn.ReLU) for module in twin) == sum(isinstance(module, nn.Conv2d) for module in twin)
+    stem = build(configure("reactnet_r18", **SMALL)).stem.eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(stem(x), F.max_pool2d(stem[:2](x), 3, 2, 1))
 
 
 def test_heads_train_apart_and_deploy_as_their_mean():

@@ -90,6 +90,13 @@ def test_step_one_is_an_ordinary_convolution():
         set_weight_bits(layer, 8)
 
 
+def test_step_one_begins_with_outputs_of_unit_variance():
+    torch.manual_seed(0)
+    for layer, shape in ((BinaryConv2d(64, 16, 3), (8, 64, 9, 9)), (BinaryLinear(256, 64), (64, 256))):
+        set_weight_bits(layer, 32)
+        assert layer(sign(torch.randn(shape))).var().item() == pytest.approx(1, abs=0.1)
+
+
 def test_linear_is_the_pointwise_convolution():
     linear, conv = BinaryLinear(12, 5), BinaryConv2d(12, 5, 1)
     with torch.no_grad():

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -6,6 +9,7 @@ from torch import nn
 
 from bcdnet.nn import (
     BinaryMLPBlock,
+    ContextLinear,
     ContextualConvBlock,
     ContextualEmbedding,
     LongRangeShift,
@@ -13,6 +17,7 @@ from bcdnet.nn import (
     RPReLU,
     RSign,
     ShortRangeShift,
+    SpatialMean,
     TokenMixingBlock,
     make_shortcut,
     set_weight_bits,
@@ -111,6 +116,17 @@ def test_an_untrained_embedding_is_exactly_reactnets_block():
     contextual.load_state_dict(plain.state_dict() | contextual.embedding.state_dict(prefix="embedding."))
     x = torch.randn(2, 8, 6, 6)
     assert torch.equal(plain(x), contextual(x))
+
+
+def test_sums_that_move_thresholds_are_rounded_once():
+    """Only so does every implementation find the same bits."""
+    torch.manual_seed(0)
+    x, linear = torch.randn(100, 1, 7, 7), ContextLinear(49, 1).eval()
+    means, sums = SpatialMean().eval()(x).flatten(), linear(x.flatten(1)).flatten()
+    weight = linear.weight.flatten().tolist()
+    for image, mean, total in zip(x.flatten(1).tolist(), means.tolist(), sums.tolist(), strict=True):
+        assert mean == np.float32(math.fsum(image) / 49)
+        assert total == np.float32(math.fsum(a * b for a, b in zip(image, weight, strict=True)))
 
 
 @pytest.mark.parametrize("dropped", ["alpha", "beta"])
