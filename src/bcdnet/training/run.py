@@ -21,7 +21,7 @@ from bcdnet.data.match import dataset_name
 from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
 from bcdnet.models import Loaded, Network, NetworkConfig, build, load_model, save_model
-from bcdnet.nn import lacks_statistics, restore_statistics, set_weight_bits
+from bcdnet.nn import lacks_statistics, restore_statistics
 from bcdnet.training.build import Teacher, check_fit, design, initial_weights, load_teacher, with_name
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
@@ -225,7 +225,6 @@ class Run:
             "train_images_per_second": round(outcome.images / max(outcome.seconds, 1e-9), 1),
         }
         self.results = {**self.results, phase.name: figures}
-        set_weight_bits(model, phase.step.weight_bits)
         paths = [self.folder.weights(phase.name)]
         if phase is self.phases[-1]:
             paths.append(self.folder.model)
