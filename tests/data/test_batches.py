@@ -59,6 +59,10 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert order(1, 0) == order(1, 0)
     orders = [order(seed, epoch) for seed in (1, 2) for epoch in (0, 1)]
     assert len(set(map(tuple, orders))) == 4
+    batches = Batches(numbered(200), 32, seed=1)
+    assert [torch.cat([labels for _, labels in batches(epoch)]).tolist() for epoch in (0, 1, 0)] == orders[:2] + orders[
+        :1
+    ]
     assert torch.cat([labels for _, labels in Batches(numbered(50), 8, shuffle=False)(3)]).tolist() == list(range(50))
 
 

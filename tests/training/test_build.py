@@ -126,6 +126,9 @@ def test_a_teacher_sees_images_as_it_knows_them() -> None:
     teacher = Teacher(network, preprocess_of(DATA), own)
     expected = network((pixels - 0.5) / 0.2)
     torch.testing.assert_close(teacher((pixels - 0.3) / 0.35), expected)
+    for key, other in (("mean", [0.5]), ("std", [0.2])):
+        half = Teacher(network, preprocess_of(DATA), {**preprocess_of(DATA), key: other})
+        assert not torch.allclose(half(pixels), network(pixels))
     assert not teacher.train().network.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher(pixels).requires_grad

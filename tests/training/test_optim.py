@@ -59,6 +59,23 @@ def test_a_step_without_a_gradient_moves_what_decays_alone(model: Network, kind:
     assert moved == decaying(model, 1) & nonzero
 
 
+@pytest.mark.parametrize(
+    ("kind", "moved"),
+    [
+        ("adamw", 0.1 * 0.5 * 4),  # decay beside the gradient, which is 0
+        ("adam", 0.1),  # decay within the gradient, whose size Adam does not see
+        ("sgd", 0.1 * (1 + 0.9) * 0.5 * 4),  # the same, with the momentum to come
+    ],
+)
+def test_each_optimiser_decays_in_its_own_way(kind: str, moved: float) -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, 4.0)
+    step = StepConfig("s", 0.1, epochs=1, optimizer=kind, weight_decay=0.5)  # type: ignore[arg-type]
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    build_optimizer(layer, step).step()
+    assert 4 - layer.weight.item() == pytest.approx(moved, rel=1e-5)
+
+
 def test_what_is_learned_per_channel_may_have_a_rate_of_its_own(model: Network) -> None:
     step = StepConfig("s", 0.1, weight_bits=1, epochs=1, weight_decay=0.5, channel_lr=0.25)
     optimizer = build_optimizer(model, step)
@@ -80,6 +97,7 @@ def test_the_schedule_keeps_the_factor(make_recipe: Callable[..., Recipe], monke
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     step = {"name": "only", "weight_bits": 1, "iterations": 4, "batch_size": 64, "lr": 1e-3, "channel_lr": 0.5}
+    step["warmup_epochs"] = 0.1  # of 22 iterations
     train(make_recipe(steps=[step]), say=lambda message: None)
     assert len(seen) == 4 and all(rates[2] == pytest.approx(0.5 * rates[0]) and rates[0] == rates[1] for rates in seen)
-    assert seen[0][0] > seen[-1][0] > 0
+    assert [rates[0] for rates in seen] == pytest.approx([0, 5e-4, 1e-3, 5e-4])

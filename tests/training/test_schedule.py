@@ -33,6 +33,12 @@ def test_linear_and_constant() -> None:
     assert {learning_rate(step(schedule="constant"), iteration, 9, 0) for iteration in range(9)} == {4e-3}
 
 
+def test_a_constant_rate_is_warmed_up_to() -> None:
+    constant = step(schedule="constant", warmup_lr=1e-3)
+    rates = [learning_rate(constant, iteration, 6, 3) for iteration in range(6)]
+    assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 4e-3, 4e-3])
+
+
 def test_warm_up_in_epochs_and_its_limit() -> None:
     assert warmup_iterations(step(warmup_epochs=1.5), 10, 100) == 15
     assert warmup_iterations(step(warmup_iterations=30), 10, 100) == 30
