@@ -1,5 +1,6 @@
 """Two processes (gloo) against one with the same global batch."""
 
+import copy
 import csv
 import os
 import subprocess
@@ -111,6 +112,25 @@ def test_one_process_has_the_usual_batch_norm() -> None:
     synchronise_batch_norm(nn.Sequential(layer))
     assert torch.equal(layer(x), expected)
     assert torch.equal(layer.eval()(x), nn.BatchNorm2d.forward(layer, x))
+
+
+def test_statistics_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process with the same images makes every sum twice as large."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(2))
+    x, upstream, layer = batch_norm_case()
+    whole = copy.deepcopy(layer)
+    synchronise_batch_norm(nn.Sequential(layer))
+    part, both = x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()
+    out, expected = layer(part), whole(both)
+    (out * upstream).sum().backward()
+    (expected * torch.cat([upstream, upstream])).sum().backward()
+    torch.testing.assert_close(out, expected[:8], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(part.grad, both.grad[:8], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(2 * layer.weight.grad, whole.weight.grad, rtol=1e-4, atol=1e-3)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(layer, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

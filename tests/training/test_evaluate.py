@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from bcdnet.cli.main import app
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import evaluate_logits
-from bcdnet.models import build, configure, save_model
-from bcdnet.training.assess import assess, check_classes, own_data
+from bcdnet.models import build, configure, load_model, save_model
+from bcdnet.training.assess import assess, check_classes, data_config, own_data
 from bcdnet.training.evaluate import evaluate
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.run import train
@@ -116,12 +117,19 @@ def test_classes_of_one_name_are_told_apart() -> None:
     assert result.per_class == {"crane (0)": 100.0, "ox": 50.0, "crane (2)": None}
 
 
-def saved(path: Path, labels: list[str]) -> Path:
+def saved(path: Path, labels: list[str], **changes: Any) -> Path:
     torch.manual_seed(0)
     model = build(configure("reactnet_r18_small", width=1 / 16, num_classes=len(labels), in_chans=1))
-    config = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1)
+    config = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1, **changes)
     save_model(path, model, labels=labels, preprocess=preprocess_of(config), provenance={})
     return path
+
+
+def test_images_are_prepared_as_the_file_says(tmp_path: Path) -> None:
+    loaded = load_model(saved(tmp_path / "x", ["a", "b"], crop_pct=0.875, interpolation="bicubic"))
+    config = data_config(loaded, "somewhere", "val")
+    assert preprocess_of(config) == loaded.preprocess
+    assert (config.path, config.test_split) == ("somewhere", "val")
 
 
 def test_the_command_on_a_run_folder(tmp_path: Path) -> None:
@@ -208,6 +216,7 @@ def test_channels_have_to_fit(tmp_path: Path) -> None:
     colour = numbered_folder(tmp_path / "colour", 10, "RGB")
     with pytest.raises(DataError, match=r"sees grey images, those of .*colour are colour"):
         assess(model, str(colour), "all", 64, CPU)
+    assert assess(model, str(numbered_folder(tmp_path / "alpha", 10, "LA")), "all", 64, CPU).images == 10
 
 
 def test_a_packed_file_is_evaluated_without_torch(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import to_yaml
 from bcdnet.training.run import train
 
-# Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation.
+# Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation, most of
+# them between two rows.
 STEP = {"iterations": 25, "batch_size": 128, "lr": 2e-3, "ema": 0.9, "latent_rms": 0.05}
 CHANGES = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
-    "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 1},
+    "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 3},
 }
 # In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
 # What each signal leaves as the exit status: 0 would tell a scheduler that the run is complete.

@@ -1,0 +1,70 @@
+"""Which images a phase of a run gets, and from where on."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bcdnet.data import AugmentConfig, Images
+from bcdnet.training.data import RunData, TrainLoader, evaluation_batches
+from bcdnet.training.module import Plan
+from bcdnet.training.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+DATA = {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35], "validation": 200}
+
+
+def test_a_step_gets_the_augmentation_that_it_asks_for(make_recipe: MakeRecipe) -> None:
+    data = RunData(make_recipe())
+    first, other = data.augment, AugmentConfig(flip=True)
+    for augment in (first, other, first):
+        assert data.train(augment).augment == augment
+
+
+def test_images_held_out_stay_so_where_the_others_are_read_again(make_recipe: MakeRecipe) -> None:
+    data = RunData(make_recipe(data=DATA))
+    labels = data.splits.train.labels
+    assert torch.equal(data.train(AugmentConfig(crop="random_resized")).labels, labels)
+
+
+@pytest.mark.parametrize(("split", "images"), [(None, 200), ("validation", 200), ("test", 360)])
+def test_the_split_that_is_evaluated(make_recipe: MakeRecipe, split: str | None, images: int) -> None:
+    data = RunData(make_recipe(data=DATA, validation={"split": split}))
+    assert sum(len(labels) for _, labels in data.evaluation(64, torch.device("cpu"), 0, 1)(0)) == images
+
+
+def test_processes_that_do_not_divide_the_batch_evaluate_each_image_once() -> None:
+    labels = torch.arange(23)
+    source = Images(labels.to(torch.uint8).view(-1, 1, 1, 1), labels, ["class"] * 23, AugmentConfig())
+    seen = [
+        labels
+        for rank in (0, 1, 2)
+        for _, labels in evaluation_batches(source, 10, torch.device("cpu"), rank, world_size=3)(0)
+    ]
+    assert sorted(torch.cat(seen).tolist()) == list(range(23))
+
+
+@pytest.mark.parametrize("start", [3, 5, 6, 11])
+def test_parts_of_batches_go_on_where_a_run_was_stopped(make_recipe: MakeRecipe, start: int) -> None:
+    """Five iterations are an epoch, and the third one is cut short."""
+    labels = torch.arange(80)
+    source = Images(labels.to(torch.uint8).view(-1, 1, 1, 1), labels, ["class"] * 80, AugmentConfig())
+    recipe = make_recipe(trainer={"accelerator": "cpu", "accumulate": 4})
+    step = SimpleNamespace(batch_size=16)
+
+    def parts(iteration: int) -> list[tuple[list[int], int]]:
+        module: Any = SimpleNamespace(plan=Plan(13, 5, iteration), iteration=iteration, step=step)
+        module.device, module.global_rank = torch.device("cpu"), 0
+        loader, found = TrainLoader(source, recipe, 0, module), []
+        while module.iteration < module.plan.iterations:
+            epoch = [(labels.tolist(), part) for _, labels, part in loader]
+            module.iteration += len(epoch) // 4
+            found += epoch
+        return found
+
+    whole = parts(0)
+    assert [part for _, part in whole] == list(range(13 * 4)) and all(len(labels) == 4 for labels, _ in whole)
+    assert sorted(label for labels, _ in whole[:20] for label in labels) == list(range(80))
+    assert parts(start) == whole[start * 4 :]
