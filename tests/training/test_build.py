@@ -151,6 +151,16 @@ def test_teachers_from_our_files_and_from_timm_state_dicts(tmp_path: Path) -> No
         assert torch.equal(load_teacher(config, None, DATA, LABELS)(x), theirs(x))
 
 
+def test_timms_own_weights_see_images_as_they_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **settings: made(name, **settings))
+    data = DataConfig("x", 32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    teacher = load_teacher(TeacherConfig("resnet18", pretrained=True), None, data, [f"{k}" for k in range(1000)])
+    own = teacher.network.pretrained_cfg
+    pixels, mean, std = torch.rand(2, 3, 32, 32), *(torch.tensor(own[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(teacher((pixels - 0.5) / 0.5), teacher.network((pixels - mean) / std))
+
+
 def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(config: TeacherConfig) -> str:
         with pytest.raises((RecipeError, CheckpointError, DataError)) as caught:

@@ -46,15 +46,20 @@ def test_processes_that_do_not_divide_the_batch_evaluate_each_image_once() -> No
     assert sorted(torch.cat(seen).tolist()) == list(range(23))
 
 
+def test_the_last_epoch_may_be_short() -> None:
+    plan = Plan(13, 5)
+    assert plan.epochs == 3 and [at for at in range(1, 14) if plan.epoch_ends_at(at)] == [5, 10, 13]
+
+
 @pytest.mark.parametrize("start", [3, 5, 6, 11])
 def test_parts_of_batches_go_on_where_a_run_was_stopped(make_recipe: MakeRecipe, start: int) -> None:
     """Five iterations are an epoch, and the third one is cut short."""
     labels = torch.arange(80)
     source = Images(labels.to(torch.uint8).view(-1, 1, 1, 1), labels, ["class"] * 80, AugmentConfig())
-    recipe = make_recipe(trainer={"accelerator": "cpu", "accumulate": 4})
     step = SimpleNamespace(batch_size=16)
 
-    def parts(iteration: int) -> list[tuple[list[int], int]]:
+    def parts(iteration: int, seed: int = 3) -> list[tuple[list[int], int]]:
+        recipe = make_recipe(trainer={"accelerator": "cpu", "accumulate": 4}, seed=seed)
         module: Any = SimpleNamespace(plan=Plan(13, 5, iteration), iteration=iteration, step=step)
         module.device, module.global_rank = torch.device("cpu"), 0
         loader, found = TrainLoader(source, recipe, 0, module), []
@@ -67,4 +72,4 @@ def test_parts_of_batches_go_on_where_a_run_was_stopped(make_recipe: MakeRecipe,
     whole = parts(0)
     assert [part for _, part in whole] == list(range(13 * 4)) and all(len(labels) == 4 for labels, _ in whole)
     assert sorted(label for labels, _ in whole[:20] for label in labels) == list(range(80))
-    assert parts(start) == whole[start * 4 :]
+    assert parts(start) == whole[start * 4 :] != parts(start, seed=4)

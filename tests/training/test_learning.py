@@ -134,9 +134,9 @@ def test_rows_are_means_of_what_came_since_the_last(
     assert state is not None and state["average"]["updates"] == 13
 
 
-def module_of(model: torch.nn.Module, augment: Augmentation) -> StepModule:
+def module_of(model: torch.nn.Module, augment: Augmentation, seed: int = 0) -> StepModule:
     step = StepConfig("only", 1.0, iterations=1)
-    return StepModule(model, step, Plan(1, 1), TrainerConfig(), augment, index=0, seed=0)
+    return StepModule(model, step, Plan(1, 1), TrainerConfig(), augment, index=0, seed=seed)
 
 
 def test_accuracy_in_training_is_that_of_both_heads_mean() -> None:
@@ -150,18 +150,18 @@ def test_accuracy_in_training_is_that_of_both_heads_mean() -> None:
         assert module.epoch.sums.tolist() == pytest.approx([3 * float(loss), 2, 3])
 
 
-def test_each_process_augments_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_and_seed_augments_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
     def augment(images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         seeds.append(seed)
         return images, labels
 
-    module = module_of(torch.nn.Linear(1, 1), augment)
-    for rank in (0, 1):
+    for rank, seed in ((0, 0), (1, 0), (0, 1)):
         monkeypatch.setattr(StepModule, "global_rank", rank)
+        module = module_of(torch.nn.Linear(1, 1), augment, seed)
         module.on_after_batch_transfer((torch.zeros(1, 1, 1, 1), torch.zeros(1), 0), 0)
-    assert len(set(seeds)) == 2
+    assert len(set(seeds)) == 3
 
 
 def test_fresh_weights_depend_on_the_seed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
