@@ -44,7 +44,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """As its suffix says; the same figure gives the same file."""
     fonts = [font for font in CJK_FONTS if font in get_font_names()]
     for text in figure.findobj(Text) if fonts else ():
-        text.set_family([*text.get_fontfamily(), *fonts])
+        text.set_fontfamily([*text.get_fontfamily(), *fonts])
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside:
         figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -41,6 +41,13 @@ def test_shards_are_counted(tmp_path, encoded, write_parquet):
     assert ParquetDataset(tmp_path, "train").labels.tolist() == [encoded[2][1], encoded[11][1]]
 
 
+def test_shards_have_the_same_classes(tmp_path, encoded, write_parquet):
+    for number in range(2):
+        write_parquet(tmp_path / f"train-{number}.parquet", encoded[:5], names=number == 0)
+    with pytest.raises(DataError, match=r"train-1\.parquet: other classes, .* than .*train-0\.parquet"):
+        ParquetDataset(tmp_path, "train")
+
+
 def test_without_names_classes_are_numbered(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", encoded[:50], names=False)
     assert ParquetDataset(tmp_path, "train").class_names == [str(label) for label in range(10)]

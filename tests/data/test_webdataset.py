@@ -4,6 +4,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bcdnet.data.open import open_dataset
 from bcdnet.data.webdataset import expand
@@ -29,6 +30,25 @@ def test_samples_in_order_with_their_labels(shards, encoded, pixels):
         assert np.array_equal(np.asarray(train.image(index)), pixels[index, 0])
     assert train.where(41).startswith(f"{shards}/train-002.tar, sample 1 (byte ")
     assert pickle.loads(pickle.dumps(train)).image(50).tobytes() == train.image(50).tobytes()
+
+
+def test_the_image_of_a_sample_is_the_one_whose_suffix_says_no_more(tmp_path, encoded):
+    def write(*names):
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for content, name in zip((image for image, _ in encoded), names, strict=False):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+            entry = tarfile.TarInfo("0.cls")
+            entry.size = 1
+            tar.addfile(entry, io.BytesIO(b"1"))
+        return open_dataset(f"wds://{tmp_path}/a.tar", "all")
+
+    names = ["0.seg.png", "0.png", "0.depth.png"]
+    assert write(*names).image(0).tobytes() == Image.open(io.BytesIO(encoded[1][0])).tobytes()
+    assert len(write("0.seg.png")) == 1
+    with pytest.raises(DataError, match=r"a\.tar: 0: several images \(\.png, \.jpg\)"):
+        write("0.png", "0.jpg")
 
 
 def test_class_names_beside_the_shards(shards):

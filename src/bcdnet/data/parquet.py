@@ -41,29 +41,30 @@ class ParquetDataset:
             raise missing_split(str(path), split, list(shards))
         self.files = shards[name]
         self.window = WINDOW
-        self._image_column = ""
-        schema = self._read_labels()
-        self.class_names = class_names_of(schema)
+        self._image_column, self.class_names = self._read_labels()
         if not self.class_names and len(self.labels):
             self.class_names = [str(label) for label in range(int(self.labels.max()) + 1)]
         self._reset()
 
-    def _read_labels(self) -> pa.Schema:
+    def _read_labels(self) -> tuple[str, list[str]]:
+        # The column of images and the class names, both the same in all files.
         problems: list[str] = []
         labels: list[NDArray[np.int64]] = []
         self._groups: list[tuple[int, int]] = []  # (file, row group inside it), one per entry of `groups`
         sizes: list[int] = []
-        schema: pa.Schema | None = None
+        first: tuple[str, list[str]] | None = None
         for number, file in enumerate(self.files):
             try:
                 parquet = pq.ParquetFile(file)
                 image_column, label_column = _columns(parquet.schema_arrow)
                 column = parquet.read(columns=[label_column], use_threads=False)[label_column].cast(pa.int64())
+                own = image_column, class_names_of(parquet.schema_arrow)
+                first = first or own
+                if own != first:
+                    raise DataError(f"other classes, or another column of images, than {self.files[0]}")
             except (pa.ArrowException, OSError, DataError) as error:
                 problems.append(f"{file}: {_reason(file, error)}")
                 continue
-            schema = schema or parquet.schema_arrow
-            self._image_column = self._image_column or image_column
             # A missing label becomes -1, which the check names as out of range, with its row.
             labels.append(column.fill_null(-1).to_numpy())
             rows = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
@@ -73,8 +74,8 @@ class ParquetDataset:
         self.labels: NDArray[np.int64] = np.concatenate(labels)
         self._starts = np.cumsum([0, *map(len, labels)])  # of each file's rows
         self.groups: NDArray[np.int64] | None = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        assert schema is not None
-        return schema
+        assert first is not None
+        return first
 
     def _reset(self) -> None:
         # Open files and cached rows belong to one process: a worker starts without.

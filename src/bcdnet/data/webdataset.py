@@ -169,10 +169,9 @@ def _index(shard: Path, size: int, _changed: int) -> NDArray[np.int64]:
                 raise tarfile.ReadError("truncated: no end-of-archive blocks")
         with tarfile.open(shard, "r:") as tar:
             for key, members in _by_sample(tar):
-                image = next((member for suffix, member in members.items() if is_image(f"x.{suffix}")), None)
-                label = _label(tar, members)
-                if image is None or not isinstance(label, int):
-                    problems.append(f"{shard}: {key}: {'no image' if image is None else label}")
+                image, label = _image(members), _label(tar, members)
+                if isinstance(image, str) or isinstance(label, str):
+                    problems.append(f"{shard}: {key}: {image if isinstance(image, str) else label}")
                 else:
                     samples.append((image.offset_data, image.size, label))
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -197,6 +196,15 @@ def _by_sample(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Ta
         members[suffix.lower()] = member
     if members:
         yield key, members
+
+
+def _image(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | str:
+    # The image, or what is wrong with it. Beside `x.jpg` there may be an `x.seg.png`, which is another thing.
+    images = [suffix for suffix in members if is_image(f"x.{suffix}")]
+    images = [suffix for suffix in images if "." not in suffix] or images
+    if len(images) == 1:
+        return members[images[0]]
+    return f"several images (.{', .'.join(images)})" if images else "no image"
 
 
 def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> int | str:
