@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, BinaryIO, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ def as_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
 
 
 def open_image(
-    source: bytes | str | os.PathLike[str],
+    source: bytes | BinaryIO | str | os.PathLike[str],
     name: str | None = None,
     *,
     max_pixels: int | None = None,
@@ -74,7 +74,7 @@ def open_image(
     """
     from PIL import Image, UnidentifiedImageError
 
-    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
+    name = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from threading import Event
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.runtime.preprocess import crop_box, open_image, to_input
 from bcdnet.serve.batcher import Answer, Array, Batcher, Submit
+from bcdnet.serve.encoded import Reader, check_scans
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.refusal import FULL, RefusalError
 from bcdnet.serve.schemas import (
@@ -170,12 +172,13 @@ async def _classify_all(request: Request, model: Loaded, uploads: list[Upload], 
     """All results in order; the first failure ends the rest. Raises RefusalError, ClientDisconnect."""
     service: Service = request.app.state.service
     turns = asyncio.Semaphore(service.share)
+    over = Event()
     gone = asyncio.ensure_future(request.receive())  # after the body nothing comes but the client's end
 
     async def classify(upload: Upload) -> ImageResult:
         async with turns:
             begin = perf_counter()
-            x, size = await _decode(service, model, upload)
+            x, size = await _decode(service, model, upload, over)
             decoded = perf_counter() - begin
         if gone.done():
             raise ClientDisconnect
@@ -185,15 +188,18 @@ async def _classify_all(request: Request, model: Loaded, uploads: list[Upload], 
     try:
         return await asyncio.gather(*tasks)
     finally:
+        over.set()
         for task in (gone, *tasks):
             task.cancel()
 
 
-async def _decode(service: Service, model: Loaded, upload: Upload) -> tuple[Array, tuple[int, int]]:
+async def _decode(service: Service, model: Loaded, upload: Upload, over: Event) -> tuple[Array, tuple[int, int]]:
     """The network's input and the (width, height) of the upright image. Raises RefusalError: 400, 413."""
 
     def decode() -> tuple[Array, tuple[int, int]]:
-        image = open_image(upload.data, upload.name, max_pixels=service.settings.pixels, formats=FORMATS)
+        check_scans(upload.data, upload.name)
+        source = Reader(upload.data, over)
+        image = open_image(source, upload.name, max_pixels=service.settings.pixels, formats=FORMATS)
         return to_input(image, model.preprocess, upload.name), image.size
 
     try:
