@@ -131,6 +131,7 @@ def test_other_paths_and_methods(serving) -> None:
     refused(client.get("/nosuch"), 404, "nothing at this path")
     refused(client.get("/static/../api.py"), 404, "nothing")
     refused(client.get("/static/%2e%2e/api.py"), 404, "nothing")
+    refused(client.get("/docs/", headers={"Host": "elsewhere"}), 404, "nothing")
     refused(client.get("/v1/predict"), 405, "GET is not allowed here")
     for path in ("/", "/docs", "/healthz", "/readyz", "/static/app.js"):
         response = client.head(path)

@@ -209,3 +209,24 @@ def test_the_api_page_obeys_the_policy(page, address, tmp_path) -> None:
     assert page.get_by_role("heading", name="POST /v1/predict").is_visible()
     assert "tabby cat" in "".join(page.locator("pre").all_inner_texts())
     page.screenshot(path=tmp_path / "docs.png", full_page=True)
+
+
+def test_behind_a_proxy_that_takes_a_prefix_away(page, address, png) -> None:
+    prefix = f"{address}/models/cats"
+    page.route(
+        f"{prefix}/**",
+        lambda route: route.fulfill(response=route.fetch(url=f"{address}{route.request.url.removeprefix(prefix)}")),
+    )
+    page.goto(f"{prefix}/")
+    page.get_by_text("Ready.").wait_for()
+    _choose(page, png())
+    _wait(page)
+    page.get_by_role("link", name="API").click()
+    assert page.url == f"{prefix}/docs"
+    assert page.evaluate("document.styleSheets[0].cssRules.length > 0")
+    page.get_by_role("link", name="openapi.json").click()
+    assert page.url == f"{prefix}/openapi.json"
+    page.go_back()
+    page.get_by_role("link", name="bcdnet").click()
+    assert page.url == f"{prefix}/"
+    page.get_by_text("Ready.").wait_for()

@@ -65,6 +65,7 @@ def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> Fa
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address that a proxy in front may not know
         lifespan=lifespan,
     )
     app.state.ready = False

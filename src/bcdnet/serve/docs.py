@@ -20,9 +20,9 @@ def render(document: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title} API</title>'
-        '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/style.css"></head>\n'
-        f'<body><header><h1><a href="/">{title}</a> API {version}</h1>'
-        '<p>For machines: <a href="/openapi.json">openapi.json</a></p></header>'
+        '<link rel="icon" href="static/icon.svg"><link rel="stylesheet" href="static/style.css"></head>\n'
+        f'<body><header><h1><a href="./">{title}</a> API {version}</h1>'
+        '<p>For machines: <a href="openapi.json">openapi.json</a></p></header>'
         f'<main class="docs">{"".join(operations)}</main></body></html>\n'
     )
 

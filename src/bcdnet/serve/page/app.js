@@ -34,7 +34,7 @@ function fail(error) {
 
 async function start() {
   try {
-    ({ models, limits } = await ask("/v1/models"));
+    ({ models, limits } = await ask("v1/models"));
   } catch (error) {
     fail(error);
     return;
@@ -94,7 +94,7 @@ async function classify(file) {
     }
     const model = chosen();
     const query = new URLSearchParams({ topk: TOPK, cam: model.cam, model: model.name });
-    const answer = await ask(`/v1/predict?${query}`, {
+    const answer = await ask(`v1/predict?${query}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
