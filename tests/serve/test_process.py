@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -123,6 +124,19 @@ def test_the_head_of_an_answer_alone(address) -> None:
             response.begin()
             assert response.status == 200 and response.headers["Content-Length"] == "15"
             assert response.read() == (b"" if method == "HEAD" else b'{"status":"ok"}')
+
+
+@pytest.mark.slow
+def test_a_connection_outlasts_the_pauses_of_a_proxy(packed_file, served) -> None:
+    """They were closed after five seconds, now and then under a request that a proxy had just sent."""
+    with served(packed_file, "--threads", 1, "--timeout", 0.5) as (address, process), connect(address) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer(connection) == (200, {"status": "ready"})
+            time.sleep(6)
+        process.send_signal(signal.SIGTERM)  # which no idle connection delays
+        assert connection.recv(1) == b""
+        process.wait(timeout=10)
 
 
 @pytest.mark.slow

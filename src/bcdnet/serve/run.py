@@ -15,6 +15,8 @@ from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.settings import Settings
 
 MOST_CONNECTIONS = 1024
+# Longer than the minute of a proxy in front: what ends here while a request is on its way is that client's 502.
+KEEP_ALIVE_SECONDS = 75
 
 
 def is_loopback(host: str) -> bool:
@@ -55,6 +57,7 @@ def run(
         log_level="warning",
         server_header=False,
         backlog=min(128, Protocol.most // 4),  # they are accepted at once, before any can be closed
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
     )
     # Bound here, so that a port in use is one clear error and not a line in a log.
