@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from PIL import Image
 
+from bcdnet.serve import encoded
+
 JPEG = {"Content-Type": "image/jpeg"}
 
 
@@ -31,12 +33,24 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(serving) -> None:
     assert client.post("/v1/predict", content=content, headers=JPEG).status_code == 200
 
 
-def test_nobody_decodes_for_a_request_that_is_over(serving) -> None:
-    """Pillow takes seconds for each megabyte of such a header."""
-    client = serving(seconds=0.2)
+def filled(count: int) -> bytes:
+    """A JPEG with so many fill bytes in its header, of which Pillow reads less than a megabyte a second."""
     good = progressive(0)
+    return good[:2] + b"\xff" * count + good[2:]
+
+
+def test_a_header_of_too_many_parts_is_refused(serving) -> None:
+    client = serving()
+    assert client.post("/v1/predict", content=filled(1000), headers=JPEG).status_code == 200
+    response = client.post("/v1/predict", content=filled(300_000), headers=JPEG)
+    assert response.json() == {"error": "image: cannot be decoded (it is in too many small parts)"}
+
+
+def test_nobody_decodes_for_a_request_that_is_over(serving, monkeypatch) -> None:
+    monkeypatch.setattr(encoded, "MOST_READS", 2**40)
+    client = serving(seconds=0.2)
     with ThreadPoolExecutor(1) as decoders:
         client.app.state.service = replace(client.app.state.service, decoders=decoders)
-        response = client.post("/v1/predict", content=good[:2] + b"\xff" * 4_000_000 + good[2:], headers=JPEG)
+        response = client.post("/v1/predict", content=filled(4_000_000), headers=JPEG)
         assert response.status_code == 408
         decoders.submit(int).result(timeout=2)

@@ -10,20 +10,26 @@ from bcdnet.errors import DataError
 
 # Encoders make about ten. Each is decoded over the whole image, and may be as short as 40 bytes.
 MOST_SCANS = 32
+# Pillow reads each part of a file by itself, and fill bytes one by one; a PNG of 16 MB in parts of 256 takes so many.
+MOST_READS = 2**18
 _SCAN, _END = 0xDA, 0xD9
 # The markers that are followed by the length of what they say, and the end of the image.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 
 
 class Reader(io.BytesIO):
-    """Bytes to decode for as long as somebody waits for it: Pillow takes headers of tiny parts one part at a time."""
+    """Bytes to decode for as long as somebody waits for it, unless they are in too many small parts."""
 
     def __init__(self, data: bytes, over: Event) -> None:
         super().__init__(data)
         self._over = over
+        self._left = MOST_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Raises DataError once nobody waits any more."""
+        """Raises DataError once nobody waits any more, or it has been asked too often."""
+        self._left -= 1
+        if self._left < 0:
+            raise DataError("it is in too many small parts")
         if self._over.is_set():
             raise DataError("the request is over")
         return super().read(size)
