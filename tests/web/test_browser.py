@@ -245,6 +245,12 @@ def test_an_image_too_thin_is_refused(page: Any) -> None:
     assert page.text_content("#time") == ""
 
 
+def test_a_large_photo_is_shown_smaller(page: Any) -> None:
+    page.set_input_files("#file", image_file("large.png", Image.new("RGB", (4096, 100))))
+    page.wait_for_selector("#results li")
+    assert page.evaluate("[picture.width, picture.height]") == [2048, 50]
+
+
 def test_a_file_that_is_no_image_is_said_to_be_none(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#status.error")

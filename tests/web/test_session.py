@@ -84,3 +84,69 @@ def test_long_strings_are_read(page: Any) -> None:
         }"""
     )
     assert same
+
+
+def test_mistakes_are_told(page: Any) -> None:
+    told = page.evaluate(
+        """async () => {
+          const { Session } = await import("./bcdnet.js");
+          const file = await (await fetch("model.bcdn")).arrayBuffer();
+          const session = await Session.load(file);
+          const tries = [
+            () => Session.load(new Uint8Array(file)),
+            () => Session.load(),
+            () => session.predict(new File([], "cat.png")),
+            () => session.predict(new Image()),
+            () => session.predict(),
+            () => session.rank(session.run(new Float32Array(2 * 3 * 48 * 48))),
+            () => session.rank(new Float32Array(10).fill(Infinity)),
+          ];
+          const told = [];
+          for (const attempt of tries) told.push(await (async () => attempt())().catch((error) => error.message));
+          return told;
+        }"""
+    )
+    no_image = "expected an ImageBitmap, image, video or canvas that is loaded and not empty"
+    assert told[:6] == [
+        *["expected a URL, an ArrayBuffer or a Blob"] * 2,
+        *[no_image] * 3,
+        "expected the logits of one image",
+    ]
+    assert told[6].startswith("the logits are not finite")
+
+
+def test_a_browser_that_cannot_run_the_core_is_told_what_it_lacks(page: Any) -> None:
+    page.route("**/bcdnet.wasm", lambda route: route.fulfill(body=b"\0asm\1\0\0\0of another time"))
+    told = page.evaluate(
+        """async () => {
+          const { Session } = await import("./bcdnet.js");
+          return Session.load("model.bcdn").catch((error) => error.message);
+        }"""
+    )
+    assert told.startswith("the core needs WebAssembly with SIMD and exceptions, and a policy that allows it (")
+
+
+def test_photos_larger_than_a_phones_canvas_are_seen_whole(page: Any) -> None:
+    same = page.evaluate(
+        """async () => {
+          const { Session } = await import("./bcdnet.js");
+          const { toInput } = await import("./preprocess.js");
+          const session = await Session.load("model.bcdn");
+          const canvas = document.createElement("canvas");
+          const [width, height] = [canvas.width, canvas.height] = [5000, 4000];
+          const context = canvas.getContext("2d", { willReadFrequently: true });
+          for (let i = 0; i < 200; ++i) { // between transparent places
+            context.fillStyle = `hsl(${37 * i} 80% 50%)`;
+            context.fillRect((i * 1237) % width, (i * 619) % height, 400, 300);
+          }
+          const expected = toInput(context.getImageData(0, 0, width, height), session.preprocess);
+          window.OffscreenCanvas = class extends OffscreenCanvas {
+            constructor(width, height) {
+              if (width * height > 2 ** 24) throw new Error("too large for this phone");
+              super(width, height);
+            }
+          };
+          return session.prepare(canvas).every((value, i) => value === expected[i]);
+        }"""
+    )
+    assert same

@@ -33,7 +33,7 @@ def run(
     """Write a static web page that classifies images and camera pictures in the visitor's browser, without a server.
 
     The folder can be put on any web server; browsers do not run it from a file:// address. It needs a browser with
-    WebAssembly SIMD (Chrome 95, Firefox 114, Safari 16.4 or newer) and gives the same logits as this package.
+    WebAssembly SIMD (Chrome 97, Firefox 114, Safari 16.4 or newer) and gives the same logits as this package.
     """
     with packed_file(model) as packed:
         page, weights = write_site(packed, output)

@@ -5,6 +5,7 @@ import { toInput } from "./preprocess.js";
 export { FormatError };
 
 const WASM = new URL("bcdnet.wasm", import.meta.url);
+const STRIP = 2 ** 23; // pixels, a frame of 4K video whole: phones draw nothing, and say nothing, on a canvas of some 2^24
 let compiled = null;
 
 async function fetchBytes(url) {
@@ -13,11 +14,19 @@ async function fetchBytes(url) {
   return response.arrayBuffer();
 }
 
+async function compile(bytes) {
+  try {
+    return await WebAssembly.compile(bytes);
+  } catch (error) {
+    throw new Error(`the core needs WebAssembly with SIMD and exceptions, and a policy that allows it (${error.message})`);
+  }
+}
+
 /** One instance of the core: its memory, and calls with plain values. */
 class Core {
   static async start() {
     compiled ??= fetchBytes(WASM)
-      .then((bytes) => WebAssembly.compile(bytes))
+      .then(compile)
       .catch((error) => {
         compiled = null; // the next may have more luck
         throw error;
@@ -69,6 +78,19 @@ class Core {
   }
 }
 
+/** RGBA bytes of what a canvas can draw. */
+function pixels(image, width, height) {
+  const data = new Uint8ClampedArray(4 * width * height);
+  const rows = Math.min(height, Math.ceil(STRIP / width));
+  const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
+  context.globalCompositeOperation = "copy"; // transparent pixels, too, replace those of the strip before
+  for (let y = 0; y < height; y += rows) {
+    context.drawImage(image, 0, -y);
+    data.set(context.getImageData(0, 0, width, Math.min(rows, height - y)).data, 4 * width * y);
+  }
+  return data;
+}
+
 /** A network ready to run, with the same logits as bcdnet's InferenceSession, bit for bit. */
 export class Session {
   /**
@@ -76,8 +98,11 @@ export class Session {
    * format, Error where it cannot be fetched or the browser has no WebAssembly SIMD.
    */
   static async load(source) {
-    const buffer =
-      source instanceof ArrayBuffer ? source : source instanceof Blob ? await source.arrayBuffer() : await fetchBytes(source);
+    let buffer;
+    if (source instanceof ArrayBuffer) buffer = source;
+    else if (source instanceof Blob) buffer = await source.arrayBuffer();
+    else if (typeof source === "string" || source instanceof URL) buffer = await fetchBytes(source);
+    else throw new Error("expected a URL, an ArrayBuffer or a Blob");
     const file = readFile(buffer);
     return new Session(file, await Core.start(), buffer.byteLength);
   }
@@ -141,13 +166,10 @@ export class Session {
   prepare(image) {
     if (this.preprocess === null) throw new Error("the file says nothing of preprocessing; pass normalised values to run()");
     if (![1, 3].includes(this.input.shape[0])) throw new Error("images have 1 or 3 channels; pass values to run()");
-    const width = image.videoWidth ?? image.naturalWidth ?? image.width;
-    const height = image.videoHeight ?? image.naturalHeight ?? image.height;
-    if (!width || !height) throw new Error("the image is empty");
-    const canvas = new OffscreenCanvas(width, height);
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(image, 0, 0);
-    return toInput(context.getImageData(0, 0, width, height), this.preprocess);
+    const width = image?.videoWidth ?? image?.naturalWidth ?? image?.width;
+    const height = image?.videoHeight ?? image?.naturalHeight ?? image?.height;
+    if (!width || !height) throw new Error("expected an ImageBitmap, image, video or canvas that is loaded and not empty");
+    return toInput({ data: pixels(image, width, height), width, height }, this.preprocess);
   }
 
   /** The `topk` most probable classes of an image, best first: [{label, probability, index}]. */
@@ -155,8 +177,10 @@ export class Session {
     return this.rank(this.run(this.prepare(image)), topk);
   }
 
-  /** The same for logits. */
+  /** The same for the logits of one image. Throws Error. */
   rank(logits, topk = 5) {
+    if (logits.length !== this.outputs[0].channels) throw new Error("expected the logits of one image");
+    if (!logits.every(Number.isFinite)) throw new Error("the logits are not finite: the training diverged, or the file is damaged");
     const most = logits.reduce((a, b) => Math.max(a, b));
     const odds = Array.from(logits, (logit) => Math.exp(logit - most));
     const total = odds.reduce((a, b) => a + b);

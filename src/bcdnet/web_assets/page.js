@@ -1,6 +1,7 @@
 // The page: an image or a camera in, bars out. Nothing leaves the browser.
 const MODEL = new URL("model.bcdn", import.meta.url).href;
 const TOPK = 5;
+const MOST_SHOWN = 2048; // pixels a side: a phone shows nothing on a canvas as large as its photos
 
 const element = (id) => document.getElementById(id);
 const status = element("status"), picture = element("picture"), video = element("video");
@@ -73,9 +74,10 @@ async function open(blob) {
     return;
   }
   if (mine !== newest) return bitmap.close();
-  picture.width = bitmap.width;
-  picture.height = bitmap.height;
-  picture.getContext("2d").drawImage(bitmap, 0, 0);
+  const shrink = Math.min(1, MOST_SHOWN / Math.max(bitmap.width, bitmap.height));
+  picture.width = Math.ceil(shrink * bitmap.width);
+  picture.height = Math.ceil(shrink * bitmap.height);
+  picture.getContext("2d").drawImage(bitmap, 0, 0, picture.width, picture.height);
   picture.hidden = false;
   element("results").replaceChildren(); // those of the image before
   element("time").textContent = "";

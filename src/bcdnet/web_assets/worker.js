@@ -11,11 +11,14 @@ const answers = {
   },
   predict({ image, topk }) {
     const begin = performance.now();
-    const input = session.prepare(image);
-    image.close();
-    const prepared = performance.now();
-    const best = session.rank(session.run(input), topk);
-    return { best, prepare: prepared - begin, run: performance.now() - prepared };
+    try {
+      const input = session.prepare(image);
+      const prepared = performance.now();
+      const best = session.rank(session.run(input), topk);
+      return { best, prepare: prepared - begin, run: performance.now() - prepared };
+    } finally {
+      image.close();
+    }
   },
 };
 
