@@ -44,6 +44,12 @@ def test_a_header_of_too_many_parts_is_refused(serving) -> None:
     assert client.post("/v1/predict", content=filled(1000), headers=JPEG).status_code == 200
     response = client.post("/v1/predict", content=filled(300_000), headers=JPEG)
     assert response.json() == {"error": "image: cannot be decoded (it is in too many small parts)"}
+    # Between the scans, where only the decoder comes.
+    good, comments = progressive(0), b"\xff\xfe\x00\x02" * 70_000
+    last = good.rindex(b"\xff\xda")
+    content = good[:last] + comments + good[last:] + b"\xff\xda" * 40
+    response = client.post("/v1/predict", content=content, headers=JPEG)
+    assert response.json() == {"error": "image: is in too many small parts"}
 
 
 def test_nobody_decodes_for_a_request_that_is_over(serving, monkeypatch) -> None:

@@ -10,8 +10,9 @@ from bcdnet.errors import DataError
 
 # Encoders make about ten. Each is decoded over the whole image, and may be as short as 40 bytes.
 MOST_SCANS = 32
-# Pillow reads each part of a file by itself, and fill bytes one by one; a PNG of 16 MB in parts of 256 takes so many.
-MOST_READS = 2**18
+# A PNG of 16 MB in parts of 256 bytes has so many. Pillow reads each of them four times, and fill bytes one by one.
+MOST_PARTS = 2**16
+MOST_READS = 4 * MOST_PARTS
 _SCAN, _END = 0xDA, 0xD9
 # The markers that are followed by the length of what they say, and the end of the image.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
@@ -38,16 +39,15 @@ class Reader(io.BytesIO):
 def check_scans(data: bytes, name: str) -> None:
     """Raise DataError, which opens with `name`, for a JPEG image of more than 32 scans."""
     # Most images are let through by the quick count, which sees too many: thumbnails, and what comes after the image.
-    if data.startswith(b"\xff\xd8\xff") and data.count(bytes([0xFF, _SCAN])) > MOST_SCANS and _scans(data) > MOST_SCANS:
-        raise DataError(f"{name}: is a JPEG image of more than {MOST_SCANS} scans; save it anew")
-
-
-def _scans(jpeg: bytes) -> int:
+    if not data.startswith(b"\xff\xd8\xff") or data.count(bytes([0xFF, _SCAN])) <= MOST_SCANS:
+        return
     scans, at = 0, 2
-    while scans <= MOST_SCANS and (marker := _MARKER.search(jpeg, at)) is not None:
-        kind, at = jpeg[marker.start() + 1], marker.end()
-        if kind == _END:
-            break
-        scans += kind == _SCAN
-        at += int.from_bytes(jpeg[at : at + 2], "big")
-    return scans
+    for _ in range(MOST_PARTS):
+        marker = _MARKER.search(data, at)
+        if marker is None or data[marker.end() - 1] == _END:
+            return
+        scans += data[marker.end() - 1] == _SCAN
+        if scans > MOST_SCANS:
+            raise DataError(f"{name}: is a JPEG image of more than {MOST_SCANS} scans; save it anew")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    raise DataError(f"{name}: is in too many small parts")
