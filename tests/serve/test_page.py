@@ -120,6 +120,12 @@ def test_paste_and_drop(page, png, kind) -> None:
     _wait(page)
 
 
+def test_what_is_dropped_without_a_file_is_said_to_be_none(page) -> None:
+    """A link, say, or an image that is dragged out of another page."""
+    page.evaluate("() => { dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer() })); }")
+    page.get_by_role("alert").filter(has_text="There is no file in this; drop an image's file.").wait_for()
+
+
 def test_errors_are_said_and_the_page_goes_on(browser, address, png) -> None:
     page = browser.new_page()
     page.goto(address)

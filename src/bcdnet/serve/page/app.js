@@ -218,7 +218,10 @@ for (const kind of ["dragover", "drop", "dragleave"]) {
   addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") classify(firstImage(event.dataTransfer));
+    if (kind !== "drop") return;
+    const file = firstImage(event.dataTransfer);
+    if (file) classify(file);
+    else fail(new Error("there is no file in this; drop an image's file"));
   });
 }
 $("opacity").addEventListener("input", placeHeat);
