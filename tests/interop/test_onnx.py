@@ -17,7 +17,7 @@ from bcdnet.cli.main import main
 from bcdnet.compiler import compile_module
 from bcdnet.errors import InteropError
 from bcdnet.interop.onnx import to_onnx, write_onnx
-from bcdnet.nn import BinaryConv2d, RSign
+from bcdnet.nn import BinaryConv2d, ContextualConvBlock, LongRangeShift, RPReLU, RSign, ShortRangeShift
 from bcdnet.program import Program, execute, write_program
 
 NETWORKS = {
@@ -57,6 +57,43 @@ def test_onnx_runtime_agrees_with_pytorch(name: str) -> None:
     # An engine may sum real values in another order; a threshold can then fall the other way. Most images are equal.
     close = np.abs(got - expected).max(axis=1) <= 1e-4
     assert close.mean() >= 0.75 and (got.argmax(1) == expected.argmax(1)).mean() >= 0.9
+
+
+class Regrouped(nn.Module):
+    """Its map seen in other channels, beside what is left of it without the negative values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, C, H, W]."""
+        x = x.view(x.shape[0], 2 * x.shape[1], x.shape[2] // 2, x.shape[3])
+        return torch.cat([x, torch.relu(x)], 1)
+
+
+LAYERS = {
+    "grouped": nn.Conv2d(4, 6, (3, 5), (2, 1), (1, 2), groups=2),
+    "binary": nn.Sequential(RSign(4), BinaryConv2d(4, 5, 3, 2, 1)),
+    "short": nn.Sequential(RSign(4), ShortRangeShift(), BinaryConv2d(4, 5, 1)),
+    "long": nn.Sequential(RSign(4), LongRangeShift(), BinaryConv2d(4, 5, 1)),
+    "halved": ContextualConvBlock(4, 4, 3, stride=2),
+    "activation": RPReLU(4),
+    "maximum": nn.MaxPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True),
+    "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
+    "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
+    "views": nn.Sequential(Regrouped(), nn.BatchNorm2d(16)),
+    "vectors": nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * 3 * 3, 5), nn.BatchNorm1d(5)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_layer_has_the_operator_that_computes_it(layer: nn.Module) -> None:
+    """No two of height, width, kernel, stride and padding alike that an operator could mix up."""
+    torch.manual_seed(0)
+    network = nn.Sequential(layer, nn.Flatten()).eval()
+    images = torch.randn(3, 4, 6, 7)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        expected = network(images).numpy()
+    np.testing.assert_allclose(run(compile_module(network, input_size=(4, 6, 7)), images.numpy()), expected, atol=1e-5)
 
 
 def test_batches_of_any_size_give_the_same() -> None:
