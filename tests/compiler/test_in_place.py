@@ -25,6 +25,7 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, 8, 1)
         self.relu = nn.ReLU(inplace=True)
         self.skip = nn.Dropout(inplace=True)
+        self.views = nn.ModuleList([nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.Flatten(2)])
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,4 +79,45 @@ def test_a_change_under_another_name_is_refused(body: Body, path: str) -> None:
     with pytest.raises(
         CompileError, match=rf"^{path}.*: computes in place what .* reads afterwards; use inplace=False"
     ):
+        compile_module(Net(body).eval(), input_size=(3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda net, x: net.views[0](x),
+        lambda net, x: net.views[1](x),
+        lambda net, x: net.views[2](x),
+        lambda net, x: net.views[3](x),
+        lambda net, x: F.dropout(x, training=False),
+        lambda net, x: x.contiguous().float(),
+        lambda net, x: x.view_as(x).reshape_as(x),
+        lambda net, x: torch.reshape(x, (x.shape[0], 8, 36)),
+        lambda net, x: x.reshape(x.shape[0], 8, 36).flatten(1),
+        lambda net, x: torch.transpose(torch.flatten(x, 2), 1, 2).transpose(1, 2),
+    ],
+)
+@pytest.mark.parametrize(
+    "change", [lambda x: x.add_(1.0), lambda x: x.mul_(2.0), lambda x: x.relu_(), lambda x: F.relu(x, inplace=True)]
+)
+def test_every_view_shares_what_is_overwritten(view: Body, change: Callable[[Tensor], Tensor]) -> None:
+    """In PyTorch it would be computed from the new values, in a program from the old."""
+
+    def body(net: Net, x: Tensor) -> Tensor:
+        seen = view(net, x)
+        change(x)
+        return seen.view(x.shape[0], 8, 6, 6)
+
+    with pytest.raises(CompileError, match=r"computes in place what .* reads afterwards"):
+        compile_module(Net(body).eval(), input_size=(3, 6, 6))
+
+
+def test_the_columns_of_a_vector_are_a_view_too() -> None:
+    def body(net: Net, x: Tensor) -> Tensor:
+        vector = x.mean((2, 3))
+        columns = vector[:, :, None, None]
+        vector.mul_(2.0)
+        return x + columns
+
+    with pytest.raises(CompileError, match=r"computes in place what .* reads afterwards"):
         compile_module(Net(body).eval(), input_size=(3, 6, 6))
