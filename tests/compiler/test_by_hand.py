@@ -72,6 +72,53 @@ def test_numbers_combine_with_rows_of_pixels() -> None:
     np.testing.assert_array_equal(ours, module(x).numpy())
 
 
+LAYERS = {
+    "same": nn.Conv2d(3, 4, (3, 5), padding="same"),
+    "valid": nn.Conv2d(3, 4, (3, 5), (1, 2), padding="valid"),
+    "plain norm": nn.BatchNorm2d(3, affine=False),
+    "one slope": nn.PReLU(),
+    "maximum": nn.MaxPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True),
+    "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
+    "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
+    "parts": nn.AdaptiveAvgPool2d((3, 4)),
+    "columns": nn.AdaptiveAvgPool2d((None, 2)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_layers_compute_what_they_say(layer: nn.Module) -> None:
+    """No two of height, width, kernel, stride and padding are alike, lest one pass for the other."""
+    module, x = nn.Sequential(layer, nn.Flatten()).eval(), torch.randn(2, 3, 6, 8)
+    if isinstance(layer, nn.BatchNorm2d):
+        layer.running_mean, layer.running_var = torch.randn(3), torch.rand(3) + 0.5
+    (ours,) = execute(compile_module(module, input_size=(3, 6, 8)), x.numpy())
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: F.avg_pool2d(x, 2, divisor_override=3).flatten(1), "average pooling with divisor_override"),
+        (lambda x: F.max_pool2d(x, 2, dilation=2).flatten(1), "without indices and dilation"),
+        (lambda x: F.adaptive_avg_pool2d(x, 4).flatten(1), r"from \[6, 6\] to \[4, 4\], which does not divide it"),
+        (lambda x: F.dropout(x, training=True).flatten(1), "dropout with training=True"),
+        (lambda x: torch.add(x, x, alpha=2).flatten(1), "add with alpha=2"),
+        (lambda x: torch.cat([x, x], -1).flatten(1), "along the channels"),
+        (lambda x: x.mean((1, 2)), "only over height and width"),
+        (lambda x: x.mean(3).flatten(1), "only over height and width"),
+        (lambda x: x.flatten(), "must leave the batch axis alone"),
+        (lambda x: x.view(3, -1, 6, 6).flatten(1), "must keep the batch as its first axis"),
+        (lambda x: x.flatten(2).transpose(0, 2).flatten(1), "only the two axes after the batch"),
+        (lambda x: (x + torch.arange(6.0)).flatten(1), "per-channel parameters"),
+        (lambda x: (x.flatten(2) * torch.arange(3.0).view(3, 1)).flatten(1), "per-channel parameters"),
+    ],
+)
+def test_functions_that_no_program_computes_are_refused(function: Callable[[Any], Any], message: str) -> None:
+    """Among them some that would be packed as something else if their arguments were not looked at."""
+    with pytest.raises(CompileError, match=message):
+        compile_module(Computes(function).eval(), input_size=(3, 6, 6))
+
+
 class Options(nn.Module):
     """Its forward has parameters that decide what is computed."""
 

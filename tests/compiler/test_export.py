@@ -181,6 +181,7 @@ REFUSED = {
     "step one": (_step_one, "layer.0.1: weight_bits is 32"),
     "softmax": (lambda: nn.Softmax(1), "layer.0: Softmax cannot be packed"),
     "dilation": (lambda: nn.Conv2d(8, 8, 3, padding=2, dilation=2), "layer.0: Conv2d packs with"),
+    "even": (lambda: nn.Conv2d(8, 8, 2, padding="same"), "layer.0: padding 'same' with an even kernel"),
     "reflection": (lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "layer.0: Conv2d packs with"),
     "real input": (lambda: bnn.BinaryConv2d(8, 8, 1), "layer.0: its input is not ±1"),
     "real shift": (lambda: bnn.ShortRangeShift(), "layer.0: shifts a real-valued map"),
