@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
 from bcdnet.compiler import compile_module
 from bcdnet.errors import CompileError
-from bcdnet.nn import BinaryConv2d, Sign
+from bcdnet.nn import BinaryConv2d, RPReLU, ShortRangeShift, Sign
 from bcdnet.program import execute
 
 
@@ -72,6 +74,41 @@ def test_numbers_combine_with_rows_of_pixels() -> None:
     np.testing.assert_array_equal(ours, module(x).numpy())
 
 
+SHAPES = [
+    (24,),
+    (4, 6),
+    (6, 4),
+    (3, 8),
+    (8, 3),
+    (1, 24),
+    (24, 1),
+    (4, 2, 3),
+    (2, 3, 4),
+    (3, 8, 1),
+    (24, 1, 1),
+    (1, 6, 4),
+]
+
+
+@given(st.lists(st.sampled_from(["swap", *SHAPES]), max_size=6), st.booleans())
+@example([(4, 6), "swap", (4, 6), "swap"], True)
+@example([(4, 6), "swap", (3, 8), "swap"], True)
+def test_views_keep_the_order_of_the_elements(steps: list[Any], real_map: bool) -> None:
+    def views(x: torch.Tensor) -> torch.Tensor:
+        axes = 3
+        x = F.relu(x) if real_map else x
+        for step in steps:
+            if step != "swap":
+                x, axes = x.reshape(x.shape[0], *step), len(step)
+            elif axes == 2:
+                x = x.transpose(1, 2)
+        return x.flatten(1)
+
+    module, x = Computes(views).eval(), torch.rand(2, 4, 2, 3)
+    (ours,) = execute(compile_module(module, input_size=(4, 2, 3)), x.numpy())
+    np.testing.assert_array_equal(ours, module(x).numpy())
+
+
 LAYERS = {
     "same": nn.Conv2d(3, 4, (3, 5), padding="same"),
     "valid": nn.Conv2d(3, 4, (3, 5), (1, 2), padding="valid"),
@@ -117,6 +154,58 @@ def test_functions_that_no_program_computes_are_refused(function: Callable[[Any]
     """Among them some that would be packed as something else if their arguments were not looked at."""
     with pytest.raises(CompileError, match=message):
         compile_module(Computes(function).eval(), input_size=(3, 6, 6))
+
+
+class Pair(nn.Module):
+    """Two layers of one binarised map, or of it and its opposite, added or side by side."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, opposite: bool, join: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.stem, self.sign, self.first, self.second = nn.Conv2d(3, 4, 1), Sign(), first, second
+        self.opposite, self.join = opposite, join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, 3, H, W]."""
+        x = self.stem(x)
+        bits = self.sign(x)
+        return self.join(self.first(bits), self.second(self.sign(-1 * x) if self.opposite else bits)).flatten(1)
+
+
+@pytest.mark.parametrize("join", [torch.add, lambda a, b: torch.cat([a, b], 1)], ids=["sum", "concatenation"])
+@pytest.mark.parametrize(
+    ("first", "second", "opposite"),
+    [
+        (BinaryConv2d(4, 4, 3, 4), BinaryConv2d(4, 4, 3, 4), False),
+        (BinaryConv2d(4, 4, 3, 4), BinaryConv2d(4, 4, 3, 4), True),
+        (BinaryConv2d(4, 4, 3, 4), BinaryConv2d(4, 4, 3, 4, 1), False),
+        (BinaryConv2d(4, 4, 3, 4), BinaryConv2d(4, 4, 3, 3), False),
+        (BinaryConv2d(4, 4, 3, 4), BinaryConv2d(4, 4, 1, 4), False),
+        (BinaryConv2d(4, 4, 1), nn.Sequential(ShortRangeShift(), BinaryConv2d(4, 4, 1)), False),
+        (nn.Sequential(BinaryConv2d(4, 4, 1), nn.PReLU(4)), nn.Sequential(BinaryConv2d(4, 4, 1), RPReLU(4)), False),
+        (nn.Sequential(BinaryConv2d(4, 4, 1), RPReLU(4)), nn.Sequential(BinaryConv2d(4, 4, 1), nn.PReLU(4)), False),
+    ],
+)
+def test_two_layers_become_one_only_where_that_is_the_same(
+    first: nn.Module, second: nn.Module, opposite: bool, join: Callable[..., torch.Tensor], prepared: Any
+) -> None:
+    """On 7 x 7 pixels all with a stride of 3 or 4 give 2 x 2."""
+    module, x = prepared(Pair(first, second, opposite, join), 3, 7, 7), torch.randn(2, 3, 7, 7)
+    (ours,) = execute(compile_module(module, input_size=(3, 7, 7)), x.numpy())
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [lambda x: x, torch.relu])
+def test_two_heads_become_one_only_where_they_read_the_same(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    first, second = nn.Linear(3, 5), nn.Linear(3, 5, bias=False)
+
+    class Heads(Computes):
+        def __init__(self) -> None:
+            super().__init__(lambda x: (first(x.mean((2, 3))) + second(function(x).mean((2, 3)))) * 0.5)
+            self.first, self.second = first, second
+
+    module, x = Heads().eval(), torch.randn(2, 3, 4, 4)
+    (ours,) = execute(compile_module(module, input_size=(3, 4, 4)), x.numpy())
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
 
 
 class Options(nn.Module):

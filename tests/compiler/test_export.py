@@ -177,6 +177,17 @@ def _hooked_within(block: nn.Module) -> nn.Module:
     return block
 
 
+class HalfSigned(nn.Module):
+    """A binarised map beside a real one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sign, self.conv = bnn.Sign(), bnn.BinaryConv2d(16, 8, 1)
+
+    def forward(self, x):
+        return self.conv(torch.cat([self.sign(x), x], 1))
+
+
 REFUSED = {
     "step one": (_step_one, "layer.0.1: weight_bits is 32"),
     "softmax": (lambda: nn.Softmax(1), "layer.0: Softmax cannot be packed"),
@@ -184,6 +195,15 @@ REFUSED = {
     "even": (lambda: nn.Conv2d(8, 8, 2, padding="same"), "layer.0: padding 'same' with an even kernel"),
     "reflection": (lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), "layer.0: Conv2d packs with"),
     "real input": (lambda: bnn.BinaryConv2d(8, 8, 1), "layer.0: its input is not ±1"),
+    "mean of signs": (
+        lambda: nn.Sequential(bnn.Sign(), nn.AvgPool2d(2), bnn.BinaryConv2d(8, 8, 1)),
+        "layer.0.2: its input is not ±1",
+    ),
+    "slope of signs": (
+        lambda: nn.Sequential(bnn.Sign(), nn.PReLU(8), bnn.BinaryConv2d(8, 8, 1)),
+        "layer.0.2: its input is not ±1",
+    ),
+    "half of signs": (HalfSigned, "layer.0.conv: its input is not ±1"),
     "real shift": (lambda: bnn.ShortRangeShift(), "layer.0: shifts a real-valued map"),
     "shift alone": (
         lambda: nn.Sequential(bnn.Sign(), bnn.ShortRangeShift(), bnn.BinaryConv2d(8, 8, 3, 1, 1)),
