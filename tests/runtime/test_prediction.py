@@ -11,7 +11,7 @@ from PIL import Image
 
 from bcdnet.errors import DataError
 from bcdnet.runtime.annotate import annotate
-from bcdnet.runtime.prediction import Prediction, rank
+from bcdnet.runtime.prediction import Prediction, find_label, rank
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
@@ -20,6 +20,24 @@ def test_logits_that_are_not_finite_are_no_prediction(odd: float) -> None:
     assert rank(logits[:1], ["a", "b", "c"], 1)[0][0].label == "c"
     with pytest.raises(DataError, match="logits of 1 images are not finite"):
         rank(logits, ["a", "b", "c"], 1)
+
+
+def test_each_image_has_its_classes_in_the_order_of_their_logits() -> None:
+    logits = np.array([[0, 1, 1, 0], [1000, -1000, 1000 + np.log(3), 0]], np.float32)
+    first, second = rank(logits, ["a", "b", "c", "d"], 9)
+    assert [best.label for best in first] == ["b", "c", "a", "d"]  # of equals the one that comes first
+    assert [best.index for best in second] == [2, 0, 3, 1]
+    assert [best.probability for best in second] == pytest.approx([0.75, 0.25, 0, 0], abs=1e-4)
+    assert sum(best.probability for best in first) == pytest.approx(1)
+    assert [best.label for best in rank(logits, [], 2)[1]] == ["2", "0"]
+
+
+def test_a_label_is_a_name_before_it_is_a_number() -> None:
+    labels = ["2", "cat", "0"]
+    assert [find_label(label, labels, 3) for label in ("2", "0", "cat", "1", 2)] == [0, 2, 1, 1, 2]
+    for label in ("3", 3, "-1", -1):
+        with pytest.raises(DataError, match=r"the classes are 0 to 2|no class is called '-1'"):
+            find_label(label, labels, 3)
 
 
 def test_sixteen_bit_grey_keeps_its_shades_in_an_annotated_copy() -> None:
@@ -39,3 +57,17 @@ def test_labels_beyond_latin_are_written_with_a_font_that_has_them(monkeypatch: 
     assert np.array_equal(drawn("Ж", "absent.ttf"), drawn("Ж"))
     assert not np.array_equal(drawn("Ж", "absent.ttf", font), drawn("Я", "absent.ttf", font))
     assert np.array_equal(drawn("Möwe", font), drawn("Möwe"))
+
+
+def test_bars_are_as_long_as_the_classes_are_probable() -> None:
+    """Below a small picture, which is enlarged or stands in the middle."""
+    predictions = [Prediction("x" * 500, 0.75, 0), Prediction("b", 0.0, 1)]
+    copy = annotate(Image.new("RGB", (2, 2000), "white"), predictions)
+    pixels = np.asarray(copy)
+    assert copy.width == 320 and pixels[0, 0].tolist() != [255] * 3
+    columns = np.flatnonzero((pixels[0] == 255).all(1))
+    assert abs(columns.mean() - 159.5) <= 0.5
+    bar = (pixels == (0x2F, 0x81, 0xF7)).all(2)
+    rows = np.flatnonzero(bar.sum(1) > 10)
+    assert len(rows) > 5 and np.ptp(rows) < 20  # of the first alone
+    assert bar[rows[0]].sum() == pytest.approx(0.75 * 308, abs=2)

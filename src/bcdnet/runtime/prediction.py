@@ -39,7 +39,8 @@ def rank(logits: npt.NDArray[np.float32], labels: Sequence[str], topk: int) -> l
     scores = logits.astype(np.float64)
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    # By the logits: small probabilities are all 0 in the end.
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
     names = labels or [str(index) for index in range(logits.shape[1])]
     return [
         [Prediction(names[index], float(row[index]), int(index)) for index in order]

@@ -189,6 +189,7 @@ export class Session {
       probability: odd / total,
       index,
     }));
-    return ranked.sort((a, b) => b.probability - a.probability).slice(0, topk);
+    // By the logits: small probabilities are all 0 in the end.
+    return ranked.sort((a, b) => logits[b.index] - logits[a.index]).slice(0, topk);
   }
 }
