@@ -74,6 +74,7 @@ def test_size_is_checked_before_decoding() -> None:
         open_image(header, "big.png", max_pixels=1000)
     with pytest.raises(DataError, match=r"big\.png: cannot be decoded"):
         open_image(header, "big.png", max_pixels=4_000_000)
+    assert open_image(stream.getvalue(), max_pixels=4_000_000).size == (2000, 2000)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
@@ -112,6 +113,27 @@ def test_the_crop_box_holds_what_the_network_sees(width, height, crop_pct) -> No
     if left >= 0 and left + across <= 1 and width > 1:
         assert seen[0] == pytest.approx(255 * left, abs=255 * (2 / width + slack))
         assert seen[-1] == pytest.approx(255 * (left + across), abs=255 * (2 / width + slack))
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "top"), [((30, 10), 3, 1), ((60, 10), 18, 1), ((30, 50), 3, 21), ((31, 10), 4, 1)]
+)
+def test_a_network_may_see_a_rectangle(size, left, top) -> None:
+    """Images that need no resampling for 8 rows of 24 pixels out of 10 of 30."""
+    preprocess = Preprocess((3, 8, 24), (0.0,) * 3, (1 / 255,) * 3, "bilinear", 0.8)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    seen = to_input(pixels, preprocess).transpose(1, 2, 0)
+    np.testing.assert_allclose(seen, pixels[top : top + 8, left : left + 24], atol=1e-3)
+    assert crop_box(*size, preprocess) == pytest.approx((left / size[0], top / size[1], 24 / size[0], 8 / size[1]))
+    assert crop_box(24, 8, preprocess) == (0, 0, 1, 1) != crop_box(8, 24, preprocess)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_each_interpolation_is_pillows(interpolation) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8))
+    preprocess = Preprocess((3, 12, 12), (0.0,) * 3, (1 / 255,) * 3, interpolation, 1.0)
+    expected = np.asarray(photo.resize((12, 12), Image.Resampling[interpolation.upper()]))
+    np.testing.assert_allclose(to_input(photo, preprocess).transpose(1, 2, 0), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
