@@ -194,6 +194,41 @@ def test_two_layers_become_one_only_where_that_is_the_same(
     np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
 
 
+class Skip(nn.Module):
+    """A binary convolution and what goes around it, which is read a second time if `again`."""
+
+    def __init__(self, conv: nn.Module, around: Callable[[torch.Tensor], torch.Tensor], again: bool) -> None:
+        super().__init__()
+        self.stem, self.sign, self.conv, self.around, self.again = nn.Conv2d(3, 4, 1), Sign(), conv, around, again
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, 3, H, W]."""
+        x = self.stem(x)
+        around = self.around(x)
+        x = self.conv(self.sign(x)) + around
+        return (F.relu(x) + around if self.again else x).flatten(1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    ("side", "conv", "around"),
+    [
+        (5, BinaryConv2d(4, 4, 3, 2), nn.AvgPool2d(2)),
+        (5, BinaryConv2d(4, 4, 3, 2, 1), nn.AvgPool2d(2, ceil_mode=True)),
+        (3, BinaryConv2d(4, 4, 2), nn.AvgPool2d(2, 1)),
+        (4, BinaryConv2d(4, 4, 2, 2), nn.AvgPool2d(2)),
+        (3, BinaryConv2d(4, 8, 1), lambda x: torch.cat([x, x], 1)),
+        (3, BinaryConv2d(4, 8, 1), lambda x: torch.cat([x, F.relu(x)], 1)),
+    ],
+)
+def test_only_what_a_shortcut_does_goes_into_one(
+    side: int, conv: nn.Module, around: Any, again: bool, prepared: Any
+) -> None:
+    module, x = prepared(Skip(conv, around, again), 3, side, side), torch.randn(2, 3, side, side)
+    (ours,) = execute(compile_module(module, input_size=(3, side, side)), x.numpy())
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("function", [lambda x: x, torch.relu])
 def test_two_heads_become_one_only_where_they_read_the_same(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
     first, second = nn.Linear(3, 5), nn.Linear(3, 5, bias=False)
