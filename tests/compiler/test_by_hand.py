@@ -146,7 +146,7 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
         (lambda x: x.flatten(), "must leave the batch axis alone"),
         (lambda x: x.view(3, -1, 6, 6).flatten(1), "must keep the batch as its first axis"),
         (lambda x: x.flatten(2).transpose(0, 2).flatten(1), "only the two axes after the batch"),
-        (lambda x: (x + torch.arange(6.0)).flatten(1), "per-channel parameters"),
+        (lambda x: (F.avg_pool2d(x, 2) + torch.arange(3.0)).flatten(1), "per-channel parameters"),
         (lambda x: (x.flatten(2) * torch.arange(3.0).view(3, 1)).flatten(1), "per-channel parameters"),
     ],
 )
@@ -241,6 +241,20 @@ def test_two_heads_become_one_only_where_they_read_the_same(function: Callable[[
     module, x = Heads().eval(), torch.randn(2, 3, 4, 4)
     (ours,) = execute(compile_module(module, input_size=(3, 4, 4)), x.numpy())
     np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
+
+
+def test_one_vector_may_be_two_outputs() -> None:
+    class Twofold(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            mean = x.mean((2, 3))
+            return {"first": mean, "second": mean}
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    program = compile_module(Twofold().eval(), input_size=(3, 4, 4))
+    first, second = execute(program, x)
+    np.testing.assert_allclose(first, x.mean((2, 3)), atol=1e-6)
+    np.testing.assert_array_equal(second, first)
+    assert [port.name for port in program.outputs] == ["first", "second"]
 
 
 class Options(nn.Module):

@@ -285,6 +285,10 @@ def test_refuses_code_of_its_own(layer, message) -> None:
 def test_refuses_training_mode_maps_and_sizes() -> None:
     with pytest.raises(CompileError, match="training mode"):
         compile_module(Wrapped(nn.ReLU()), input_size=(3, 6, 6))
+    part = Wrapped(nn.ReLU()).eval()
+    part.layer[0].train()
+    with pytest.raises(CompileError, match=r"layer\.0: is in training mode"):
+        compile_module(part, input_size=(3, 6, 6))
     with pytest.raises(CompileError, match="output 'logits'"):
         compile_module(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), input_size=(3, 6, 6))
     with pytest.raises(CompileError, match="input_size"):
