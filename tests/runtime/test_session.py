@@ -98,6 +98,35 @@ def test_predict(packed) -> None:
     assert sum(entry.probability for entry in session.predict(pictures, topk=99)[0]) == pytest.approx(1)
 
 
+def test_outputs_come_in_the_order_that_is_asked_for(tmp_path, images) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 6)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            pooled = self.conv(x).mean((2, 3))
+            return {"logits": self.linear(pooled), "pooled": pooled}
+
+    path = export(Two().eval(), tmp_path / "x.bcdn", input_size=(3, 16, 16), preprocess=PREPROCESS)
+    session = InferenceSession(path, threads=1)
+    logits, pooled = session.run(None, {"image": images})
+    assert (logits.shape, pooled.shape) == ((5, 6), (5, 8))
+    for names, expected in ((["pooled", "logits"], (pooled, logits)), (["pooled"], (pooled,))):
+        for ours, theirs in zip(session.run(names, {"image": images}), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    picture = Image.new("RGB", (16, 16), "red")
+    assert len(session.predict(picture, topk=99)[0]) == 6 and session.cam_problem is None
+
+
+def test_images_may_lie_in_memory_in_any_order(packed, images) -> None:
+    session = InferenceSession(packed, threads=1)
+    expected = session.run(None, {"image": images})[0]
+    for same in (np.asfortranarray(images), images.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)):
+        np.testing.assert_array_equal(session.run(None, {"image": same})[0], expected)
+    np.testing.assert_array_equal(session.run(None, {"image": images[::2]})[0], expected[::2])
+
+
 def test_one_image_alone_is_a_list_of_one(packed, tmp_path) -> None:
     session = InferenceSession(packed, threads=1)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -143,6 +172,8 @@ def test_one_clear_error_for_a_bad_file_or_option(packed, tmp_path) -> None:
         InferenceSession(packed, target="AVX9")
     with pytest.raises(BcdnetError, match="threads: must be 1 to 1024"):
         InferenceSession(packed, threads=0)
+    with pytest.raises(BcdnetError, match="threads: must be 1 to 1024, got 1025"):
+        InferenceSession(packed, threads=1025)
     with pytest.raises(ProgramError, match="no such file"):
         InferenceSession(tmp_path / "none.bcdn")
     (tmp_path / "cut.bcdn").write_bytes(packed.read_bytes()[:-9])
