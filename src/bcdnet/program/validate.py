@@ -24,7 +24,6 @@ MAX_PADDED_BYTES = 2**32
 MAX_OUTPUTS = 16
 MAX_NAME = 256
 MAX_LABEL = 1024
-MAX_LABELS = 65536
 MAX_PROVENANCE_DEPTH = 8
 MIN_CROP = 0.1
 RANK = {"image": 3, "map": 3, "vector": 1, "bits": 3}
@@ -128,7 +127,7 @@ def _clean(text: str) -> bool:
 def _labels(program: Program) -> None:
     labels = program.labels
     classes = program.buffers[program.outputs[0].buffer].shape[0]
-    if labels and (len(labels) != classes or len(labels) > MAX_LABELS):
+    if labels and len(labels) != classes:
         raise ProgramError(f"labels: {len(labels)} of them for an output of {classes}")
     for index, label in enumerate(labels):
         if len(label) > MAX_LABEL or not _clean(label):
