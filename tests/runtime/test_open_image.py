@@ -136,6 +136,18 @@ def test_each_interpolation_is_pillows(interpolation) -> None:
     np.testing.assert_allclose(to_input(photo, preprocess).transpose(1, 2, 0), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "P"])
+def test_colours_are_red_green_and_blue_in_every_mode(mode) -> None:
+    colour = Image.new("RGB", (4, 4), (204, 51, 0))
+    if mode == "RGBa":  # Pillow makes it of RGBA alone
+        colour = colour.convert("RGBA")
+    plain = (0.0,) * 3, (1 / 255,) * 3, "bilinear", 1.0
+    seen = to_input(colour.convert(mode), Preprocess((3, 4, 4), *plain))
+    np.testing.assert_allclose(seen.reshape(3, 16), np.repeat([[204], [51], [0]], 16, 1), atol=4)
+    grey = to_input(colour.convert(mode), Preprocess((1, 4, 4), *(part[:1] for part in plain[:2]), *plain[2:]))
+    np.testing.assert_allclose(grey, np.full((1, 4, 4), 0.299 * 204 + 0.587 * 51), atol=4)
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_wide_grey_is_cut_to_eight_bits(mode) -> None:
     levels = np.random.default_rng(0).integers(-(2**17) if mode == "I" else 0, 2**17 if mode == "I" else 2**16, (9, 7))
