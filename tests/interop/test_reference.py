@@ -221,6 +221,10 @@ def test_shifts_need_quarters(reference: SimpleNamespace) -> None:
         ({"state_dict": {}}, "it is empty"),
         ({"epoch": 3}, "epoch is int"),
         ({"stem.0.weight": torch.zeros(1)}, r"not a state dict of BCDNet-A.*stem\.0\.weight"),
+        (
+            {"module.a": torch.zeros(1), "module.b": torch.ones(1), "b": torch.zeros(1)},
+            "with and without 'module.' .* b$",
+        ),
         ({"feature.0.conv1.weight": torch.zeros(8, 3, 3, 3)}, r"missing: feature\.0\.bn1\.weight"),
     ],
 )

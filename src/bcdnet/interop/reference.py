@@ -57,7 +57,7 @@ def from_reference(state_dict: Mapping[str, Any], *, weight_bits: int | None = N
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The names and tensors inside a checkpoint, without nesting and without wrappers' prefixes.
 
-    Raises InteropError where an entry is not a tensor.
+    Raises InteropError where an entry is not a tensor, or stands there twice: with a wrapper's prefix and without.
     """
     inner = checkpoint
     for _ in NESTS:  # one within another at most; a mapping can hold itself
@@ -68,7 +68,11 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         raise InteropError(f"not a state dict: {listed(other) or 'it is empty'}, expected names and tensors")
     tensors = {str(name): value for name, value in inner.items()}
     while prefix := next((prefix for prefix in PREFIXES if _most_have(tensors, prefix)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        if len(bare) < len(tensors):
+            twice = sorted(name for name in tensors if f"{prefix}{name}" in tensors)
+            raise InteropError(f"not one state dict: with and without {prefix!r} there are {listed(twice)}")
+        tensors = bare
     return tensors
 
 
