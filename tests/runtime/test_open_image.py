@@ -116,7 +116,8 @@ def test_the_crop_box_holds_what_the_network_sees(width, height, crop_pct) -> No
 
 
 @pytest.mark.parametrize(
-    ("size", "left", "top"), [((30, 10), 3, 1), ((60, 10), 18, 1), ((30, 50), 3, 21), ((31, 10), 4, 1)]
+    ("size", "left", "top"),
+    [((30, 10), 3, 1), ((60, 10), 18, 1), ((30, 50), 3, 21), ((31, 10), 4, 1), ((30, 20), 3, 6)],
 )
 def test_a_network_may_see_a_rectangle(size, left, top) -> None:
     """Images that need no resampling for 8 rows of 24 pixels out of 10 of 30."""

@@ -137,6 +137,7 @@ def test_one_image_alone_is_a_list_of_one(packed, tmp_path) -> None:
         assert session.predict(alone, topk=2) == expected
     greys = np.random.default_rng(0).integers(0, 256, (4, 20, 30), np.uint8)
     assert session.predict(greys[1]) == [session.predict(greys)[1]] and len(session.predict(greys)) == 4
+    assert session.predict(greys[1][..., None]) == session.predict(greys[1])
     for nothing in ([], np.zeros((0, 20, 30, 3), np.uint8)):
         with pytest.raises(DataError, match="no images"):
             session.predict(nothing)
