@@ -16,7 +16,7 @@ from safetensors.torch import load
 from bcdnet.cli import push
 from bcdnet.cli.model import find_model
 from bcdnet.errors import BcdnetError
-from bcdnet.hub import check_repository, download
+from bcdnet.hub import check_repository, download, upload
 from bcdnet.models import build, configure, load_model, save_model
 from bcdnet.nn import set_weight_bits
 
@@ -237,6 +237,48 @@ def test_an_unreachable_hub_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BcdnetError, match="nothing came from the hub, and nothing is cached: 500 Server Error"):
         download("hf-hub:a/b", ["x", "y"])
     assert asked == [("x", False), ("y", True)]
+
+
+@pytest.mark.parametrize(("name", "revision"), [("hf-hub:a/b", None), ("hf-hub:a/b@v1", "v1"), ("hf-hub:a/b@", None)])
+def test_the_first_file_that_there_is_in_the_revision_that_was_named(
+    name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def fetch(repository: str, file: str, *, revision: str | None, local_files_only: bool) -> str:
+        if file == "x":
+            raise errors.EntryNotFoundError("no x")
+        return f"{repository} {file} {revision} {local_files_only}"
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    assert str(download(name, ["x", "y", "z"])) == f"a/b y {revision} False"
+    with pytest.raises(BcdnetError, match=f"{name}: holds none of x, x"):
+        download(name, ["x", "x"])
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_push_replaces_the_models_that_were_there(
+    private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    done: list[object] = []
+
+    class Api:
+        def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
+            done.append((name, private, exist_ok))
+            return f"https://hub/{name}"
+
+        def file_exists(self, name: str, file: str) -> bool:
+            return file == "model.safetensors"
+
+        def create_commit(self, name: str, operations: list[object], *, commit_message: str) -> None:
+            done.append((name, [(type(one).__name__[15:], one.path_in_repo) for one in operations], commit_message))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    (tmp_path / "m").write_bytes(b"m")
+    assert upload("a/b", {"model.bcdn": tmp_path / "m", "README.md": b"#"}, "Push", private) == "https://hub/a/b"
+    changes = [("Add", "model.bcdn"), ("Add", "README.md"), ("Delete", "model.safetensors")]
+    assert done == [("a/b", private, True), ("a/b", changes, "Push")]
 
 
 @pytest.mark.parametrize("results", [None, {"top1": 1}, {"top1": "a", "top5": "b", "images": 1}, [1]])
