@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from bcdnet.analysis import binarisation, field, flips, thresholds
@@ -60,7 +61,7 @@ def test_what_is_binary_already_loses_nothing() -> None:
 def test_thresholds_are_those_of_the_embedding() -> None:
     model = network()
     images, labels = torch.randn(12, 1, 16, 16), torch.arange(12) % 3
-    found = thresholds.thresholds(model, [(images[:7], labels[:7]), (images[7:], labels[7:])], 3)
+    found = thresholds.thresholds(model, [(images[:7], labels[:7]), (images[7:], labels[7:])], 4)
     assert len(found.blocks) == sum(isinstance(module, ContextualEmbedding) for module in model.modules())
     block = model.stages[0][0]
     with torch.no_grad():
@@ -71,6 +72,11 @@ def test_thresholds_are_those_of_the_embedding() -> None:
     first = found.blocks[0]
     np.testing.assert_allclose(first.alpha.quantiles, np.quantile(values, thresholds.QUANTILES), rtol=1e-4, atol=1e-6)
     assert first.flipped == pytest.approx(float(turned), rel=1e-3) and first.flipped > 0
+    assert first.alpha.image_std == pytest.approx(values.std(0).mean(), rel=1e-4)
+    shares = {row.block: row.alpha.class_share for row in found.blocks}
+    path, by_class = found.by_class["alpha"]
+    assert shares[path] == max(shares.values()) > min(shares.values())
+    assert np.isfinite(by_class[:3]).all() and np.isnan(by_class[3]).all()  # no image of that class
     means = np.stack([values[labels == k].mean(0) for k in range(3)])
     within = ((values - means[labels]) ** 2).sum() / (12 - 3)
     assert first.alpha.class_share == pytest.approx(max(0, 1 - within / values.var(0, ddof=1).sum()), abs=1e-3)
@@ -137,6 +143,51 @@ def test_the_long_range_widens_the_field() -> None:
     assert fields["with"].pixels[0.9] > fields["without"].pixels[0.9]
     assert fields["with"].distance > fields["without"].distance > 0
     assert fields["with"].map.sum() == pytest.approx(1)
+
+
+class Sees(nn.Module):
+    """A function of the image as the last map, beside a block that nothing reads."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function, self.block = function, BinaryMLPBlock(8)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def test_figures_of_a_field_that_is_known() -> None:
+    # The middle of 8 x 8 windows is that of the pixels 8 and 9, whose own middle is 8.5.
+    windows = Sees(lambda x: F.avg_pool2d(x[:, :1] - x[:, 1:], 2))
+    found = field.receptive_fields(windows, [torch.rand(3, 2, 16, 16)])["with"]
+    assert found.map[8:10, 8:10] == pytest.approx(np.full((2, 2), 0.25)) and found.map.sum() == pytest.approx(1)
+    assert found.pixels == {0.5: 2 / 256, 0.9: 4 / 256} and found.distance == pytest.approx(0.5**0.5)
+
+
+def test_a_field_is_the_mean_over_all_images() -> None:
+    images = torch.zeros(2, 1, 16, 16)
+    images[0, 0, 8, 8] = images[1, 0, 9, 9] = 1
+    fields = field.receptive_fields(Sees(lambda x: F.max_pool2d(x, 2)), images.split(1))
+    for found in fields.values():
+        assert found.map[8, 8] == found.map[9, 9] == 0.5
+
+
+def test_the_figures_that_are_written_weigh_layers_and_blocks() -> None:
+    log = [
+        ("epoch", "teacher", "1", "0.5"),
+        ("epoch", "a", "1", "0.25"),
+        ("epoch", "a", "2", ""),
+        ("step", "a", "2", "1"),
+    ]
+    rows = [dict(zip(("event", "step", "epoch", "flip_rate"), row, strict=True)) for row in log]
+    assert flips.epochs_of(rows) == [flips.EpochFlips("a", 1.0, 0.25)]
+    layers = [flips.LayerFlips("x", 30, 0.1), flips.LayerFlips("y", 10, 0.5)]
+    assert flips.to_json(flips.Flips([], layers, "a", "b"))["rate_between"] == pytest.approx(8 / 40)
+    assert flips.to_json(flips.Flips([], [], "", ""))["rate_between"] is None
+    errors = [binarisation.BranchError(*row) for row in (("x", "none", 0.2), ("x", "long", 0.5), ("y", "none", 0.4))]
+    document = binarisation.to_json(errors)
+    assert document["blocks"] == ["x", "y"] and document["branches"] == {"none": [0.2, 0.4], "long": [0.5]}
+    assert document["mean"] == pytest.approx({"none": 0.3, "long": 0.5})
 
 
 def test_flips_by_layer_and_by_epoch() -> None:
