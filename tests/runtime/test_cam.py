@@ -46,6 +46,7 @@ def test_networks_with_one_head_or_two_have_maps(name, tmp_path, picture) -> Non
     np.testing.assert_array_equal(logits, session.run(None, {"image": x})[0])
     maps = session.cams(features[1], range(4))
     bias = model.head.bias if isinstance(model.head, nn.Linear) else (model.head.fc.bias + model.head.fc_dist.bias) / 2
+    np.testing.assert_array_equal(session.cams(features[1], [2, 0]), maps[[2, 0]])
     np.testing.assert_allclose(maps.mean((1, 2)) + bias.detach().numpy(), logits[1], atol=1e-4)
 
 
