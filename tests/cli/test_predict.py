@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_a_glob_takes_what_it_matches_as_a_folder_does(packed_file, folder, caps
     assert code == 2 and "empt*: no images in the folders that match it" in err
 
 
+def test_images_come_in_sorted_order_but_hidden_ones(tmp_path, monkeypatch) -> None:
+    names = ["b/2.png", "b/1.PNG", "b/.hidden.png", "a/z/1.png", "a/y.jpeg", ".git/1.png", "c.txt", "d.TIFF", "0.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for source in (".", str(tmp_path)):
+        found = [str(source.relative) for source in find_images([source])]
+        assert found == ["0.png", "d.TIFF", "a/y.jpeg", "a/z/1.png", "b/1.PNG", "b/2.png"]
+    globbed = [source.name for source in find_images(["b/*"])]
+    assert globbed == ["b/1.PNG", "b/2.png"] == sorted(globbed)
+    assert [source.name for source in find_images(["b/2.png", "?.png", "b/1.PNG"])] == ["b/2.png", "0.png", "b/1.PNG"]
+
+
 def test_names_and_labels_are_nothing_that_a_terminal_obeys(packed_file, folder, tmp_path, capsys) -> None:
     from bcdnet.program import read_program, write_program
 
@@ -224,9 +239,11 @@ def test_addresses(packed_file, folder, capsys, monkeypatch) -> None:
         (local,) = InferenceSession(packed_file).predict([folder / "a.png"], topk=1)
         assert code == 1 and f"skipped {missing}: the server answers 404 File not found" in err
         assert json.loads(out)[0]["predictions"][0]["probability"] == local[0].probability
-        monkeypatch.setattr(sources_module, "MAX_DOWNLOAD", 100)
-        code, _, err = call(capsys, "predict", packed_file, there, "--allow-urls")
-        assert code == 1 and "is longer than" in err
+        size = (folder / "a.png").stat().st_size
+        for most, expected in ((size, 0), (size - 1, 1)):
+            monkeypatch.setattr(sources_module, "MAX_DOWNLOAD", most)
+            code, _, err = call(capsys, "predict", packed_file, there, "--allow-urls")
+            assert code == expected and ("is longer than" in err) == bool(expected)
         server.shutdown()
 
 
@@ -306,6 +323,22 @@ def test_decoding_runs_ahead_but_not_far(packed_file, folder) -> None:
         next(stream)
     assert 6 <= len(opened) <= 5 + 2 + 4 * 2
     stream.close()
+
+
+def test_what_runs_ahead_is_dropped_when_nobody_waits(packed_file, folder) -> None:
+    opened = []
+    (one,) = find_images([str(folder / "a.png")])
+
+    def slowly():
+        time.sleep(0.02 if len(opened) > 16 else 0)
+        opened.append(one)
+        return one.open()
+
+    sources = [type(one)(str(index), Path("x"), slowly) for index in range(200)]
+    stream = predict_stream(InferenceSession(packed_file, threads=1), sources, batch=16, decoders=1)
+    next(stream)
+    stream.close()
+    assert 16 <= len(opened) < 16 + 4 * 16
 
 
 def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, folder) -> None:

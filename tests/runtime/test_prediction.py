@@ -71,3 +71,9 @@ def test_bars_are_as_long_as_the_classes_are_probable() -> None:
     rows = np.flatnonzero(bar.sum(1) > 10)
     assert len(rows) > 5 and np.ptp(rows) < 20  # of the first alone
     assert bar[rows[0]].sum() == pytest.approx(0.75 * 308, abs=2)
+
+
+def test_a_long_label_stays_clear_of_the_probability() -> None:
+    picture = Image.new("RGB", (320, 10))
+    long, none = (np.asarray(annotate(picture, [Prediction(label, 0.5, 0)])) for label in ("x" * 500, ""))
+    assert (long[:, :200] != none[:, :200]).any() and np.array_equal(long[:, 270:], none[:, 270:])

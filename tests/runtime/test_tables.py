@@ -46,6 +46,8 @@ def test_shards_have_fixed_columns(tmp_path) -> None:
     ]
     assert rows(paths[1], SHARD_SCHEMA)[-1] == nothing | {"__key__": "z", "json": '{"n": 1}'}
     assert rows(shard(tmp_path / "empty.tar", {}), SHARD_SCHEMA) == []
+    twice = shard(tmp_path / "twice.tar", {"a.png": b"first", "a.jpg": b"second"})
+    assert rows(twice, SHARD_SCHEMA) == [nothing | {"__key__": "a", "image": b"first"}]
 
 
 def test_folders_are_walked_as_for_images(tmp_path) -> None:
@@ -66,12 +68,12 @@ def test_folders_are_walked_as_for_images(tmp_path) -> None:
 def test_parquet_has_the_columns_of_all_files(tmp_path) -> None:
     for name, row in (
         ("0", {"image": {"bytes": b"a", "path": None}, "id": 1}),
-        ("1", {"image": {"bytes": b"b", "path": "b.png"}, "id": 2, "label": "t"}),
+        ("1", {"label": "t", "id": 2, "image": {"bytes": b"b", "path": "b.png"}}),
     ):
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
     files = find_files([str(tmp_path / "*.parquet")], tmp_path.parent / "out.parquet")
     found = [row for path in files.paths for row in rows(path, files.schema)]
-    assert [row["label"] for row in found] == [None, "t"]
+    assert [(row["id"], row["label"]) for row in found] == [(1, None), (2, "t")]
     assert [row["image"] for row in found] == [{"bytes": b"a", "path": None}, {"bytes": b"b", "path": "b.png"}]
     pq.write_table(pa.table({"id": ["x"]}), tmp_path / "2.parquet")
     with pytest.raises(DataError, match="columns of one name and different types"):
