@@ -112,6 +112,13 @@ def test_the_order_of_classes_is_that_of_the_logits() -> None:
         assert (result.top1, result.top5) == (top1, top5), label
 
 
+def test_a_network_that_is_certain_is_held_to_it() -> None:
+    """Of logits that exp cannot take; a confidence of 1 belongs to the last bin."""
+    logits = np.array([[1000, 0], [1000, 0]], np.float32)
+    found = evaluate_logits(logits, np.array([0, 1]), ["a", "b"], 1.0)
+    assert (found.top1, found.ece, found.loss) == (50, 0.5, 500)
+
+
 def test_classes_of_one_name_are_told_apart() -> None:
     logits = np.eye(3, dtype=np.float32)
     result = evaluate_logits(logits, np.array([0, 1, 1]), ["crane", "ox", "crane"], 1.0)
