@@ -198,6 +198,19 @@ def test_parameters_outside_known_layers_count() -> None:
     assert counts.flops == 0
 
 
+def test_an_idle_layer_counts_whatever_its_name_begins_with() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.head_dist = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x)
+
+    counts = count(Two(), (3, 2, 2))
+    assert (counts.params, counts.flops) == (2 * 20, 4 * 15)
+
+
 @pytest.mark.parametrize("size", [(3, 0, 8), (8, 8), (3, -1, 4)])
 def test_input_size_is_three_positive_numbers(size: tuple[int, ...]) -> None:
     with pytest.raises(BcdnetError, match="input_size"):
