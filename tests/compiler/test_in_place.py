@@ -104,9 +104,9 @@ def test_every_view_shares_what_is_overwritten(view: Body, change: Callable[[Ten
     """In PyTorch it would be computed from the new values, in a program from the old."""
 
     def body(net: Net, x: Tensor) -> Tensor:
-        seen = view(net, x)
+        batch, seen = x.shape[0], view(net, x)
         change(x)
-        return seen.view(x.shape[0], 8, 6, 6)
+        return seen.view(batch, 8, 6, 6)
 
     with pytest.raises(CompileError, match=r"computes in place what .* reads afterwards"):
         compile_module(Net(body).eval(), input_size=(3, 6, 6))
