@@ -96,10 +96,8 @@ class Graph:
         rows = source.shape[0] if source.kind == "image" else source.shape[0] * source.shape[1]
         origin = source.inputs[0] if source.type == "reshape" else source
         columns = int(np.prod(source.shape)) // rows
-        if origin.type == "transpose" and origin.kind == "map" and origin.shape[-1] == source.shape[-1]:
-            twice = origin.inputs[0]
-            if twice.kind == "map" and twice.shape[-1] == rows:
-                return self.reshape(twice, "map", shape, name)
+        if origin.type == "transpose" and origin.inputs[0].kind == "map" and origin.shape[-1] == source.shape[-1]:
+            return self.reshape(origin.inputs[0], "map", shape, name)
         if source.kind != "image" and 1 in (rows, columns):
             return self.reshape(source, "map", shape, name)
         return self.insert(Node("transpose", name, [source], "map", shape))
