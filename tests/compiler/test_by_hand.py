@@ -114,7 +114,7 @@ LAYERS = {
     "valid": nn.Conv2d(3, 4, (3, 5), (1, 2), padding="valid"),
     "plain norm": nn.BatchNorm2d(3, affine=False),
     "one slope": nn.PReLU(),
-    "maximum": nn.MaxPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True),
+    "maximum": nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
     "parts": nn.AdaptiveAvgPool2d((3, 4)),
@@ -147,7 +147,10 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
         (lambda x: x.view(3, -1, 6, 6).flatten(1), "must keep the batch as its first axis"),
         (lambda x: x.flatten(2).transpose(0, 2).flatten(1), "only the two axes after the batch"),
         (lambda x: (F.avg_pool2d(x, 2) + torch.arange(3.0)).flatten(1), "per-channel parameters"),
-        (lambda x: (x.flatten(2) * torch.arange(3.0).view(3, 1)).flatten(1), "per-channel parameters"),
+        (
+            lambda x: (F.adaptive_avg_pool2d(x, (1, 3)).flatten(2) * torch.arange(3.0).view(3, 1)).flatten(1),
+            "per-channel parameters",
+        ),
     ],
 )
 def test_functions_that_no_program_computes_are_refused(function: Callable[[Any], Any], message: str) -> None:
@@ -194,6 +197,23 @@ def test_two_layers_become_one_only_where_that_is_the_same(
     np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
 
 
+def test_twins_may_be_the_second_summands(prepared: Any) -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.sign = nn.Conv2d(3, 4, 1), Sign()
+            self.first, self.second = BinaryConv2d(4, 4, 1), BinaryConv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            bits = self.sign(x)
+            return torch.cat([x + self.first(bits), x + self.second(bits)], 1).flatten(1)
+
+    module, x = prepared(Twins(), 3, 4, 4), torch.randn(2, 3, 4, 4)
+    (ours,) = execute(compile_module(module, input_size=(3, 4, 4)), x.numpy())
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
+
+
 class Skip(nn.Module):
     """A binary convolution and what goes around it, which is read a second time if `again`."""
 
@@ -206,7 +226,7 @@ class Skip(nn.Module):
         x = self.stem(x)
         around = self.around(x)
         x = self.conv(self.sign(x)) + around
-        return (F.relu(x) + around if self.again else x).flatten(1)
+        return (F.relu(x) + 2 * around if self.again else x).flatten(1)
 
 
 @pytest.mark.parametrize("again", [False, True])

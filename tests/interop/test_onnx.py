@@ -75,7 +75,7 @@ LAYERS = {
     "long": nn.Sequential(RSign(4), LongRangeShift(), BinaryConv2d(4, 5, 1)),
     "halved": ContextualConvBlock(4, 4, 3, stride=2),
     "activation": RPReLU(4),
-    "maximum": nn.MaxPool2d((2, 3), (2, 1), (1, 0), ceil_mode=True),
+    "maximum": nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
     "views": nn.Sequential(Regrouped(), nn.BatchNorm2d(16)),
