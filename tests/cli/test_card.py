@@ -1,6 +1,7 @@
 """`bcdnet card` on a small run."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "steps": [{"name": "step1", **step}, {"name": "step2", "weight_bits": 1, **step}],
         "trainer": {"accelerator": "cpu"},
     }
-    train(resolve(recipe), say=lambda message: None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["bcdnet", "train", "tiny.yaml", "--resume", "seed=0"])
+        train(resolve(recipe), say=lambda message: None)
     return folder
 
 
@@ -61,6 +64,7 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     assert "Licence of the data: CC BY 4.0" in text and f"{packed.stat().st_size:,} bytes" in text
     assert "| step2 | 1 bit | 1 | 64 | adamw, 0.001, cosine |" in text and "crop pad, padding 2" in text
     assert "`bcdnet_b_r18_small width=0.0625 mlp_blocks=6`, trained on Digits" in text
+    assert "\nbcdnet train tiny.yaml seed=0\n" in text  # there is nothing to resume elsewhere
     session = InferenceSession(packed, threads=1)
     assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")
     assert str(run.parent) not in text and str(run.parent) not in str(session.provenance)

@@ -223,7 +223,7 @@ Time: median of {TIMED} runs after {WARMUP} others, {card.speed.target} instruct
 Recipe `{card.recipe.name}`, seed {card.recipe.seed}, commit {commit}:
 
 ```bash
-{provenance["command"]}
+{provenance["command"].replace(" --resume", "")}
 ```
 
 | step | weights | epochs | batch | optimiser, rate | top-1 after it |
