@@ -86,6 +86,19 @@ def test_long_strings_are_read(page: Any) -> None:
     assert same
 
 
+def test_classes_come_in_the_order_of_their_logits(page: Any) -> None:
+    """Those whose probability is 0 too; of equals the one that comes first."""
+    best = page.evaluate(
+        """async () => {
+          const { Session } = await import("./bcdnet.js");
+          const session = await Session.load("model.bcdn");
+          return session.rank(new Float32Array([-900, 5, -800, 5, 0, 0, 0, 0, 0, 2000]), 10);
+        }"""
+    )
+    assert [row["index"] for row in best] == [9, 1, 3, 4, 5, 6, 7, 8, 2, 0]
+    assert [row["probability"] for row in best] == [1, *[0] * 9]
+
+
 def test_mistakes_are_told(page: Any) -> None:
     told = page.evaluate(
         """async () => {
