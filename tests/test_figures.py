@@ -24,6 +24,7 @@ def test_a_name_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
     assert drawn.get_text().replace(r"\$", "$").isprintable()
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_name_in_another_script_is_drawn_with_another_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fonts, error in (((), pytest.raises(UserWarning, match="missing")), (("absent", "STIXGeneral"), nullcontext())):
         monkeypatch.setattr(figures, "CJK_FONTS", fonts)
