@@ -1,7 +1,7 @@
 """Which parameters decay, in step 1 and in step 2."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_only_weights_decay_and_latent_ones_in_step_1_alone(model: Network) -> N
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_a_step_without_a_gradient_moves_what_decays_alone(model: Network, kind: str) -> None:
-    step = StepConfig("s", 0.1, weight_bits=1, epochs=1, optimizer=kind, weight_decay=0.5)  # type: ignore[arg-type]
+    step = StepConfig("s", 0.1, weight_bits=1, epochs=1, optimizer=kind, weight_decay=0.5)
     optimizer = build_optimizer(model, step)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -67,10 +67,10 @@ def test_a_step_without_a_gradient_moves_what_decays_alone(model: Network, kind:
         ("sgd", 0.1 * (1 + 0.9) * 0.5 * 4),  # the same, with the momentum to come
     ],
 )
-def test_each_optimiser_decays_in_its_own_way(kind: str, moved: float) -> None:
+def test_each_optimiser_decays_in_its_own_way(kind: Literal["adamw", "adam", "sgd"], moved: float) -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 4.0)
-    step = StepConfig("s", 0.1, epochs=1, optimizer=kind, weight_decay=0.5)  # type: ignore[arg-type]
+    step = StepConfig("s", 0.1, epochs=1, optimizer=kind, weight_decay=0.5)
     layer.weight.grad = torch.zeros_like(layer.weight)
     build_optimizer(layer, step).step()
     assert 4 - layer.weight.item() == pytest.approx(moved, rel=1e-5)
