@@ -42,7 +42,8 @@ def literal(text: str) -> str:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """As its suffix says; the same figure gives the same file."""
-    fonts = [font for font in CJK_FONTS if font in get_font_names()]
+    installed = set(get_font_names())
+    fonts = [font for font in CJK_FONTS if font in installed]
     for text in figure.findobj(Text) if fonts else ():
         text.set_fontfamily([*text.get_fontfamily(), *fonts])
     path.parent.mkdir(parents=True, exist_ok=True)
