@@ -125,6 +125,11 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
         ({"teacher": {}}, "teacher.model: a teacher needs a model or a checkpoint"),
         ({"teacher": {"checkpoint": "x", "train": {"lr": 1, "epochs": 1}}}, "teacher.model: give the model to train"),
         ({"teacher": {"model": "resnet18"}}, "teacher.model: give exactly one of checkpoint, pretrained and train"),
+        ({"teacher": {"checkpoint": "x", "image_size": 0}}, "teacher.image_size: must be >= 1, got 0"),
+        (
+            {"teacher": {"model": "resnet18", "image_size": 9, "train": {"epochs": 1, "batch_size": 8, "lr": 0.1}}},
+            "teacher.image_size: a teacher that the run trains",
+        ),
         (
             {"teacher": {"model": "resnet18_twin", "train": {"lr": 1, "epochs": 1, "weight_bits": 1}}},
             "teacher.train.weight_bits: a teacher is real-valued",

@@ -1,25 +1,19 @@
-"""From the recipe's sections to networks: the student, and the teacher it learns from."""
+"""From the recipe's `model` section to the network that it asks for and the weights that it begins with."""
 
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bcdnet.compiler import load_trained
-from bcdnet.config import unknown_key
 from bcdnet.data import preprocess_of
 from bcdnet.data.config import DataConfig
-from bcdnet.data.match import check_classes
 from bcdnet.errors import BcdnetError, CheckpointError, RecipeError
 from bcdnet.models import Loaded, Network, build, configure, name_of
 from bcdnet.pretrained import list_pretrained
-from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TeacherConfig
+from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +27,7 @@ def with_name(config: ModelConfig) -> ModelConfig:
         return config
     assert config.checkpoint is not None
     try:
-        name, settings = name_of(_load("model.checkpoint", config.checkpoint).model.config)
+        name, settings = name_of(load("model.checkpoint", config.checkpoint).model.config)
     except RecipeError as error:
         raise CheckpointError(f"model.checkpoint: {config.checkpoint}: {error}; begin with it in Python") from None
     return replace(config, name=name, kwargs={**settings, **config.kwargs})
@@ -86,7 +80,7 @@ def initial_weights(
     CheckpointError for a file that is no model of ours, RecipeError for a network of another shape.
     """
     assert config.checkpoint is not None
-    loaded = _load("model.checkpoint", config.checkpoint)
+    loaded = load("model.checkpoint", config.checkpoint)
     wanted, given = model.state_dict(), loaded.model.state_dict()
     heads = {name for name in (*wanted, *given) if name.startswith("head.")}
     for name in sorted((wanted.keys() | given.keys()) - heads):
@@ -104,7 +98,7 @@ def initial_weights(
     return {name: given[name] for name in kept}, loaded
 
 
-def _load(key: str, name: str | Path) -> Loaded:
+def load(key: str, name: str | Path) -> Loaded:
     """`load_trained`, whose errors begin with the recipe's key."""
     try:
         return load_trained(name)
@@ -119,115 +113,3 @@ def _difference(there: Network, here: Network) -> str:
     theirs, ours = vars(there.config), vars(here.config)
     shown = [key for key in theirs if theirs[key] != ours[key] and key not in ("num_classes", "distilled", "estimator")]
     return "; ".join(f"{key} is {theirs[key]} there, {ours[key]} here" for key in shown)
-
-
-class Teacher(nn.Module):
-    """A frozen network that is given images as it knows them: normalised with its own mean and standard deviation."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        student: dict[str, Any],
-        own: dict[str, Any],
-        provenance: dict[str, Any] | None = None,
-    ) -> None:
-        """`student`, `own`: preprocessing (timm's `mean`, `std`, `input_size`) of what comes in and what it wants.
-
-        `provenance`: its file's, if it is a file of ours.
-        """
-        super().__init__()
-        self.provenance = provenance
-        self.network = network.eval().requires_grad_(False)
-        channels = student["input_size"][0]
-        if own["input_size"][0] != channels:
-            raise RecipeError(f"teacher: it sees {own['input_size'][0]} channels, but the images have {channels}")
-        mean, std = (torch.tensor(student[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        own_mean, own_std = (torch.tensor(own[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        self.same = bool(torch.equal(mean, own_mean) and torch.equal(std, own_std))
-        self.register_buffer("scale", std / own_std)
-        self.register_buffer("shift", (mean - own_mean) / own_std)
-        self.scale: Tensor
-        self.shift: Tensor
-
-    def digest(self) -> str:
-        """A hash of the network's weights, in hexadecimal."""
-        state = sorted(self.network.state_dict().items())
-        hashes = hashlib.sha256()
-        for name, value in state:
-            hashes.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return hashes.hexdigest()
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """images: float [N, C, H, W], normalised for the student -> logits [N, K]."""
-        logits: Tensor = self.network(images if self.same else images * self.scale + self.shift)
-        return logits
-
-    def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode: its batch norm must not follow the student's images."""
-        return super().train(False)
-
-
-def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, labels: list[str]) -> Teacher:
-    """The teacher that a recipe names. `trained`: the file that its own training phase wrote, if it had one.
-
-    Raises RecipeError, CheckpointError or DataError: an unknown model, weights that do not fit or cannot be had, other
-    classes than the data's, or those in another order.
-    """
-    preprocess = preprocess_of(data)
-    source = trained or (config.checkpoint if config.model is None else None)
-    if source is not None:
-        loaded = _load("teacher.checkpoint", source)
-        if len(loaded.labels) != len(labels):
-            known = f"knows {len(loaded.labels)} classes" if loaded.labels else "names no classes (pack it with labels)"
-            raise RecipeError(f"teacher: {source} {known}, the data has {len(labels)}")
-        check_classes(loaded.labels, labels, str(source), data.path)
-        if (own := loaded.preprocess["input_size"]) != preprocess["input_size"]:
-            _log.warning("teacher: %s learned from images of size %s, not %s", source, own, preprocess["input_size"])
-        return Teacher(loaded.model, preprocess, loaded.preprocess, loaded.provenance)
-    network: Any = _timm_teacher(config, len(labels), data.channels)
-    if not config.pretrained:
-        return Teacher(network, preprocess, preprocess)
-    # timm makes another number of classes or channels fit by weights that nobody trained.
-    own = network.pretrained_cfg
-    if own["num_classes"] != len(labels):
-        known = f"{config.model} with timm's weights knows {own['num_classes']} classes"
-        raise RecipeError(f"teacher: {known}, the data has {len(labels)}")
-    return Teacher(network, preprocess, own)
-
-
-def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.Module:
-    assert config.model is not None
-    if not timm.is_model(config.model):
-        raise RecipeError(f"teacher.model: {unknown_key(config.model, timm.list_models()).replace('key', 'model')}")
-    settings = {"num_classes": num_classes, "in_chans": channels, **config.kwargs}
-    try:
-        network: nn.Module = timm.create_model(config.model, pretrained=config.pretrained, **settings)
-    except Exception as error:
-        # timm reports what it cannot download, or a setting that it does not know, through many kinds of exception.
-        remedy = "; without network access give teacher.checkpoint a file" if config.pretrained else ""
-        first_line = str(error).strip().split("\n")[0]
-        raise RecipeError(
-            f"teacher: cannot make {config.model}: {type(error).__name__}: {first_line}{remedy}"
-        ) from None
-    if config.checkpoint:
-        _load_weights(network, Path(config.checkpoint).expanduser())
-    return network
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        if path.suffix == ".safetensors":
-            weights: Any = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"teacher.checkpoint: cannot read {path}: {' '.join(str(error).split())}") from None
-    for key in ("state_dict", "model"):
-        weights = weights.get(key, weights) if isinstance(weights, dict) else weights
-    if not isinstance(weights, dict):
-        raise CheckpointError(f"teacher.checkpoint: {path} holds no state dict")
-    try:
-        network.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise CheckpointError(f"teacher.checkpoint: {path}: {' '.join(str(error).split())}") from None

@@ -17,7 +17,6 @@ from bcdnet.errors import RecipeError
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import Network
 from bcdnet.nn import rescale_latent_weights, set_weight_bits
-from bcdnet.training.build import Teacher
 from bcdnet.training.callbacks import Checkpointer, Recorder, Snapshot, callbacks_of
 from bcdnet.training.data import RunData, TrainLoader, augmentation, iterations_per_epoch
 from bcdnet.training.ema import copy_into
@@ -28,6 +27,7 @@ from bcdnet.training.module import Plan, StepModule, plan_step
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TrainerConfig
 from bcdnet.training.run_folder import RunFolder
 from bcdnet.training.sync_bn import synchronise_batch_norm
+from bcdnet.training.teacher import Teacher
 
 
 @dataclass(frozen=True)

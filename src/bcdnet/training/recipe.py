@@ -121,16 +121,23 @@ class TeacherConfig:
     - `model` and `pretrained: true`: timm's own weights, which need its hub or its cache.
     - `model` and `train`: a network of bcdnet's, trained first, in the same run, with these settings.
 
-    A `checkpoint` alone and `pretrained` see images normalised as they know them, the others as the student does.
+    A `checkpoint` alone and `pretrained` see images normalised as they know them, the others as the student does. With
+    `image_size` the student's images are resized for it (bilinear): large networks know small images better so.
     """
 
     model: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     pretrained: bool = False
+    image_size: int | None = None
     train: StepConfig | None = None
 
     def __post_init__(self) -> None:
+        _check(self.image_size is None or self.image_size >= 1, f"image_size: must be >= 1, got {self.image_size}")
+        _check(
+            self.image_size is None or self.train is None,
+            "image_size: a teacher that the run trains sees images of data.image_size; leave it out",
+        )
         _check(self.model is not None or self.checkpoint is not None, "model: a teacher needs a model or a checkpoint")
         _check(self.model is not None or self.train is None, "model: give the model to train")
         _check(self.model is not None or not self.kwargs, "kwargs: a checkpoint alone says itself what its network is")

@@ -22,7 +22,7 @@ from bcdnet.errors import RecipeError
 from bcdnet.files import write_text
 from bcdnet.models import Loaded, Network, NetworkConfig, build, load_model, save_model
 from bcdnet.nn import lacks_statistics, restore_statistics
-from bcdnet.training.build import Teacher, check_fit, design, initial_weights, load_teacher, with_name
+from bcdnet.training.build import check_fit, design, initial_weights, with_name
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
@@ -30,15 +30,17 @@ from bcdnet.training.data import RunData, iterations_per_epoch
 from bcdnet.training.log import read_rows, rewind
 from bcdnet.training.loss import check_heads
 from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
-from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe import TEACHER, Recipe
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import RunFolder, environment
+from bcdnet.training.teacher import Teacher, examine, load_teacher
 
 Results = dict[str, dict[str, Any]]
 
 
 def train(recipe: Recipe, resume: bool = False, say: Callable[[str], None] = print) -> Results:
-    """Run a recipe into its `run_dir` and return what `metrics.json` holds: per phase, the figures of what it exported.
+    """Run a recipe into its `run_dir` and return what `metrics.json` holds: per phase, the figures of what it exported,
+    and those of a teacher from elsewhere.
 
     `resume` continues the run in the folder. On a CPU the result is bit-identical to that of a run that was never
     interrupted: data order, augmentation, learning rate and every other random number are functions of the seed and the
@@ -192,6 +194,10 @@ class Run:
         teacher = load_teacher(config, trained, self.recipe.data, data.class_names)
         self.taught_by = teacher.provenance
         self._check_teacher(teacher)
+        if self.first_process and TEACHER not in self.results:
+            found = examine(teacher, self.recipe, data)
+            self.results = {**self.results, TEACHER: found.to_json()}
+            self.say(f"teacher: {found.top1:.2f} % top-1 itself, of {found.images:,} images")
         return teacher
 
     def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:
