@@ -23,6 +23,16 @@ def test_the_name_comes_last(written, tmp_path: Path) -> None:
 
 
 @BOTH
+def test_writers_of_one_file_do_not_meet(written, tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    with written(target) as one, written(target) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one.read_text() == "one"
+    assert target.read_text() == "one" and list(tmp_path.iterdir()) == [target]
+
+
+@BOTH
 def test_a_failure_leaves_what_was_there(written, tmp_path: Path) -> None:
     target = tmp_path / "x.png"
     target.write_text("old")

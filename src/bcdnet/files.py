@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    beside = target.with_name(
+        f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}"
+    )  # for threads and hosts too
     try:
         yield beside
         beside.replace(target)

@@ -13,6 +13,8 @@ from PIL import Image
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.runtime import InferenceSession
 from bcdnet.serve import Settings, create_app, load
+from bcdnet.serve.batcher import Batcher
+from bcdnet.serve.metrics import Metrics
 from bcdnet.serve.run import is_loopback
 
 PNG = {"Content-Type": "image/png"}
@@ -182,6 +184,26 @@ def test_logits_that_are_not_finite_are_no_answer(packed_file, png, monkeypatch)
     monkeypatch.setattr(InferenceSession, "run", lambda *_: [np.full((1, 3), np.inf, np.float32)])
     with pytest.raises(DataError, match="not finite"):
         load(packed_file)
+
+
+def test_an_image_without_finite_logits_does_not_fail_its_batch(packed_file, monkeypatch) -> None:
+    model = load(packed_file, "small", threads=1)
+
+    def run(_: object, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        (x,) = inputs.values()
+        logits = np.zeros((len(x), len(model.labels)), np.float32)
+        logits[x.mean((1, 2, 3)) > 0] = np.nan
+        return [logits]
+
+    monkeypatch.setattr(model.session, "run", run)
+    batcher = Batcher(model, Settings(workers=1, wait_seconds=1), Metrics())
+    x = np.ones(model.preprocess.input_size, np.float32)
+    with batcher.admit(3, 1, False) as submit:
+        first, broken, last = submit(-x), submit(x), submit(-x)
+        assert first.result(60).batch == last.result(60).batch == 3
+        with pytest.raises(DataError, match="not finite"):
+            broken.result(60)
+    batcher.close()
 
 
 def test_metrics_count(serving, png) -> None:

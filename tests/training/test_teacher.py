@@ -1,5 +1,7 @@
 """Teachers from a recipe's `teacher` section: what they see, and what is said of them."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from bcdnet.models import build, configure, save_model
 from bcdnet.training import run
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe, TeacherConfig
+from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run import train
 from bcdnet.training.teacher import Teacher, examine, load_teacher
 
@@ -162,3 +165,20 @@ def test_a_teacher_that_knows_nothing_is_warned_of(
     found = examine(Teacher(always_zero, own, own), recipe, RunData(recipe))
     assert found.images == 360 and found.loss == pytest.approx(2.302585)
     assert caplog.messages[0].startswith(f"teacher: {found.top1:.2f} % top-1 is hardly better than chance")
+
+
+@pytest.mark.slow
+def test_the_example_makes_a_teacher_that_a_recipe_takes(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "timm.safetensors")
+    written = tmp_path / "new" / "teacher.safetensors"
+    section = f"teacher={{model: resnet10t, checkpoint: {written}, image_size: 32}}"
+    recipe = root / "recipes" / "digits.yaml"
+    words = [str(recipe), section, "--weights", str(tmp_path / "timm.safetensors"), "--frozen", "conv1", "bn1"]
+    subprocess.run([sys.executable, root / "examples" / "teacher.py", *words, "--epochs", "2"], check=True)
+    config = load_recipe(recipe, [section])
+    assert config.teacher is not None
+    teacher = load_teacher(config.teacher, None, config.data, [str(digit) for digit in range(10)])
+    learned, began = teacher.network.state_dict(), load_file(tmp_path / "timm.safetensors")
+    assert torch.equal(learned["conv1.3.weight"], began["conv1.3.weight"])
+    assert not torch.equal(learned["layer1.0.conv1.weight"], began["layer1.0.conv1.weight"])

@@ -18,6 +18,7 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from bcdnet.errors import DataError
 from bcdnet.runtime import Prediction
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.metrics import Metrics
@@ -137,9 +138,12 @@ class Batcher:
                 item.future.set_exception(error)
             return
         for item, answer in zip(items, answers, strict=True):
-            item.future.set_result(answer)
+            if isinstance(answer, DataError):
+                item.future.set_exception(answer)
+            else:
+                item.future.set_result(answer)
 
-    def _answer(self, items: list[_Item], begin: float) -> list[Answer]:
+    def _answer(self, items: list[_Item], begin: float) -> list[Answer | DataError]:
         session, name = self.model.session, self.model.name
         x = np.stack([item.x for item in items])
         features: Array | None = None
@@ -151,9 +155,13 @@ class Batcher:
         self._metrics.batches.labels(name).observe(len(items))
         self._metrics.run_seconds.labels(name).observe(ran)
         self._metrics.images.labels(name).inc(len(items))
-        answers = []
+        answers: list[Answer | DataError] = []
         for row, item in enumerate(items):
-            (predictions,) = session.rank(logits[row : row + 1], item.topk)
+            try:
+                (predictions,) = session.rank(logits[row : row + 1], item.topk)
+            except DataError as error:  # logits that are not finite, of which the batch's others know nothing
+                answers.append(error)
+                continue
             maps = None
             if item.cam and features is not None:
                 maps = list(session.cams(features[row], [best.index for best in predictions]))

@@ -1,0 +1,115 @@
+"""Fine-tune one of timm's networks as the teacher of a recipe, on the recipe's own data and augmentation.
+
+    python examples/teacher.py recipes/cifar10_taught.yaml --frozen conv_stem bn1 blocks.0 blocks.1
+    bcdnet train recipes/cifar10_taught.yaml
+
+The recipe's `teacher` says which network (`model`, `kwargs`), at which size it sees the images (`image_size`) and which
+file it is written to (`checkpoint`). It begins with timm's own weights, which need its hub or its cache, or with those
+of `--weights`, a file of the same state dict. Words of the form key=value change the recipe.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from safetensors.torch import save_file
+from torch import nn
+
+from bcdnet.data import Batches, preprocess_of
+from bcdnet.files import lasting_file
+from bcdnet.training.assess import pick_device
+from bcdnet.training.data import RunData, augmentation
+from bcdnet.training.recipe import Recipe, TeacherConfig
+from bcdnet.training.recipe_file import load_recipe
+from bcdnet.training.teacher import Teacher, examine
+
+WARMUP = 150  # iterations
+
+
+def pretrained(config: TeacherConfig, weights: Path | None, num_classes: int, channels: int) -> Any:
+    """timm's network with what it has learned, but a head for other classes."""
+    settings = {"num_classes": num_classes, "in_chans": channels, **config.kwargs}
+    elsewhere = None if weights is None else {"file": str(weights)}
+    network: Any = timm.create_model(str(config.model), pretrained=True, pretrained_cfg_overlay=elsewhere, **settings)
+    return network.to(memory_format=torch.channels_last)
+
+
+def freeze(network: nn.Module, names: list[str]) -> list[nn.Module]:
+    """The modules of these names, which stay as they are, batch statistics included.
+
+    So do the weights of depthwise convolutions: they are few, and on a CPU their gradients take as long as all others.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.weight.requires_grad_(False)
+    return [network.get_submodule(name).requires_grad_(False) for name in names]
+
+
+def fine_tune(network: nn.Module, frozen: list[nn.Module], recipe: Recipe, data: RunData, args: Any) -> None:
+    """AdamW along a cosine; weight decay on matrices and kernels alone."""
+    step = recipe.steps[0]
+    source = data.train(step.augment)
+    device = pick_device(recipe.trainer.accelerator)
+    network.to(device)
+    batches = Batches(source, step.batch_size, seed=recipe.seed, drop_last=True, device=device)
+    augment = augmentation(source, recipe.data)
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in learned if parameter.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [parameter for parameter in learned if parameter.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr)
+    total, done = args.epochs * len(batches), 0
+    size = recipe.teacher.image_size if recipe.teacher and recipe.teacher.image_size else recipe.data.image_size
+    for epoch in range(args.epochs):
+        network.train()
+        for module in frozen:
+            module.eval()
+        for pixels, labels in track(batches(epoch), f"epoch {epoch + 1} of {args.epochs}", len(batches)):
+            images, targets = augment(pixels, labels, done)
+            images = F.interpolate(images, (size, size), mode="bilinear")
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * min(1, (done + 1) / WARMUP) * (1 + math.cos(math.pi * done / total)) / 2
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = network(images.contiguous(memory_format=torch.channels_last))
+            optimizer.zero_grad()
+            F.cross_entropy(logits.float(), targets).backward()
+            optimizer.step()
+            done += 1
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("words", nargs="*", metavar="key=value", default=[])
+    parser.add_argument("--weights", type=Path, help="a file instead of timm's hub")
+    parser.add_argument("--frozen", nargs="*", default=[], metavar="MODULE", help="parts that stay as they are")
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.02)
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe, args.words)
+    config = recipe.teacher
+    if config is None or config.model is None or not str(config.checkpoint).endswith(".safetensors"):
+        parser.error(f"{args.recipe}: its teacher needs a model, and a .safetensors file as its checkpoint to write")
+    torch.manual_seed(recipe.seed)
+    data = RunData(recipe)
+    network = pretrained(config, args.weights, len(data.class_names), recipe.data.channels)
+    fine_tune(network, freeze(network, args.frozen), recipe, data, args)
+    own = preprocess_of(recipe.data)
+    found = examine(Teacher(network, own, own, config.image_size), recipe, data)
+    path = Path(str(config.checkpoint))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lasting_file(path) as beside:
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, beside)
+    print(f"{path}: {found.top1:.2f} % top-1 of {found.images:,} images")
+
+
+if __name__ == "__main__":
+    main()
