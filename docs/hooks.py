@@ -1,7 +1,13 @@
-"""MkDocs: the page of the command line is what the commands say of themselves; marks for the tests are taken away."""
+"""MkDocs: the page of the command line is what the commands say of themselves, a recipe's keys are those of the code;
+marks for the tests are taken away.
+"""
 
+import json
 import re
-from typing import Any
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pydoc import locate
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -34,6 +40,38 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def keys_of(section: str) -> str:
+    """The keys of a recipe's section, a dataclass: what each may be, and what it is when left out, as a table."""
+    config: Any = locate(section)
+    rows = [f"| `{field.name}` | {_words(field.type)} | {_default(field)} |" for field in fields(config)]
+    return "\n".join(("| key | | default |", "| --- | --- | --- |", *rows))
+
+
+def _words(kind: Any) -> str:
+    """A type as a writer of YAML thinks of it."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if get_origin(kind) is UnionType:
+        return " or ".join(_words(part) for part in parts)
+    if get_origin(kind) is tuple:
+        what = {str: "names", float: "numbers"}.get(parts[0], "sections")
+        return f"list of {what}" if parts[-1] is Ellipsis else f"list of {len(parts)} {what}"
+    known = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    return known.get(kind, "section" if is_dataclass(kind) else "settings by name")
+
+
+def _default(field: Field[Any]) -> str:
+    if isinstance(field.default, str):
+        return field.default and f"`{field.default}`"
+    if field.default is not MISSING:
+        return f"`{json.dumps(field.default)}`"
+    return "must be given" if field.default_factory is MISSING else ""
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Leave out the marks that tell the tests which blocks to run: MkDocs knows the language alone."""
+    """Put in tables of keys, and leave out the marks that tell the tests which blocks to run, which MkDocs does not
+    know.
+    """
+    markdown = re.sub(r"^<!-- keys of (\S+) -->$", lambda found: keys_of(found[1]), markdown, flags=re.MULTILINE)
     return re.sub(r"^```(sh|python) test(?: slow)?$", r"```\1", markdown, flags=re.MULTILINE)

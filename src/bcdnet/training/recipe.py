@@ -54,12 +54,14 @@ class StepConfig:
     """One run of an optimiser: the paper's step 1 (`weight_bits: 32`) or step 2 (`weight_bits: 1`), or a teacher's.
 
     Lengths are `epochs` or `iterations` (optimiser steps), exactly one. `batch_size` is the global batch of one
-    optimiser step, over all devices and accumulated parts. `warmup_*`: see `schedule.py`. `anneal`: the estimators'
-    progress at the step's start and end. `channel_lr`: factor on the learning rate of what is learned per channel
-    (thresholds, RPReLU, batch norm, biases). `latent_rms`: the root mean square that each binary block's latent weights
-    are scaled to when the step begins (the smaller, the sooner their signs change), or null to leave them. `ema`: decay
-    of the averaged weights that are then evaluated and exported, or null. `augment`
-    overrides keys of the recipe's `augment`.
+    optimiser step, over all devices and accumulated parts. `warmup_*`, `schedule`, `min_lr`: see `schedule.py`;
+    `optimizer`, `weight_decay` (never of binary weights): see `optim.py`; `momentum` is SGD's, with Nesterov's.
+    `anneal`: the estimators' progress at the step's start and end. `channel_lr`: factor on the learning rate of what is
+    learned per channel (thresholds, RPReLU, batch norm, biases). `latent_rms`: the root mean square that each binary
+    block's latent weights are scaled to when the step begins (the smaller, the sooner their signs change), or null to
+    leave them. `label_smoothing`, `label_weight`, `distillation`: see `TrainingLoss`. `clip_norm`: the largest norm of
+    all gradients together, or null. `ema`: decay of the averaged weights that are then evaluated and exported, or null.
+    `augment` overrides keys of the recipe's `augment`.
     """
 
     name: str
