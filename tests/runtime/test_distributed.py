@@ -31,7 +31,7 @@ def encoded(seed: int, side: int = 20) -> bytes:
 
 @pytest.fixture
 def predictor(packed_file: Path) -> Predictor:
-    return Predictor(packed_file.read_bytes(), topk=2, threads=1, max_pixels=10_000)
+    return Predictor(packed_file.read_bytes(), topk=2, threads=1, max_pixels=10_000, folder=os.getcwd())
 
 
 def test_a_table_keeps_its_columns_and_gains_predictions(packed_file, predictor) -> None:
@@ -132,6 +132,19 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     yield
     ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_relative_sources_of_a_cluster_that_was_started_elsewhere(cluster, packed_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for seed in range(3):
+        Path("photos", f"{seed}.png").write_bytes(encoded(seed))
+    pq.write_table(pa.table({"path": ["photos/0.png"], "id": [7]}), "rows.parquet")
+    assert predict_dataset(packed_file, ["photos"], Path("a.parquet"), workers=1) == (3, 0)
+    assert sorted(pq.read_table("a.parquet").column("path").to_pylist()) == [f"photos/{seed}.png" for seed in range(3)]
+    assert predict_dataset(packed_file, ["rows.parquet"], Path("b.parquet"), workers=1) == (1, 0)
 
 
 @pytest.mark.slow

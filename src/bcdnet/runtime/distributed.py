@@ -39,16 +39,17 @@ class Predictor:
 
     The table has a column of encoded images, which is dropped, or a column `path`; all other columns stay. Adds
     `label`, `index` and `probability` of the best class, `labels` and `probabilities` of the `topk` best, and `error`,
-    which says why an image could not be read.
+    which says why an image could not be read. Relative paths start at `folder`: a cluster's workers run elsewhere.
     """
 
-    def __init__(self, packed: bytes, topk: int, threads: int, max_pixels: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.bcdn"
+    def __init__(self, packed: bytes, topk: int, threads: int, max_pixels: int, folder: str) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "model.bcdn"
             path.write_bytes(packed)
             self._session = InferenceSession(path, threads=threads)
         self._topk = topk
         self._max_pixels = max_pixels
+        self._folder = folder
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rest, names, images = _split(table)
@@ -73,6 +74,8 @@ class Predictor:
         try:
             if image is None:
                 raise DataError(f"{name}: no image in this row")
+            if isinstance(image, str):
+                image = os.path.join(self._folder, image)
             return to_input(open_image(image, name, max_pixels=self._max_pixels), preprocess, name), None
         except (DataError, MemoryError) as error:
             return None, str(error) or f"{name}: needs more memory than there is"
@@ -145,13 +148,13 @@ def open_files(files: Files) -> Dataset:
 
     from bcdnet.runtime.tables import read_tables
 
-    schema, rows = files.schema, [{"path": path} for path in files.paths]
+    schema, rows, folder = files.schema, [{"path": path} for path in files.paths], os.getcwd()
     if schema is None:
         return ray.data.from_items(rows)
 
     def read(paths: pa.Table) -> Iterator[pa.Table]:
         for path in paths.column("path").to_pylist():
-            yield from read_tables(path, schema)
+            yield from read_tables(os.path.join(folder, path), schema)
 
     # One task a file.
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -204,7 +207,7 @@ def predict_dataset(
         ray.data.DataContext.get_current().enable_progress_bars = False
         results: Any = open_files(files).map_batches(
             Predictor,
-            fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels),
+            fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels, os.getcwd()),
             batch_format="pyarrow",
             batch_size=batch,
             compute=ray.data.ActorPoolStrategy(size=workers),
