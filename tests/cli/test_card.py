@@ -103,6 +103,8 @@ def test_a_teachers_figures_may_be_anything(results: Any, reached: str) -> None:
     found = SimpleNamespace(provenance={"taught_by": {"model": "twin", "results": results}})
     card: Any = SimpleNamespace(recipe=SimpleNamespace(teacher=TeacherConfig(checkpoint="x")), figures={}, found=found)
     assert _teacher(card) == f"Teacher: twin{reached}."
+    card.recipe.teacher = TeacherConfig(checkpoint="x", image_size=96)
+    assert _teacher(card) == f"Teacher: twin{reached}, which sees images of 96 pixels."
 
 
 def test_mistakes_are_one_line_and_leave_nothing(

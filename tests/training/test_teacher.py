@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bcdnet.compiler import export
 from bcdnet.data import DataConfig, preprocess_of
 from bcdnet.errors import CheckpointError, DataError, RecipeError
-from bcdnet.models import build, configure, save_model
+from bcdnet.models import build, configure, load_model, save_model
 from bcdnet.training import run
 from bcdnet.training.data import RunData
 from bcdnet.training.recipe import Recipe, TeacherConfig
@@ -141,7 +141,9 @@ def test_a_teacher_from_elsewhere_is_evaluated_once(
     own = {"model": "resnet18_twin_small", "kwargs": SMALL, "train": {"iterations": 3, "batch_size": 128, "lr": 1e-2}}
     steps = [{"name": "only", "iterations": 7, "batch_size": 128, "lr": 1e-3}]
     first = train(make_recipe("first", teacher=own, steps=steps))
-    recipe = make_recipe("second", teacher={"checkpoint": str(tmp_path / "first" / "teacher.safetensors")}, steps=steps)
+    weights = str(tmp_path / "first" / "teacher.safetensors")
+    theirs = {"model": "resnet18_twin_small", "kwargs": SMALL, "checkpoint": weights}
+    recipe = make_recipe("second", teacher=theirs, steps=steps)
     begin_and_stop(recipe)
 
     def again(*args: Any) -> None:
@@ -152,6 +154,8 @@ def test_a_teacher_from_elsewhere_is_evaluated_once(
     assert list(second) == ["teacher", "only"]
     for key in ("top1", "loss", "images"):
         assert second["teacher"][key] == pytest.approx(first["teacher"][key], rel=1e-5)
+    told = load_model(tmp_path / "second").provenance["taught_by"]
+    assert told["model"] == "resnet18_twin_small" and told["results"]["top1"] == second["teacher"]["top1"]
 
 
 def test_a_teacher_that_knows_nothing_is_warned_of(

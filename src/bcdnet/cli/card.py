@@ -279,7 +279,8 @@ def _teacher(card: Card) -> str:
     results = card.figures.get("teacher") or known.get("results")
     top1 = results.get("top1") if isinstance(results, dict) else None  # of a foreign file these may be anything
     reached = f", {top1:.2f} % itself" if isinstance(top1, (int, float)) else ""
-    return f"Teacher: {teacher.model or known.get('model', 'a checkpoint')}{reached}."
+    seen = f", which sees images of {teacher.image_size} pixels" if teacher.image_size else ""
+    return f"Teacher: {teacher.model or known.get('model', 'a checkpoint')}{reached}{seen}."
 
 
 def _augmentation(recipe: Recipe) -> str:

@@ -192,12 +192,12 @@ class Run:
             return None
         trained = self.folder.weights(config.train.name) if config.train is not None else None
         teacher = load_teacher(config, trained, self.recipe.data, data.class_names)
-        self.taught_by = teacher.provenance
         self._check_teacher(teacher)
         if self.first_process and TEACHER not in self.results:
             found = examine(teacher, self.recipe, data)
             self.results = {**self.results, TEACHER: found.to_json()}
             self.say(f"teacher: {found.top1:.2f} % top-1 itself, of {found.images:,} images")
+        self.taught_by = teacher.provenance or {"model": config.model, "results": _brief(self.results.get(TEACHER, {}))}
         return teacher
 
     def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:
@@ -239,7 +239,7 @@ class Run:
             "step": phase.name,
             "model": phase.model.name,
             "data": dataset_name(self.recipe.data.path),
-            "results": {key: figures[key] for key in ("top1", "top5", "loss", "images")},
+            "results": _brief(figures),
             **environment(self.recipe.seed),
         }
         if phase.role == "student":
@@ -260,6 +260,11 @@ class Run:
             draw_curves(read_rows(self.folder.rows), self.folder.curves, self.recipe.name)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _brief(figures: dict[str, Any]) -> dict[str, Any]:
+    """What a model file tells of its results."""
+    return {key: figures[key] for key in ("top1", "top5", "loss", "images") if key in figures}
 
 
 def shortened(provenance: dict[str, Any], generations: int = 4) -> dict[str, Any]:
