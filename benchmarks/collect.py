@@ -68,7 +68,8 @@ def describe(run: Path) -> dict[str, Any]:
         "ece": evaluated["ece"],
         "images": evaluated["images"],
         "epochs": sum(step["epochs"] for step in steps.values()),
-        "train_seconds": sum(step["train_seconds"] for step in metrics.values()),
+        # A teacher from elsewhere has figures too, but was not trained here.
+        "train_seconds": sum(step.get("train_seconds", 0.0) for step in metrics.values()),
         "params": counts.params,
         "packed_bytes": counts.packed_bytes,
         "bops": counts.bops,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from collect import curve, main, portable_file
+from collect import curve, describe, main, portable_file
 
 ROWS = """step,event,epoch,iteration,val_top1
 teacher,epoch,1,10,90.5
@@ -19,6 +19,12 @@ step2,epoch,2,20,60.5
 def test_curve_is_the_students_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(ROWS)
     assert curve(tmp_path) == [(1.0, 40.5), (2.0, 50.5), (4.0, 60.5)]
+
+
+def test_a_run_whose_teacher_was_not_trained_in_it_is_described() -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-cifar10-taught"
+    (kept,) = json.loads((results / "results.json").read_text())
+    assert describe(results / kept["run"]) == kept and kept["teacher_top1"] == pytest.approx(93.76)
 
 
 def test_files_keep_their_numbers_and_lose_their_places(tmp_path: Path) -> None:
