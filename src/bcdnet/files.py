@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     beside = target.with_name(
-        f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}"
+        f".{target.stem}.{os.urandom(4).hex()}.partial{target.suffix}"
     )  # for threads and hosts too
     try:
         yield beside
