@@ -27,9 +27,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
-    beside = target.with_name(
-        f".{target.stem}.{os.urandom(4).hex()}.partial{target.suffix}"
-    )  # for threads and hosts too
+    mark = os.urandom(4).hex()  # process ids repeat, among threads and containers
+    beside = target.with_name(f".{target.stem}.{mark}.partial{target.suffix}")
     try:
         yield beside
         beside.replace(target)
