@@ -102,12 +102,12 @@ def main() -> None:
     data = RunData(recipe)
     network = pretrained(config, args.weights, len(data.class_names), recipe.data.channels)
     fine_tune(network, freeze(network, args.frozen), recipe, data, args)
-    own = preprocess_of(recipe.data)
-    found = examine(Teacher(network, own, own, config.image_size), recipe, data)
     path = Path(str(config.checkpoint))
     path.parent.mkdir(parents=True, exist_ok=True)
     with lasting_file(path) as beside:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, beside)
+    own = preprocess_of(recipe.data)
+    found = examine(Teacher(network, own, own, config.image_size), recipe, data)
     print(f"{path}: {found.top1:.2f} % top-1 of {found.images:,} images")
 
 
