@@ -57,7 +57,7 @@ def test_curves_of_two_steps_stand_side_by_side(drawn: list[Figure]) -> None:
         return {"event": "epoch", "step": step, "epoch": f"{epoch}", **values}
 
     draw_curves([row("a", 1, ""), row("a", 2, "50"), row("b", 1, "60")], Path("x.png"), "x")
-    loss, top1 = (
+    training_loss, evaluation_loss, top1 = (
         [
             (line.get_label(), np.transpose(line.get_data()).tolist())
             for line in axes.lines
@@ -65,13 +65,14 @@ def test_curves_of_two_steps_stand_side_by_side(drawn: list[Figure]) -> None:
         ]
         for axes in drawn[0].axes
     )
-    for lines, training, second, third in ((loss, 4, 3, 3), (top1, 40, 50, 60)):
-        assert lines == [
-            ("training", [[1, training], [2, training]]),
-            ("evaluation", [[2, second]]),
-            ("training", [[3, training]]),
-            ("evaluation", [[3, third]]),
-        ]
+    assert training_loss == [("training", [[1, 4], [2, 4]]), ("training", [[3, 4]])]
+    assert evaluation_loss == [("evaluation", [[2, 3]]), ("evaluation", [[3, 3]])]
+    assert top1 == [
+        ("training", [[1, 40], [2, 40]]),
+        ("evaluation", [[2, 50]]),
+        ("training", [[3, 40]]),
+        ("evaluation", [[3, 60]]),
+    ]
 
 
 def test_the_figures_of_a_run(tmp_path: Path) -> None:

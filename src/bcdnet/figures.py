@@ -45,7 +45,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     installed = set(get_font_names())
     fonts = [font for font in CJK_FONTS if font in installed]
     for text in figure.findobj(Text) if fonts else ():
-        text.set_fontfamily([*text.get_fontfamily(), *fonts])
+        if not text.get_text().isascii():  # those fonts lack weights, which matplotlib would warn of
+            text.set_fontfamily([*text.get_fontfamily(), *fonts])
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside:
         figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)
