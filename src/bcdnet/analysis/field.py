@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bcdnet.errors import BcdnetError, DataError
-from bcdnet.figures import blank_figure, literal, save_figure
+from bcdnet.figures import COLOURS, blank_figure, literal, save_figure
 from bcdnet.models import Network
 from bcdnet.nn import BinaryMLPBlock
 
@@ -124,7 +124,7 @@ def draw(fields: dict[str, Field], path: Path, title: str) -> None:
         axes.set_title(f"{labels[name]}:\n90 % of it in {100 * field.pixels[0.9]:.0f} % of the pixels", fontsize=9)
         axes.set_axis_off()
     figure.colorbar(image, ax=panels[:2], shrink=0.7, label="root of the gradient", location="bottom", aspect=40)
-    for (name, field), colour in zip(fields.items(), ("#2a6fbb", "#e07b28"), strict=True):
+    for (name, field), colour in zip(fields.items(), COLOURS, strict=False):
         order = np.sort(field.map.ravel())[::-1].cumsum()
         panels[2].plot(100 * np.arange(1, order.size + 1) / order.size, 100 * order, color=colour, label=labels[name])
     panels[2].set(xlabel="pixels, the strongest first (%)", ylabel="share of the gradient (%)", ylim=(0, 101))
