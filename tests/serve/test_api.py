@@ -112,6 +112,17 @@ def test_what_is_no_image_or_no_body(serving, png) -> None:
     refused(client.post("/v1/predict", content=field, headers=form), 400, "holds no file")
 
 
+def test_a_large_file_needs_no_temporary_folder(serving, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    large = io.BytesIO()
+    Image.fromarray(pixels).save(large, "PNG")
+    assert len(large.getvalue()) > 2**20
+    files = [("image", ("a.png", large.getvalue())), ("image", ("b.png", large.getvalue()))]
+    answer = serving().post("/v1/predict", files=files)
+    assert answer.status_code == 200 and len(answer.json()["images"]) == 2
+
+
 @pytest.mark.parametrize("charset", ["utf-16", "unicode_escape", "idna", "base64", "punycode", "none"])
 def test_odd_charsets_are_no_server_error(serving, png, charset) -> None:
     part = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -149,16 +148,6 @@ def test_the_bytes_of_all_bodies_are_bounded() -> None:
             count(size)
         assert status(three, 1) == 503 and status(one, 1) == 413
     assert intake._held == 0
-
-
-def test_a_body_that_cannot_be_kept_is_not_the_clients_fault(serving, png, monkeypatch) -> None:
-    def full(*_args, **_options):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    client = serving()
-    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
-    response = client.post("/v1/predict", files={"image": png()})
-    assert response.status_code == 503 and "no room" in response.json()["error"]
 
 
 def test_the_last_images_of_a_request_wait_for_none(serving, png) -> None:

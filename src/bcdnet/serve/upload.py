@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from bcdnet.serve.refusal import FULL, RefusalError
@@ -80,19 +81,27 @@ async def read_images(request: Request, settings: Settings, count: Callable[[int
     return [Upload("image", data)]
 
 
+class _Parser(MultiPartParser):
+    """Keeps files in memory, whose bytes `Intake` bounds: a container may have no folder that can be written."""
+
+    spool_max_size = sys.maxsize
+
+
 async def _from_form(request: Request, settings: Settings) -> list[Upload]:
+    limits: dict[str, Any] = {"max_files": settings.images, "max_fields": settings.images, "max_part_size": 4096}
+    uploads = []
     try:
-        async with request.form(max_files=settings.images, max_fields=settings.images, max_part_size=4096) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            uploads = [Upload(_printable(file.filename or "image"), await file.read()) for file in files]
+        form = await _Parser(request.headers, request.stream(), **limits).parse()
+        for _, file in form.multi_items():
+            if isinstance(file, UploadFile):
+                uploads.append(Upload(_printable(file.filename or "image"), await file.read()))
+                await file.close()  # or its bytes would be held twice
     except (RefusalError, ClientDisconnect, MemoryError):
         raise
-    except OSError:  # the parser keeps long parts in temporary files
-        raise RefusalError(503, "the server has no room for the body; try again in a second", 1) from None
-    except HTTPException as error:
-        if "Too many files" in error.detail:
+    except MultiPartException as error:
+        if "Too many files" in error.message:
             raise RefusalError(413, f"a request may hold at most {settings.images} images") from None
-        raise RefusalError(400, f"the multipart body is not valid ({error.detail.rstrip('.')})") from None
+        raise RefusalError(400, f"the multipart body is not valid ({error.message.rstrip('.')})") from None
     # Whatever a parser makes of hostile bytes (an exotic charset, a broken header), they are the client's fault.
     except Exception:
         raise RefusalError(400, "the multipart body is not valid") from None
