@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from PIL import Image
 
 from bcdnet.serve import encoded
 
-JPEG = {"Content-Type": "image/jpeg"}
+JPEG, PNG = {"Content-Type": "image/jpeg"}, {"Content-Type": "image/png"}
 
 
 def progressive(more_scans: int) -> bytes:
@@ -31,6 +33,27 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(serving) -> None:
     comment, film = b"\xff\xfe\x40\x02" + b"\xff\xda" * 0x2000, b"\xff\xda\x00\x02" * 100
     content = good[:2] + comment + good[2:] + film
     assert client.post("/v1/predict", content=content, headers=JPEG).status_code == 200
+
+
+def test_a_png_of_many_colour_profiles_is_refused(serving) -> None:
+    """Of 16 MB, such an image once kept a thread for minutes."""
+
+    def part(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    stream = io.BytesIO()
+    Image.new("L", (16, 16), 128).save(stream, "PNG")
+    head, rest = stream.getvalue()[:33], stream.getvalue()[33:]
+    profile, client = part(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20))), serving()
+    response = client.post("/v1/predict", content=head + profile + profile + rest, headers=PNG)
+    assert response.status_code == 400
+    assert response.json() == {"error": "image: is a PNG image of more than one colour profile; save it anew"}
+    comment = part(b"tEXt", b"Comment\0" + b"iCCP" * 100)
+    for good in (head + profile + comment + rest, head + comment + rest + b"iCCP"):
+        assert client.post("/v1/predict", content=good, headers=PNG).status_code == 200
+    small = part(b"tEXt", b"a\0") * 2**16
+    response = client.post("/v1/predict", content=head + comment + small + rest, headers=PNG)
+    assert response.json() == {"error": "image: is in too many small parts"}
 
 
 def filled(count: int) -> bytes:

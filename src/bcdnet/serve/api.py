@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.runtime.preprocess import crop_box, open_image, to_input
 from bcdnet.serve.batcher import Answer, Array, Batcher, Submit
-from bcdnet.serve.encoded import Reader, check_scans
+from bcdnet.serve.encoded import Reader, check_profiles, check_scans
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.refusal import FULL, RefusalError
 from bcdnet.serve.schemas import (
@@ -198,6 +198,7 @@ async def _decode(service: Service, model: Loaded, upload: Upload, over: Event) 
 
     def decode() -> tuple[Array, tuple[int, int]]:
         check_scans(upload.data, upload.name)
+        check_profiles(upload.data, upload.name)
         source = Reader(upload.data, over)
         image = open_image(source, upload.name, max_pixels=service.settings.pixels, formats=FORMATS)
         return to_input(image, model.preprocess, upload.name), image.size

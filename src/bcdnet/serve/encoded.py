@@ -14,6 +14,7 @@ MOST_SCANS = 32
 MOST_PARTS = 2**16
 MOST_READS = 4 * MOST_PARTS
 _SCAN, _END = 0xDA, 0xD9
+_PNG, _PROFILE = b"\x89PNG\r\n\x1a\n", b"iCCP"
 # The markers that are followed by the length of what they say, and the end of the image.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 
@@ -50,4 +51,23 @@ def check_scans(data: bytes, name: str) -> None:
         if scans > MOST_SCANS:
             raise DataError(f"{name}: is a JPEG image of more than {MOST_SCANS} scans; save it anew")
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    raise DataError(f"{name}: is in too many small parts")
+
+
+def check_profiles(data: bytes, name: str) -> None:
+    """Raise DataError, which opens with `name`, for a PNG image of more than one colour profile, as the format wants.
+
+    Each of a kilobyte may unpack to a megabyte.
+    """
+    # Most images are let through by the quick count, which sees the letters in pixels too.
+    if not data.startswith(_PNG) or data.count(_PROFILE) <= 1:
+        return
+    profiles, at = 0, len(_PNG)
+    for _ in range(MOST_PARTS):
+        if at >= len(data):
+            return
+        profiles += data[at + 4 : at + 8] == _PROFILE
+        if profiles > 1:
+            raise DataError(f"{name}: is a PNG image of more than one colour profile; save it anew")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
     raise DataError(f"{name}: is in too many small parts")
