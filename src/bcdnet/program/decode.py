@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
+import sys
 import types
 from collections import Counter
 from collections.abc import Callable
@@ -174,11 +174,9 @@ _NAMES = {int: "an integer", bool: "true or false", str: "a string"}
 
 
 def _float(value: Any) -> float:
-    if type(value) is int and abs(value) <= 2**53:
-        return float(value)
-    if type(value) is not float or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ProgramError(f": expected a finite number, got {_show(value)}")
-    return value
+    return float(value)
 
 
 def _tuple(arms: tuple[Any, ...]) -> Reader:
