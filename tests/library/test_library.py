@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import random
-import runpy
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from clib import Library, LibraryError
+from every_op import packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import KEY, Seed, mutate
+from mutations import mutated
 from PIL import Image, features
-from safetensors.numpy import save
 
 import bcdnet
 from bcdnet.errors import ProgramError
@@ -60,15 +57,8 @@ def unless(error: type[Exception], function: Callable[[Any], Any], value: Any) -
 
 def test_it_takes_the_files_that_python_takes(library: Library, tmp_path: Path) -> None:
     """Of files with something changed, anywhere."""
-    build = runpy.run_path(str(TESTS / "program" / "conftest.py"))["build"]
-    seeds = []
-    for channels in (4, 36):
-        document, tensors = build(channels, seed=channels)
-        seeds.append(Seed.parse(save(tensors, metadata={KEY: json.dumps(document)})))
     outcomes = {True: 0, False: 0}
-    for index in range(1500):
-        rng = random.Random(index)
-        kind, content = mutate(rng.choice(seeds), rng)
+    for index, (kind, content) in enumerate(mutated(1500)):
         (tmp_path / "x.bcdn").write_bytes(content)
         program = unless(ProgramError, read_program, tmp_path / "x.bcdn")
         if program is not None and sum(map(buffer_bytes, program.buffers)) > 2**24:
@@ -110,9 +100,7 @@ def prepared_by(library: Library, tmp_path_factory: pytest.TempPathFactory) -> A
     """What one of the malformed files' valid origin prepares once its preprocessing is another."""
     folder = tmp_path_factory.mktemp("prepared")
     original = read_program(TESTS / "malformed" / "valid.bcdn")
-    build = runpy.run_path(str(TESTS / "program" / "conftest.py"))["build"]
-    document, tensors = build(4)
-    (folder / "colour.bcdn").write_bytes(save(tensors, metadata={KEY: json.dumps(document)}))
+    (folder / "colour.bcdn").write_bytes(packed(4))
     programs = {1: original, 3: read_program(folder / "colour.bcdn")}
 
     def prepare(pixels: Any, channels: int, interpolation: str, crop_pct: float) -> tuple[Any, Any]:

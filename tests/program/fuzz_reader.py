@@ -8,7 +8,7 @@ Anything else is a failure: another exception, a crash, a hang, more than a seco
 address space for a file of some kB, or for every 64th file more Python memory than 1 MB and 100 times its size. What
 failed is kept and the exit code is 1. File number I of seed S is always the same bytes.
 
-The files that are mutated: the one of `conftest.py` with every type of op, in three widths, and two that the compiler
+The files that are mutated: the one of `every_op.py` with every type of op, in three widths, and two that the compiler
 made from networks. They are read in a child process, so that a crash or a hang is found and costs one file only.
 """
 
@@ -32,12 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import build
-from mutations import KEY, MUTATIONS, Seed, mutate
+from every_op import packed
+from mutations import MUTATIONS, Seed, mutate
 
 from bcdnet.errors import ProgramError
 from bcdnet.program import Program, execute, read_program
@@ -83,8 +82,7 @@ def export_networks(folder: Path) -> None:
 
 def load_seeds(folder: Path) -> list[tuple[Seed, float]]:
     """Seeds and how often each is taken: the program of the zoo is the longest by far."""
-    built = [build(channels, seed=channels) for channels in (4, 8, 36)]
-    files = [save(tensors, metadata={KEY: json.dumps(document)}) for document, tensors in built]
+    files = [packed(channels) for channels in (4, 8, 36)]
     exported = [(folder / name).read_bytes() for name in ("blocks.bcdn", "zoo.bcdn")]
     return list(zip(map(Seed.parse, files + exported), [25, 25, 20, 26, 4], strict=True))
 

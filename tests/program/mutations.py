@@ -10,9 +10,11 @@ import copy
 import json
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from every_op import packed
 
 KEY = "bcdnet_program"
 VALUES: list[Any] = [
@@ -184,3 +186,11 @@ def mutate(seed: Seed, rng: random.Random) -> tuple[str, bytes]:
     """The mutation's name and the bytes that it made."""
     mutation = rng.choices(list(MUTATIONS), list(MUTATIONS.values()))[0]
     return mutation.__name__, mutation(seed, rng)
+
+
+def mutated(count: int) -> Iterator[tuple[str, bytes]]:
+    """So many mutations of two small files, the same ones every time."""
+    seeds = [Seed.parse(packed(channels)) for channels in (4, 36)]
+    for index in range(count):
+        rng = random.Random(index)
+        yield mutate(rng.choice(seeds), rng)

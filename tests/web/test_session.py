@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from mutations import mutated
 
+from bcdnet.errors import ProgramError
+from bcdnet.program import read_program
 from bcdnet.program.file import write_program
-from bcdnet.program.schema import Buffer, GlobalAvgPool, Linear, Port, Program, Transpose
+from bcdnet.program.schema import Buffer, GlobalAvgPool, Linear, Port, Program, Transpose, buffer_bytes
 
 
 def test_the_core_is_fetched_again_after_a_failure(page: Any) -> None:
@@ -163,3 +167,34 @@ def test_photos_larger_than_a_phones_canvas_are_seen_whole(page: Any) -> None:
         }"""
     )
     assert same
+
+
+@pytest.mark.slow
+def test_it_takes_the_files_that_python_takes(page: Any, tmp_path: Path) -> None:
+    """Of files with something changed, anywhere, where their maps fit a browser."""
+    contents, expected = [], []
+    for kind, content in mutated(1500):
+        file = tmp_path / "x.bcdn"
+        file.write_bytes(content)
+        try:
+            program = read_program(file)
+        except ProgramError:
+            program = None
+        if program is None or sum(map(buffer_bytes, program.buffers)) < 2**24:
+            contents.append(base64.b64encode(content).decode())
+            expected.append((kind, program is not None))
+    taken = page.evaluate(
+        """async (files) => {
+          const { Session } = await import("./bcdnet.js");
+          const taken = [];
+          for (const file of files) {
+            const bytes = Uint8Array.from(atob(file), (c) => c.charCodeAt(0));
+            taken.push(await Session.load(bytes.buffer).then(() => true, () => false));
+          }
+          return taken;
+        }""",
+        contents,
+    )
+    wrong = [(index, *what) for index, (what, got) in enumerate(zip(expected, taken, strict=True)) if got != what[1]]
+    assert wrong == []
+    assert sum(taken) > 100
