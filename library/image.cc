@@ -21,19 +21,18 @@ struct Map {
   Map(int columns, int rows, int depth)
       : width(columns), height(rows), channels(depth), data(size_t{1} * columns * rows * depth) {}
   size_t row_bytes() const { return size_t{1} * width * channels; }
-  const uint8_t* row(int y) const { return data.data() + y * row_bytes(); }
   uint8_t* row(int y) { return data.data() + y * row_bytes(); }
+  Pixels pixels() const { return {data.data(), width, height, channels, row_bytes()}; }
 };
 
+const uint8_t* Row(const Pixels& pixels, int y) { return pixels.data + y * pixels.stride; }
+
+/// From another number of channels.
 Map Convert(const Pixels& pixels, int channels) {
   Map map(pixels.width, pixels.height, channels);
   for (int y = 0; y < pixels.height; ++y) {
-    const uint8_t* from = pixels.data + y * pixels.stride;
+    const uint8_t* from = Row(pixels, y);
     uint8_t* to = map.row(y);
-    if (channels == pixels.channels) {
-      std::copy_n(from, map.row_bytes(), to);
-      continue;
-    }
     for (int x = 0; x < pixels.width; ++x, from += pixels.channels, to += channels) {
       if (channels == 1) {  // Pillow's luma
         *to = static_cast<uint8_t>((from[0] * 19595 + from[1] * 38470 + from[2] * 7471 + 0x8000) >> 16);
@@ -113,12 +112,12 @@ uint8_t Rounded(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPr
 constexpr int32_t kHalf = 1 << (kPrecision - 1);
 
 /// The rows from `begin` to `end`; the others stay 0.
-Map Horizontally(const Map& in, const std::vector<Window>& windows, int begin, int end) {
+Map Horizontally(const Pixels& in, const std::vector<Window>& windows, int begin, int end) {
   Map out(static_cast<int>(windows.size()), in.height, in.channels);
   for (int y = begin; y < end; ++y) {
     uint8_t* to = out.row(y);
     for (const Window& window : windows) {
-      const uint8_t* from = in.row(y) + size_t{1} * window.first * in.channels;
+      const uint8_t* from = Row(in, y) + size_t{1} * window.first * in.channels;
       for (int c = 0; c < in.channels; ++c) {
         int32_t sum = kHalf;
         for (size_t x = 0; x < window.weights.size(); ++x) sum += from[x * in.channels + c] * window.weights[x];
@@ -129,14 +128,14 @@ Map Horizontally(const Map& in, const std::vector<Window>& windows, int begin, i
   return out;
 }
 
-Map Vertically(const Map& in, const std::vector<Window>& windows) {
+Map Vertically(const Pixels& in, const std::vector<Window>& windows) {
   Map out(in.width, static_cast<int>(windows.size()), in.channels);
-  std::vector<int32_t> sums(in.row_bytes());
+  std::vector<int32_t> sums(out.row_bytes());
   for (size_t y = 0; y < windows.size(); ++y) {
     std::ranges::fill(sums, kHalf);
     for (int i = windows[y].first; i < windows[y].last(); ++i) {
       const int32_t weight = windows[y].weights[i - windows[y].first];
-      const uint8_t* from = in.row(i);
+      const uint8_t* from = Row(in, i);
       for (size_t x = 0; x < sums.size(); ++x) sums[x] += from[x] * weight;
     }
     std::ranges::transform(sums, out.row(static_cast<int>(y)), Rounded);
@@ -154,25 +153,25 @@ std::vector<int> NearestPlaces(const Axis& axis) {
   return places;
 }
 
-Map Nearest(const Map& in, const Axis& columns, const Axis& rows) {
+Map Nearest(const Pixels& in, const Axis& columns, const Axis& rows) {
   Map out(columns.kept, rows.kept, in.channels);
   uint8_t* to = out.data.data();
   const std::vector<int> places = NearestPlaces(columns);
   for (const int y : NearestPlaces(rows)) {
-    for (const int x : places) to = std::copy_n(in.row(y) + size_t{1} * x * in.channels, in.channels, to);
+    for (const int x : places) to = std::copy_n(Row(in, y) + size_t{1} * x * in.channels, in.channels, to);
   }
   return out;
 }
 
-Map Resize(const Map& in, const Axis& columns, const Axis& rows, Interpolation filter) {
+Map Resize(const Pixels& in, const Axis& columns, const Axis& rows, Interpolation filter) {
   if (filter == Interpolation::kNearest) return Nearest(in, columns, rows);
   const std::vector<Window> across = columns.Windows(filter), down = rows.Windows(filter);
   // Each axis rounds to bytes, so that their order shows: this is Pillow 13's.
   const int removed = in.height - rows.out_size;
   if (removed > 0 && removed > 2 * (in.width - columns.out_size)) {
-    return Horizontally(Vertically(in, down), across, 0, rows.kept);
+    return Horizontally(Vertically(in, down).pixels(), across, 0, rows.kept);
   }
-  return Vertically(Horizontally(in, across, down.front().first, down.back().last()), down);
+  return Vertically(Horizontally(in, across, down.front().first, down.back().last()).pixels(), down);
 }
 
 /// Python's round: halves to the even neighbour.
@@ -201,7 +200,10 @@ void Prepare(const Pixels& pixels, const Preprocess& preprocess, const Buffer& i
   }
   const Axis columns{pixels.width, width, Round((width - input.width) / 2.0), input.width};
   const Axis rows{pixels.height, height, Round((height - input.height) / 2.0), input.height};
-  const Map map = Resize(Convert(pixels, input.channels), columns, rows, preprocess.interpolation);
+  const Interpolation filter = preprocess.interpolation;
+  const Map map = pixels.channels == input.channels
+                      ? Resize(pixels, columns, rows, filter)
+                      : Resize(Convert(pixels, input.channels).pixels(), columns, rows, filter);
   for (int c = 0; c < input.channels; ++c) {
     // The same two roundings to float32 as in training: one multiply, one add.
     const float factor = static_cast<float>(1 / (255 * preprocess.std[c]));
