@@ -28,7 +28,7 @@ bool IsName(std::string_view text) { return !text.empty() && IsLine(text, kMaxNa
 
 void Node::Fail(const std::string& message) const { throw std::invalid_argument(where_ + ": " + message); }
 
-const Node& Node::Keys(std::initializer_list<const char*> keys) const {
+void Node::Keys(std::initializer_list<const char*> keys) const {
   Require(value_->is_object(), "expected an object");
   for (const auto& item : value_->items()) {
     const bool known = std::ranges::any_of(keys, [&](const char* key) { return item.key() == key; });
@@ -37,7 +37,6 @@ const Node& Node::Keys(std::initializer_list<const char*> keys) const {
   for (const char* key : keys) {
     if (!value_->contains(key)) Fail(std::string("missing key '") + key + "'");
   }
-  return *this;
 }
 
 Node Node::At(const char* key) const {

@@ -37,7 +37,7 @@ class Node {
   }
 
   /// An object with exactly these keys.
-  const Node& Keys(std::initializer_list<const char*> keys) const;
+  void Keys(std::initializer_list<const char*> keys) const;
   Node At(const char* key) const;
   std::vector<Node> Items() const;
   /// A list of so many elements.
