@@ -42,9 +42,6 @@ class Library:
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
-
     def model(self, source: Path | bytes, threads: int = 1) -> Model:
         """Raises LibraryError."""
         if isinstance(source, bytes):
