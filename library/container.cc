@@ -23,6 +23,7 @@ void Require(bool condition, const std::string& message) {
 struct Entry {
   std::string name;
   StoredTensor tensor;
+  bool half;  // its values are float16
   size_t begin, end;
 };
 
@@ -32,6 +33,14 @@ size_t Size(const Json& value, size_t most, const std::string& message) {
   return value.get<size_t>();
 }
 
+/// The bits of the float32 value that two bytes of float16 stand for.
+uint32_t FromHalf(const uint8_t* bytes) {
+  const uint32_t half = bytes[0] | bytes[1] << 8;
+  const uint32_t sign = (half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+  if (exponent == 0) return sign | std::bit_cast<uint32_t>(static_cast<float>(fraction) * 0x1p-24f);
+  return sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+}
+
 /// `most`: bytes of all tensors.
 Entry ReadEntry(const std::string& name, const Json& value, size_t most) {
   const std::string where = "tensor '" + name + "': ";
@@ -39,9 +48,9 @@ Entry ReadEntry(const std::string& name, const Json& value, size_t most) {
               value.contains("data_offsets"),
           where + "expected a dtype, a shape and data offsets alone");
   const Json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
-  Require(dtype == "F32" || dtype == "U32", where + "its dtype is not F32 or U32");
+  Require(dtype == "F32" || dtype == "F16" || dtype == "U32", where + "its dtype is not F32, F16 or U32");
   Require(shape.is_array(), where + "its shape is not a list of sizes");
-  Entry entry{name, {dtype == "U32", {}, nullptr, 1}, 0, 0};
+  Entry entry{name, {dtype == "U32", {}, nullptr, 1}, dtype == "F16", 0, 0};
   for (const Json& item : shape) {
     const size_t n = Size(item, most, where + "its shape is not a list of sizes that the file could hold");
     entry.tensor.shape.push_back(static_cast<int64_t>(n));
@@ -51,8 +60,9 @@ Entry ReadEntry(const std::string& name, const Json& value, size_t most) {
   Require(offsets.is_array() && offsets.size() == 2, where + "its offsets are not two sizes");
   entry.begin = Size(offsets[0], most, where + "does not begin within the file");
   entry.end = Size(offsets[1], most, where + "does not end within the file");
-  Require(entry.begin <= entry.end && (entry.end - entry.begin) / 4 == entry.tensor.size &&
-              (entry.end - entry.begin) % 4 == 0,
+  const size_t width = entry.half ? 2 : 4;
+  Require(entry.begin <= entry.end && (entry.end - entry.begin) / width == entry.tensor.size &&
+              (entry.end - entry.begin) % width == 0,
           where + "its shape and its offsets disagree");
   return entry;
 }
@@ -89,10 +99,19 @@ Container ReadContainer(std::span<const uint8_t> file) {
     end = entry.end;
   }
   Require(end == data.size(), "the file is longer or shorter than its header says");
-  container.data.resize(end / 4);  // aligned, as the file's bytes need not be
-  if (end > 0) std::memcpy(container.data.data(), data.data(), end);
+  size_t size = 0;
+  for (const Entry& entry : entries) size += entry.tensor.size;
+  container.data.resize(size);  // aligned, as the file's bytes need not be
+  uint32_t* to = container.data.data();
   for (Entry& entry : entries) {
-    entry.tensor.data = container.data.data() + entry.begin / 4;
+    const uint8_t* from = data.data() + entry.begin;
+    entry.tensor.data = to;
+    if (entry.half) {
+      for (; from < data.data() + entry.end; from += 2) *to++ = FromHalf(from);
+    } else {
+      std::copy_n(from, entry.end - entry.begin, reinterpret_cast<uint8_t*>(to));
+      to += entry.tensor.size;
+    }
     container.tensors.emplace(entry.name, std::move(entry.tensor));
   }
   return container;

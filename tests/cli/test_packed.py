@@ -55,6 +55,17 @@ def test_export_of_a_name_and_of_a_misspelt_one(tmp_path, call) -> None:
     assert code == 2 and "did you mean bcdnet_a" in err and not (tmp_path / "z.bcdn").exists()
 
 
+def test_export_with_weights_of_float16(files, tmp_path, call) -> None:
+    """A smaller file that still is a network: what it unpacks to agrees with it bit by bit."""
+    code, out, err = call("export", files[0], "-o", tmp_path / "half.bcdn", "--half")
+    assert code == 0, err
+    assert (tmp_path / "half.bcdn").stat().st_size < files[1].stat().st_size - 1000
+    code, out, err = call("verify", tmp_path / "half.bcdn", tmp_path / "half.bcdn", "--data", "digits", "--limit", 40)
+    assert code == 0 and "agree" in out, err
+    code, _, err = call("export", files[0], "-o", tmp_path / "x.onnx", "--half")
+    assert code == 2 and "--half makes packed files smaller" in err and not (tmp_path / "x.onnx").exists()
+
+
 def test_export_writes_over_no_weights_and_what_can_be_read_again(files, tmp_path, call) -> None:
     checkpoint, before = files[0], files[0].read_bytes()
     for output in (checkpoint, tmp_path / "x.foo", ""):

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutated
 from PIL import Image, features
+from wide import HALVES, wide
 
 import bcdnet
 from bcdnet.errors import ProgramError
@@ -84,6 +85,11 @@ def test_networks_give_the_same_bits(library: Library, name: str) -> None:
     program = read_program(locate(name))
     labels = [library.label(model.handle, index) for index in range(len(program.labels))]
     assert [label.decode() for label in labels] == list(program.labels)
+
+
+def test_weights_of_float16_are_what_they_stand_for(library: Library, tmp_path: Path) -> None:
+    model = library.model(write_program(wide(HALVES), tmp_path / "wide.bcdn"))
+    assert np.array_equal(model.run(np.ones((1, 1, 1, 1), np.float32))[0][0], HALVES)
 
 
 def test_many_threads_may_run_one_model(library: Library) -> None:

@@ -204,7 +204,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensors-overlap": (_header("head.data_offsets", [140, 172]), CONTAINER),
     "tensor-beyond-data": (_header("vector.data_offsets", [2**40, 2**40 + 16]), CONTAINER),
     "tensor-shape-overflow": (_header("vector.shape", [2**62, 4]), CONTAINER),
-    "tensor-dtype": (_header("vector.dtype", "I32"), "tensor 'vector': dtype I32; expected F32 or U32"),
+    "tensor-dtype": (_header("vector.dtype", "I32"), "tensor 'vector': dtype I32; expected F32, F16, U32"),
     "tensor-key-unknown": (_header("vector.stride", 1), "tensor 'vector': expected a dtype, a shape and data offsets"),
     "tensor-twice": (
         _header_text(

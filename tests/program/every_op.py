@@ -73,6 +73,7 @@ def build(channels: int = 8, seed: int = 0) -> Document:
 
 
 def packed(channels: int = 8) -> bytes:
-    """The file of it."""
+    """The file of it, one of whose tensors is stored in float16."""
     document, tensors = build(channels, seed=channels)
+    tensors["head"] = tensors["head"].astype(np.float16)
     return save(tensors, metadata={"bcdnet_program": json.dumps(document)})

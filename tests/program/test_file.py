@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wide import HALVES, wide
 
 from bcdnet.errors import ProgramError
 from bcdnet.program import execute, read_program, to_json, write_program
 from bcdnet.program.decode import from_json
 from bcdnet.program.validate import validate
+from bcdnet.runtime import InferenceSession
 
 shared_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
@@ -30,6 +32,37 @@ def test_round_trip(width, seed, build_document, tmp_path) -> None:
     second = write_program(program, tmp_path / "b.bcdn")
     assert first.read_bytes() == second.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bcdn", "b.bcdn"]
+
+
+def test_kernels_and_matrices_that_float16_holds_take_half_of_the_bytes(tmp_path) -> None:
+    file = write_program(wide(HALVES), tmp_path / "half.bcdn")
+    program = read_program(file)
+    assert program.tensors["weights"].dtype == np.float32 and file.stat().st_size < 2 * len(HALVES) + 2000
+    assert np.array_equal(program.tensors["weights"][:, 0].view(np.uint32), HALVES.view(np.uint32))
+    assert np.array_equal(InferenceSession(file).run(None, {"image": np.ones((1, 1, 1, 1), np.float32)})[0][0], HALVES)
+    assert write_program(program, tmp_path / "again.bcdn").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("other", [1 / 3, 65520, 1e30, 2**-25, -(2**-25)])
+def test_one_value_that_float16_lacks_keeps_float32(other, tmp_path) -> None:
+    weights = np.append(HALVES, np.float32(other))
+    file = write_program(wide(weights), tmp_path / "x.bcdn")
+    assert np.array_equal(read_program(file).tensors["weights"][:, 0], weights)
+    assert file.stat().st_size > 4 * len(weights)
+
+
+def test_float16_may_stand_wherever_float32_does(document, save, tmp_path) -> None:
+    text, tensors = document
+    half = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in tensors.items()}
+    program = read_program(save(tmp_path / "x.bcdn", text, half))
+    for name, array in half.items():
+        assert np.array_equal(program.tensors[name], array) and program.tensors[name].dtype == tensors[name].dtype
+    half["head"][0, 0] = np.inf
+    with pytest.raises(ProgramError, match="tensor 'head': holds a NaN or an infinity"):
+        read_program(save(tmp_path / "x.bcdn", text, half))
+    half["head"], half["packed"] = tensors["head"], tensors["packed"].astype(np.float16)
+    with pytest.raises(ProgramError, match="op 2 'op2': weight: tensor 'packed' is float32; expected uint32"):
+        read_program(save(tmp_path / "x.bcdn", text, half))
 
 
 def test_executes_every_op(document) -> None:

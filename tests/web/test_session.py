@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from mutations import mutated
+from wide import HALVES, wide
 
 from bcdnet.errors import ProgramError
 from bcdnet.program import read_program
 from bcdnet.program.file import write_program
-from bcdnet.program.schema import Buffer, GlobalAvgPool, Linear, Port, Program, Transpose, buffer_bytes
+from bcdnet.program.schema import buffer_bytes
 
 
 def test_the_core_is_fetched_again_after_a_failure(page: Any) -> None:
@@ -29,30 +30,6 @@ def test_the_core_is_fetched_again_after_a_failure(page: Any) -> None:
         }"""
     )
     assert told == ["no network", 10]
-
-
-def wide(path: Path) -> Path:
-    """One value in, 65536 times the same out: so many that the outputs of some thousand images fill 32 bits."""
-    classes = 2**16
-    return write_program(
-        Program(
-            buffers=(
-                Buffer("image", (1, 1, 1)),
-                Buffer("map", (1, 1, 1)),
-                Buffer("vector", (1,)),
-                Buffer("vector", (classes,)),
-            ),
-            ops=(
-                Transpose(name="map", input=0, output=1),
-                GlobalAvgPool(name="pool", input=1, output=2),
-                Linear(name="head", input=2, output=3, weight="ones", bias=None),
-            ),
-            inputs=(Port("image", 0),),
-            outputs=(Port("logits", 3),),
-            tensors={"ones": np.ones((classes, 1), np.float32)},
-        ),
-        path,
-    )
 
 
 def test_a_batch_that_is_too_large_is_an_error_and_leaves_nothing(page: Any, tmp_path: Path) -> None:
@@ -73,9 +50,22 @@ def test_a_batch_that_is_too_large_is_an_error_and_leaves_nothing(page: Any, tmp
           for (let i = 0; i < 400; ++i) told.add(refused(2 ** 14 - 1));
           return [[...told], memory() - before, session.run(new Float32Array([2])).every((logit) => logit === 2)];
         }""",
-        base64.b64encode(wide(tmp_path / "wide.bcdn").read_bytes()).decode(),
+        # So many outputs that those of some thousand images fill 32 bits.
+        base64.b64encode(write_program(wide(np.ones(2**16, np.float32)), tmp_path / "wide.bcdn").read_bytes()).decode(),
     )
     assert told == [["out of memory"], 0, True]
+
+
+def test_weights_of_float16_are_what_they_stand_for(page: Any, tmp_path: Path) -> None:
+    logits = page.evaluate(
+        """async (model) => {
+          const { Session } = await import("./bcdnet.js");
+          const session = await Session.load(Uint8Array.from(atob(model), (c) => c.charCodeAt(0)).buffer);
+          return [...session.run(new Float32Array([1]))];
+        }""",
+        base64.b64encode(write_program(wide(HALVES), tmp_path / "wide.bcdn").read_bytes()).decode(),
+    )
+    assert np.array_equal(logits, HALVES)
 
 
 def test_long_strings_are_read(page: Any) -> None:

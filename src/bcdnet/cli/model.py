@@ -99,8 +99,8 @@ def model_files(name: str) -> list[Path]:
     return [locate(name), Path(name) / MODEL_FILE]
 
 
-def compile_found(found: Found) -> Program:
-    """The packed program, in memory, that says what it was made by."""
+def compile_found(found: Found, half: bool = False) -> Program:
+    """The packed program, in memory, that says what it was made by; `half` as `bcdnet.compiler.export`'s."""
     from bcdnet import __version__
     from bcdnet.compiler import compile_module
 
@@ -110,14 +110,15 @@ def compile_found(found: Found) -> Program:
         labels=found.labels,
         preprocess=found.preprocess,
         provenance=found.provenance | {"exported_by": f"bcdnet {__version__}"},
+        half=half,
     )
 
 
-def pack(found: Found, output: Path) -> Path:
+def pack(found: Found, output: Path, half: bool = False) -> Path:
     """Compile to a packed file."""
     from bcdnet.program import write_program
 
-    return write_program(compile_found(found), output)
+    return write_program(compile_found(found, half), output)
 
 
 @contextmanager

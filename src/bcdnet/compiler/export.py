@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bcdnet.compiler.fuse import merge_twins
+from bcdnet.compiler.half import round_to_half
 from bcdnet.compiler.lower import lower
 from bcdnet.compiler.plan import plan
 from bcdnet.errors import CompileError, ProgramError
@@ -30,11 +31,14 @@ def compile_module(
     labels: Sequence[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Program:
     """The packed program of an eval-mode module, valid, in memory; arguments and errors as `export`."""
     channels, height, width = _size(input_size)
     graph = lower(module, (channels, height, width))
     merge_twins(graph)
+    if half:
+        round_to_half(graph)
     program = replace(
         plan(graph),
         labels=() if labels is None else tuple(str(name) if isinstance(name, str) else name for name in labels),
@@ -56,14 +60,18 @@ def export(
     labels: Sequence[str] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Pack an eval-mode module made of `bcdnet.nn` and ordinary layers into one `.bcdn` file; its path.
 
     `input_size`: (C, H, W) of the image; the batch size stays free. `labels`: one name per class. `preprocess`: timm's
-    mean, std, interpolation, crop_pct (its input_size becomes `input_size`). `provenance`: free JSON.
+    mean, std, interpolation, crop_pct (its input_size becomes `input_size`). `provenance`: free JSON. `half`: round the
+    real-valued kernels and matrices to float16, which takes half of their bytes and changes the logits a little.
     Raises CompileError naming the module path and the reason.
     """
-    program = compile_module(module, input_size=input_size, labels=labels, preprocess=preprocess, provenance=provenance)
+    program = compile_module(
+        module, input_size=input_size, labels=labels, preprocess=preprocess, provenance=provenance, half=half
+    )
     return write_program(program, path)
 
 

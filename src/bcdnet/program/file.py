@@ -19,7 +19,7 @@ from bcdnet.program.schema import METADATA_KEY, Program
 from bcdnet.program.validate import validate
 
 MAX_JSON_BYTES = 16 * 2**20
-_DTYPES = {"F32": np.float32, "U32": np.uint32}
+_DTYPES = ("F32", "F16", "U32")
 
 
 def read_program(path: str | os.PathLike[str]) -> Program:
@@ -75,9 +75,19 @@ def _metadata(header: Any) -> str:
 def _tensor(handle: Any, name: str) -> npt.NDArray[Any]:
     dtype = handle.get_slice(name).get_dtype()
     if dtype not in _DTYPES:
-        raise ProgramError(f"tensor {name!r}: dtype {dtype}; expected F32 or U32")
+        raise ProgramError(f"tensor {name!r}: dtype {dtype}; expected {', '.join(_DTYPES)}")
     array: npt.NDArray[Any] = handle.get_tensor(name)
-    return array
+    return array.astype(np.float32) if dtype == "F16" else array
+
+
+def _stored(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Kernels and matrices as float16 where that holds their values exactly, see `export`'s `half`."""
+    array = np.ascontiguousarray(array)
+    if array.dtype != np.float32 or array.ndim < 2:
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return half if np.array_equal(half, array) else array
 
 
 def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
@@ -90,7 +100,7 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> Path:
     text = json.dumps(to_json(program), separators=(",", ":"), allow_nan=False)
     if len(text) > MAX_JSON_BYTES:
         raise ProgramError(f"the program's JSON is longer than {MAX_JSON_BYTES} bytes")
-    tensors = {name: np.ascontiguousarray(array) for name, array in program.tensors.items()}
+    tensors = {name: _stored(array) for name, array in program.tensors.items()}
     # Not save_file: that makes a file which its owner alone may read, whatever the umask says.
     return write_whole(path, save(tensors, metadata={METADATA_KEY: text}), ProgramError)
 

@@ -56,11 +56,30 @@ function readContainer(buffer) {
   }
   check(8 + length + end === buffer.byteLength, "the file is longer or shorter than its header says");
   const tensors = new Map();
-  for (const { name, words, shape, begin } of entries) {
-    tensors.set(name, { words, shape, bytes: new Uint8Array(buffer, 8 + length + begin, 4 * product(shape)) });
+  for (const { name, dtype, shape, begin, end } of entries) {
+    const bytes = new Uint8Array(buffer, 8 + length + begin, end - begin);
+    tensors.set(name, { words: dtype === "U32", shape, bytes: dtype === "F16" ? fromHalf(bytes) : bytes });
   }
   return { text: metadata.get(KEY), tensors };
 }
+
+/** The bytes of float16 values -> the bytes of the same float32 values. */
+function fromHalf(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const values = new Float32Array(bytes.byteLength / 2);
+  for (let i = 0; i < values.length; i++) {
+    const half = view.getUint16(2 * i, true);
+    const exponent = (half >> 10) & 31;
+    const fraction = (half & 1023) / 1024;
+    const subnormal = fraction * 2 ** -14;
+    const finite = exponent === 0 ? subnormal : (1 + fraction) * 2 ** (exponent - 15);
+    const size = exponent < 31 ? finite : fraction === 0 ? Infinity : NaN;
+    values[i] = half >> 15 ? -size : size;
+  }
+  return new Uint8Array(values.buffer);
+}
+
+const SIZES = new Map([["F32", 4], ["F16", 2], ["U32", 4]]); // bytes of a value
 
 const product = (shape) => shape.reduce((a, b) => a * b, 1);
 const isSize = (value) => Number.isInteger(value) && value >= 0;
@@ -69,13 +88,13 @@ function readEntry(name, value) {
   const keys = value instanceof Map ? [...value.keys()].sort().join() : "";
   check(keys === "data_offsets,dtype,shape", "expected a dtype, a shape and data offsets");
   const dtype = value.get("dtype");
-  check(dtype === "F32" || dtype === "U32", "its dtype is not F32 or U32");
+  check(SIZES.has(dtype), "its dtype is not F32, F16 or U32");
   const shape = value.get("shape");
   check(Array.isArray(shape) && shape.every(isSize), "its shape is not a list of sizes");
   const offsets = value.get("data_offsets");
   check(Array.isArray(offsets) && offsets.length === 2 && offsets.every(isSize), "its offsets are not two sizes");
-  check(offsets[1] - offsets[0] === 4 * product(shape), "its shape and its offsets disagree");
-  return { name, words: dtype === "U32", shape, begin: offsets[0], end: offsets[1] };
+  check(offsets[1] - offsets[0] === SIZES.get(dtype) * product(shape), "its shape and its offsets disagree");
+  return { name, dtype, shape, begin: offsets[0], end: offsets[1] };
 }
 
 // ---- The program: each reader takes a value and appends to `out` what web/core.cc reads

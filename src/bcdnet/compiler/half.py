@@ -1,0 +1,26 @@
+"""Rounds real-valued weights to what float16 holds, so that the packed file stores them in half of the bytes.
+
+Kernels and matrices alone: they are most of the real numbers, above all a classifier's, and an error of one weight in
+2048 is lost among the thousands that it is summed with. Thresholds, scales and what else there is once for each channel
+stay float32, since they decide bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bcdnet.compiler.ir import Graph
+from bcdnet.errors import CompileError
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def round_to_half(graph: Graph) -> None:
+    """Round the weights of every real-valued convolution and linear layer. CompileError for one beyond float16."""
+    for node in graph.nodes:
+        if node.type not in ("conv2d", "linear"):
+            continue
+        weight = node.attrs["weight"]
+        if np.abs(weight).max() > LARGEST:
+            raise CompileError(f"{node.name}: has a weight beyond float16's {LARGEST:.0f}; pack it without half")
+        node.attrs["weight"] = weight.astype(np.float16).astype(np.float32)
