@@ -1,5 +1,6 @@
 """The rules that pyproject.toml states hold for what is really there."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -21,3 +22,4 @@ def test_version_is_the_same_everywhere() -> None:
     assert bcdnet.__version__ == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert json.loads((ROOT / "src/bcdnet/web_assets/package.json").read_text())["version"] == version

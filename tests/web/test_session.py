@@ -113,7 +113,7 @@ def test_mistakes_are_told(page: Any) -> None:
           return told;
         }"""
     )
-    no_image = "expected an ImageBitmap, image, video or canvas that is loaded and not empty"
+    no_image = "expected an ImageData, ImageBitmap, image, video or canvas that is loaded and not empty"
     assert told[:6] == [
         *["expected a URL, an ArrayBuffer or a Blob"] * 2,
         *[no_image] * 3,

@@ -1,4 +1,5 @@
-// Packed networks in the browser: `const session = await Session.load("model.bcdn")`, then `session.predict(image, 5)`.
+// Packed networks in browsers, Node, Deno and Bun: `const session = await Session.load("model.bcdn")`, then
+// `session.predict(image, 5)`.
 import { FormatError, readFile } from "./format.js";
 import { toInput } from "./preprocess.js";
 
@@ -6,9 +7,14 @@ export { FormatError };
 
 const WASM = new URL("bcdnet.wasm", import.meta.url);
 const STRIP = 2 ** 23; // pixels, a frame of 4K video whole: phones draw nothing, and say nothing, on a canvas of some 2^24
+const disk = globalThis.process?.getBuiltinModule?.("node:fs/promises"); // none in a browser
 let compiled = null;
 
+/** Content of an address or, outside of browsers, of a file. */
 async function fetchBytes(url) {
+  if (disk && !/^https?:/.test(url)) {
+    return new Uint8Array(await disk.readFile(/^file:/.test(url) ? new URL(url) : url)).buffer;
+  }
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
   return response.arrayBuffer();
@@ -78,8 +84,11 @@ class Core {
   }
 }
 
+const isBytes = (data) => data instanceof Uint8ClampedArray || data instanceof Uint8Array;
+
 /** RGBA bytes of what a canvas can draw. */
 function pixels(image, width, height) {
+  if (!globalThis.OffscreenCanvas) throw new Error("there is no canvas here: expected RGBA bytes as {data, width, height}");
   const data = new Uint8ClampedArray(4 * width * height);
   const rows = Math.min(height, Math.ceil(STRIP / width));
   const context = new OffscreenCanvas(width, rows).getContext("2d", { willReadFrequently: true });
@@ -94,8 +103,8 @@ function pixels(image, width, height) {
 /** A network ready to run, with the same logits as bcdnet's InferenceSession, bit for bit. */
 export class Session {
   /**
-   * Loads a .bcdn file from a URL, an ArrayBuffer or a Blob. Throws FormatError where the file breaks a rule of the
-   * format, Error where it cannot be fetched or the browser has no WebAssembly SIMD.
+   * Loads a .bcdn file from a URL (outside of browsers, a path too), an ArrayBuffer or a Blob. Throws FormatError where
+   * the file breaks a rule of the format, Error where it cannot be fetched or there is no WebAssembly SIMD.
    */
   static async load(source) {
     let buffer;
@@ -162,14 +171,21 @@ export class Session {
     }
   }
 
-  /** The network's input for an ImageBitmap, image, video or canvas, preprocessed as the file says. */
+  /**
+   * The network's input for an ImageBitmap, image, video or canvas, or for RGBA bytes as {data, width, height} (an
+   * ImageData), preprocessed as the file says. Throws Error.
+   */
   prepare(image) {
     if (this.preprocess === null) throw new Error("the file says nothing of preprocessing; pass normalised values to run()");
     if (![1, 3].includes(this.input.shape[0])) throw new Error("images have 1 or 3 channels; pass values to run()");
     const width = image?.videoWidth ?? image?.naturalWidth ?? image?.width;
     const height = image?.videoHeight ?? image?.naturalHeight ?? image?.height;
-    if (!width || !height) throw new Error("expected an ImageBitmap, image, video or canvas that is loaded and not empty");
-    return toInput({ data: pixels(image, width, height), width, height }, this.preprocess);
+    if (!width || !height) {
+      throw new Error("expected an ImageData, ImageBitmap, image, video or canvas that is loaded and not empty");
+    }
+    const data = isBytes(image.data) ? image.data : pixels(image, width, height);
+    if (data.length !== 4 * width * height) throw new Error(`expected ${width} x ${height} x 4 bytes, got ${data.length}`);
+    return toInput({ data, width, height }, this.preprocess);
   }
 
   /** The `topk` most probable classes of an image, best first: [{label, probability, index}]. */

@@ -1,0 +1,92 @@
+"""The same module outside of browsers: in Node, with paths for addresses and bytes for images."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcdnet.runtime import InferenceSession
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
+RNG = np.random.default_rng(0)
+
+
+def run(site: Path, script: str, *words: object) -> Any:
+    """What the script prints, as JSON; it is run in the folder and finds the words in `words`."""
+    start = f"""import fs from "node:fs"; import {{ Session }} from "./bcdnet.js";
+        const words = process.argv.slice(1); const print = (value) => console.log(JSON.stringify(value)); {script}"""
+    command = [str(NODE), "--input-type=module", "--eval", start, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=site)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def new_enough() -> None:
+    version = subprocess.run([str(NODE), "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = map(int, re.findall(r"\d+", version)[:2])
+    if not ((20, 16) <= (major, minor) < (21, 0) or (major, minor) >= (22, 3)):
+        pytest.skip(f"Node {version.strip()} cannot ask for its own modules")
+
+
+def test_logits_are_those_of_python(site: Path, packed: Path, tmp_path: Path) -> None:
+    images = RNG.standard_normal((3, 3, 48, 48), np.float32)
+    (tmp_path / "images").write_bytes(images.tobytes())
+    script = """const session = await Session.load(words[0]);
+        const logits = session.run(new Float32Array(new Uint8Array(fs.readFileSync(words[1])).buffer));
+        fs.writeFileSync(words[2], logits); print(session.labels)"""
+    assert run(site, script, packed, tmp_path / "images", tmp_path / "logits") == [f"class {i}" for i in range(10)]
+    (expected,) = InferenceSession(packed).run(None, {"image": images})
+    assert (tmp_path / "logits").read_bytes() == expected.tobytes()
+
+
+def test_an_image_is_its_bytes(site: Path, packed: Path, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (70, 90, 4), np.uint8)
+    (tmp_path / "pixels").write_bytes(pixels.tobytes())
+    script = """const session = await Session.load(words[0]);
+        const data = fs.readFileSync(words[1]); // a Buffer, as decoders give it
+        const predict = (data) => session.predict({ data, width: 90, height: 70 });
+        print([predict(data), predict(new Uint8ClampedArray(data))])"""
+    first, second = run(site, script, "model.bcdn", tmp_path / "pixels")
+    (expected,) = InferenceSession(packed).predict([pixels[..., :3]], topk=5)
+    assert first == second and [row["label"] for row in first] == [row.label for row in expected]
+    np.testing.assert_allclose([row["probability"] for row in first], [row.probability for row in expected], 1e-6)
+
+
+def test_a_file_may_be_an_address_too(site: Path, address: str) -> None:
+    script = """const sources = ["./model.bcdn", ...words, new URL(words[0])];
+        print(await Promise.all(sources.map(async (source) => (await Session.load(source)).labels.length)))"""
+    assert run(site, script, (site / "model.bcdn").as_uri(), f"{address}/model.bcdn") == [10, 10, 10, 10]
+
+
+def test_mistakes_are_told(site: Path) -> None:
+    script = """const session = await Session.load("model.bcdn");
+        const image = { data: new Uint8Array(12), width: 2, height: 2 };
+        const tries = [() => Session.load("none.bcdn"), () => Session.load("bcdnet.wasm"), () => session.predict(image),
+          () => session.predict({ ...image, data: [] }), () => session.predict(image.data)];
+        const tell = async (attempt) => attempt();
+        print(await Promise.all(tries.map((attempt) => tell(attempt).catch((error) => error.message))))"""
+    none, broken, short, array, bare = run(site, script)
+    assert "no such file" in none and "none.bcdn" in none
+    assert broken.startswith("the file ends within its header")
+    assert short == "expected 2 x 2 x 4 bytes, got 12"
+    assert array == "there is no canvas here: expected RGBA bytes as {data, width, height}"
+    assert bare.startswith("expected an ImageData")
+
+
+def test_the_declared_types_are_those_of_the_class(site: Path) -> None:
+    declared = (site / "bcdnet.d.ts").read_text()
+    body = declared[declared.index("class Session") :]
+    members = set(re.findall(r"^  (?:static |readonly )?(\w+)(?=[(:])", body, re.MULTILINE)) - {"constructor"}
+    script = """const session = await Session.load("model.bcdn");
+        const names = [...Object.keys(session), ...Object.getOwnPropertyNames(Session.prototype)];
+        print([...names, "load"].filter((name) => !name.startsWith("_") && name !== "constructor"))"""
+    assert members == set(run(site, script))
