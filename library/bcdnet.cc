@@ -190,6 +190,11 @@ int bcdnet_run(const bcdnet_model* model, const float* images, size_t count, flo
       [&] {
         bcdnet::Require(outputs != nullptr && (images != nullptr || count == 0), "arrays must not be NULL");
         const std::vector<float*> pointers(outputs, outputs + model->output_names.size());
+        bcdnet::Require(std::ranges::find(pointers, nullptr) == pointers.end(), "no output may be NULL");
+        const bcdnet::Buffer& input = model->input();
+        const float* end = images + count * input.channels * input.height * input.width;
+        bcdnet::Require(std::all_of(images, end, [](float x) { return std::isfinite(x); }),
+                        "every value of the images must be finite");
         model->session.Run(images, static_cast<int64_t>(count), pointers);
         return 0;
       },

@@ -56,7 +56,8 @@ BCDNET_API const char* bcdnet_label(const bcdnet_model* model, int index);
 BCDNET_API int bcdnet_prepare(const bcdnet_model* model, const uint8_t* pixels, int width, int height, int channels,
                               size_t stride, float* image);
 
-/* images: float [count][C][H][W], prepared. outputs[i]: room for count * bcdnet_output_size(model, i) values. */
+/* images: float [count][C][H][W], prepared, all of them finite. outputs[i]: room for count * bcdnet_output_size(model,
+ * i) values. */
 BCDNET_API int bcdnet_run(const bcdnet_model* model, const float* images, size_t count, float* const* outputs);
 
 /* From pixels, as for bcdnet_prepare, to the probability of each class: bcdnet_output_size(model, 0) values. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,12 @@ def test_mistakes_are_told(library: Library, tmp_path: Path) -> None:
         library.model(TESTS / "malformed" / "valid.bcdn", -1)
     assert library.open(None, 1) is None and b"NULL" in library.error()
     assert library.run(model.handle, None, 1, None) == -1 and b"NULL" in library.error()
+    images = np.zeros((2, *model.input_size), np.float32)
+    assert library.run(model.handle, images.ctypes.data, 2, (ctypes.c_void_p * 1)()) == -1
+    assert library.error() == b"no output may be NULL"
+    images[1, -1, -1, -1] = np.inf
+    with pytest.raises(LibraryError, match="every value of the images must be finite"):
+        model.run(images)
     assert library.output_name(model.handle, 1) is None and library.output_size(model.handle, -1) == 0
     assert library.label(model.handle, 10) is None and library.label(model.handle, -1) is None
     library.close(None)
