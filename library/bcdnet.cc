@@ -109,7 +109,8 @@ void Softmax(const std::vector<float>& logits, float* probabilities) {
   for (const double x : odds) *probabilities++ = static_cast<float>(x / sum);
 }
 
-std::vector<char> FileContent(const char* path) {
+std::vector<char> FileContent(const char* name) {
+  const std::filesystem::path path(reinterpret_cast<const char8_t*>(name));  // UTF-8 on Windows as well
   std::error_code ignored;
   Require(std::filesystem::is_regular_file(path, ignored), "no such file");
   std::ifstream file(path, std::ios::binary);

@@ -23,7 +23,7 @@ extern "C" {
 typedef struct bcdnet_model bcdnet_model;
 
 /* Reads a packed network from a file, or from the `size` bytes of one, which are needed no longer than the call.
- * threads: how many share the work of an image; 0: as many as there are CPUs. NULL on failure. */
+ * path: in UTF-8. threads: how many share the work of an image; 0: as many as there are CPUs. NULL on failure. */
 BCDNET_API bcdnet_model* bcdnet_open(const char* path, int threads);
 BCDNET_API bcdnet_model* bcdnet_read(const void* file, size_t size, int threads);
 

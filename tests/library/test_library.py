@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,12 @@ def test_it_takes_the_files_that_python_takes(library: Library, tmp_path: Path) 
         if model is not None:
             assert model.outputs == [(port.name, program.buffers[port.buffer].shape[0]) for port in program.outputs]
     assert min(outcomes.values()) > 100
+
+
+def test_a_file_may_have_any_name(library: Library, tmp_path: Path) -> None:
+    for name in ("Käse 🧀.bcdn", os.fsdecode(b"\xff.bcdn")):
+        (tmp_path / name).write_bytes((TESTS / "malformed" / "valid.bcdn").read_bytes())
+        assert library.model(tmp_path / name).outputs == [("logits", 2)]
 
 
 @pytest.mark.parametrize("name", list_pretrained())
