@@ -62,9 +62,10 @@ def test_an_image_is_its_bytes(site: Path, packed: Path, tmp_path: Path) -> None
 
 
 def test_a_file_may_be_an_address_too(site: Path, address: str) -> None:
-    script = """const sources = ["./model.bcdn", ...words, new URL(words[0])];
+    script = """const inline = "data:;base64," + fs.readFileSync("model.bcdn").toString("base64");
+        const sources = ["./model.bcdn", process.cwd() + "/model.bcdn", inline, ...words, new URL(words[0])];
         print(await Promise.all(sources.map(async (source) => (await Session.load(source)).labels.length)))"""
-    assert run(site, script, (site / "model.bcdn").as_uri(), f"{address}/model.bcdn") == [10, 10, 10, 10]
+    assert run(site, script, (site / "model.bcdn").as_uri(), f"{address}/model.bcdn") == [10] * 6
 
 
 def test_mistakes_are_told(site: Path) -> None:

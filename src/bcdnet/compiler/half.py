@@ -1,7 +1,7 @@
 """Rounds real-valued weights to what float16 holds, so that the packed file stores them in half of the bytes.
 
-Kernels and matrices alone: they are most of the real numbers, above all a classifier's, and an error of one weight in
-2048 is lost among the thousands that it is summed with. Thresholds, scales and what else there is once for each channel
+Kernels and matrices alone: they are most of the real numbers, above all a classifier's, and an error of at most a
+2048th of a weight is lost in the sum with all others. Thresholds, scales and what else there is once for each channel
 stay float32, since they decide bits.
 """
 

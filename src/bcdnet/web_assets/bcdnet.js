@@ -12,8 +12,10 @@ let compiled = null;
 
 /** Content of an address or, outside of browsers, of a file. */
 async function fetchBytes(url) {
-  if (disk && !/^https?:/.test(url)) {
-    return new Uint8Array(await disk.readFile(/^file:/.test(url) ? new URL(url) : url)).buffer;
+  const isFile = /^file:/i.test(url);
+  const elsewhere = /^[a-z][\w+.-]+:/i.test(url); // one letter alone is a drive
+  if (disk && (isFile || !elsewhere)) {
+    return new Uint8Array(await disk.readFile(isFile ? new URL(url) : url)).buffer;
   }
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
