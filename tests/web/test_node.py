@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import features
 
+from bcdnet.program.schema import Preprocess
 from bcdnet.runtime import InferenceSession
+from bcdnet.runtime.preprocess import to_input
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
@@ -59,6 +62,34 @@ def test_an_image_is_its_bytes(site: Path, packed: Path, tmp_path: Path) -> None
     (expected,) = InferenceSession(packed).predict([pixels[..., :3]], topk=5)
     assert first == second and [row["label"] for row in first] == [row.label for row in expected]
     np.testing.assert_allclose([row["probability"] for row in first], [row.probability for row in expected], 1e-6)
+
+
+@pytest.mark.skipif(int(features.version("pil").split(".")[0]) < 13, reason="Pillow 12 resizes tall images otherwise")
+def test_images_are_prepared_bit_by_bit_as_python_does(site: Path, tmp_path: Path) -> None:
+    """Of any size and shape, for any input; what lies outside of the crop is never resized."""
+    cases: list[tuple[dict[str, Any], bytes, bytes]] = []
+    for index in range(240):
+        filters = ("nearest", "bilinear", "bicubic", "lanczos")
+        crop_pct = float(RNG.choice([RNG.uniform(0.1, 1), 0.875, 1]))
+        size = (int(RNG.choice([1, 3])), *(int(n) for n in RNG.integers(1, 50, 2)))
+        mean, std = (0.1, 0.45, 0.5)[: size[0]], (0.3, 0.229, 0.25)[: size[0]]
+        preprocess = Preprocess(size, mean, std, filters[index % 4], crop_pct)
+        pixels = RNG.integers(0, 256, (*RNG.integers(1, 90, 2), 4), np.uint8)
+        keys = {"inputSize": size, "mean": mean, "std": std, "interpolation": filters[index % 4], "cropPct": crop_pct}
+        shape = {"preprocess": keys, "height": pixels.shape[0], "width": pixels.shape[1]}
+        cases.append((shape, pixels.tobytes(), to_input(pixels[..., :3], preprocess).tobytes()))
+    (tmp_path / "cases").write_text(json.dumps([shape for shape, _, _ in cases]))
+    (tmp_path / "pixels").write_bytes(b"".join(pixels for _, pixels, _ in cases))
+    script = """import { toInput } from "./preprocess.js";
+        const bytes = fs.readFileSync(words[1]); let at = 0;
+        const inputs = JSON.parse(fs.readFileSync(words[0])).map(({ preprocess, width, height }) => {
+          const data = bytes.subarray(at, (at += 4 * width * height));
+          return Buffer.from(toInput({ data, width, height }, preprocess).buffer).toString("hex");
+        });
+        print(inputs)"""
+    got = run(site, script, tmp_path / "cases", tmp_path / "pixels")
+    wrong = [shape for (shape, _, expected), mine in zip(cases, got, strict=True) if mine != expected.hex()]
+    assert wrong == []
 
 
 def test_a_file_may_be_an_address_too(site: Path, address: str) -> None:

@@ -2,6 +2,7 @@
 
 const MAX_RESIZED = 2 ** 26; // pixels: an image one pixel wide would grow without bound
 const PRECISION = 22; // bits of Pillow's fixed-point weights
+const HALF = 2 ** (PRECISION - 1);
 const FILTERS = {
   bilinear: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
   bicubic: { support: 2, weight: bicubic },
@@ -21,82 +22,98 @@ function sinc(x) {
   return Math.sin(x) / x;
 }
 
-/** For each output position: the first input position and the fixed-point weights from there on. */
-function windows(inSize, outSize, { support, weight }) {
-  const scale = inSize / outSize, stretch = Math.max(scale, 1), reach = support * stretch;
-  return Array.from({ length: outSize }, (_, i) => {
-    const center = (i + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(center - reach + 0.5));
-    const last = Math.min(inSize, Math.trunc(center + reach + 0.5));
-    const weights = new Float64Array(last - first);
-    let sum = 0;
-    for (let x = 0; x < weights.length; ++x) sum += weights[x] = weight((x + first - center + 0.5) * (1 / stretch));
-    return {
-      first,
-      weights: weights.map((w) => {
-        const share = sum === 0 ? w : w / sum;
-        return Math.trunc(share * 2 ** PRECISION + (share < 0 ? -0.5 : 0.5));
-      }),
-    };
+/** The first input position that an output position sees, and the fixed-point weights from there on. */
+function windowAt(position, scale, inSize, { support, weight }) {
+  const stretch = Math.max(scale, 1), reach = support * stretch, center = (position + 0.5) * scale;
+  const first = Math.max(0, Math.trunc(center - reach + 0.5));
+  const last = Math.min(inSize, Math.trunc(center + reach + 0.5));
+  const weights = Array.from({ length: last - first }, (_, x) => weight((x + first - center + 0.5) * (1 / stretch)));
+  const sum = weights.reduce((a, b) => a + b, 0);
+  const fixed = weights.map((w) => {
+    const share = sum === 0 ? w : w / sum;
+    return Math.trunc(share * 2 ** PRECISION + (share < 0 ? -0.5 : 0.5));
+  });
+  return { first, last, weights: Int32Array.from(fixed) };
+}
+
+/** Of an axis, {inSize, outSize, begin, kept}, those of the positions that are kept. */
+function windows({ inSize, outSize, begin, kept }, filter) {
+  return Array.from({ length: kept }, (_, i) => {
+    const position = begin + i;
+    // An axis that keeps its size is not filtered.
+    if (inSize === outSize) return { first: position, last: position + 1, weights: Int32Array.of(2 ** PRECISION) };
+    return windowAt(position, inSize / outSize, inSize, filter);
   });
 }
 
-/** One axis of Pillow's resize. `pixels` holds `lines` lines of inSize elements that lie `step` apart. */
-function resizeAxis(pixels, lines, inSize, outSize, filter, lineStep, outLineStep, step) {
-  const out = new Uint8ClampedArray(lines * outSize * 3);
-  windows(inSize, outSize, filter).forEach(({ first, weights }, i) => {
-    for (let line = 0; line < lines; ++line) {
-      const from = line * lineStep + first * step, to = line * outLineStep + i * step;
-      for (let c = 0; c < 3; ++c) {
-        let sum = 2 ** (PRECISION - 1);
-        for (let x = 0; x < weights.length; ++x) sum += pixels[from + x * step + c] * weights[x];
-        out[to + c] = Math.floor(sum / 2 ** PRECISION); // clamps to 0..255
+/** Rows of `width` RGB pixels -> rows of windows.length ones. Only the rows from `begin` to `end` are made. */
+function horizontally(pixels, width, windows, begin, end) {
+  const out = new Uint8ClampedArray(3 * windows.length * end);
+  let to = 3 * windows.length * begin;
+  for (let y = begin; y < end; ++y) {
+    for (const { first, weights } of windows) {
+      let r = HALF, g = HALF, b = HALF, from = 3 * (y * width + first);
+      for (const weight of weights) {
+        r += pixels[from++] * weight;
+        g += pixels[from++] * weight;
+        b += pixels[from++] * weight;
       }
+      out[to++] = r >> PRECISION; // clamps to 0..255
+      out[to++] = g >> PRECISION;
+      out[to++] = b >> PRECISION;
     }
+  }
+  return out;
+}
+
+function vertically(pixels, width, windows) {
+  const row = 3 * width, sums = new Int32Array(row);
+  const out = new Uint8ClampedArray(row * windows.length);
+  windows.forEach(({ first, weights }, y) => {
+    sums.fill(HALF);
+    for (let i = 0; i < weights.length; ++i) {
+      const from = row * (first + i), weight = weights[i];
+      for (let x = 0; x < row; ++x) sums[x] += pixels[from + x] * weight;
+    }
+    for (let x = 0; x < row; ++x) out[row * y + x] = sums[x] >> PRECISION;
   });
   return out;
 }
 
-function resizeNearest(pixels, [width, height], [outWidth, outHeight]) {
-  const out = new Uint8ClampedArray(outWidth * outHeight * 3);
-  // Pillow adds step upon step.
-  const places = (inSize, outSize) => {
-    const step = inSize / outSize;
-    let at = step * 0.5;
-    return Array.from({ length: outSize }, () => {
-      const place = Math.min(Math.floor(at), inSize - 1);
-      at += step;
-      return place;
-    });
-  };
-  const columns = places(width, outWidth);
-  places(height, outHeight).forEach((row, y) => {
-    columns.forEach((column, x) => {
-      for (let c = 0; c < 3; ++c) out[(y * outWidth + x) * 3 + c] = pixels[(row * width + column) * 3 + c];
-    });
-  });
+/** The input position that each kept position takes. */
+function nearestPlaces({ inSize, outSize, begin, kept }) {
+  const step = inSize / outSize, places = [];
+  let at = step * 0.5; // Pillow adds step upon step
+  for (let i = 0; i < begin + kept; ++i, at += step) {
+    if (i >= begin) places.push(Math.min(Math.floor(at), inSize - 1));
+  }
+  return places;
+}
+
+function nearest(pixels, columns, rows) {
+  const out = new Uint8ClampedArray(3 * columns.kept * rows.kept);
+  const places = nearestPlaces(columns);
+  let to = 0;
+  for (const y of nearestPlaces(rows)) {
+    for (const x of places) {
+      const from = 3 * (y * columns.inSize + x);
+      for (let c = 0; c < 3; ++c) out[to++] = pixels[from + c];
+    }
+  }
   return out;
 }
 
-/** Pillow's resize of RGB bytes [height][width][3]. */
-export function resize(pixels, [width, height], [outWidth, outHeight], interpolation) {
-  if (interpolation === "nearest") return resizeNearest(pixels, [width, height], [outWidth, outHeight]);
-  const filter = FILTERS[interpolation];
-  const horizontally = () => {
-    if (outWidth === width) return;
-    pixels = resizeAxis(pixels, height, width, outWidth, filter, width * 3, outWidth * 3, 3);
-    width = outWidth;
-  };
-  const vertically = () => {
-    if (outHeight === height) return;
-    pixels = resizeAxis(pixels, width, height, outHeight, filter, 3, 3, width * 3);
-    height = outHeight;
-  };
+/** The kept part [rows.kept][columns.kept][3] of Pillow's resize of RGB bytes [rows.inSize][columns.inSize][3]. */
+function resize(pixels, columns, rows, interpolation) {
+  if (interpolation === "nearest") return nearest(pixels, columns, rows);
+  const across = windows(columns, FILTERS[interpolation]), down = windows(rows, FILTERS[interpolation]);
   // Each axis rounds to bytes, so their order shows: this is Pillow 13's.
-  const removed = height - outHeight;
-  const order = removed > 0 && removed > 2 * (width - outWidth) ? [vertically, horizontally] : [horizontally, vertically];
-  order.forEach((pass) => pass());
-  return pixels;
+  const removed = rows.inSize - rows.outSize;
+  if (removed > 0 && removed > 2 * (columns.inSize - columns.outSize)) {
+    return horizontally(vertically(pixels, columns.inSize, down), columns.inSize, across, 0, rows.kept);
+  }
+  const narrow = horizontally(pixels, columns.inSize, across, down[0].first, down.at(-1).last);
+  return vertically(narrow, columns.kept, down);
 }
 
 /** Python's round: halves to the even neighbour. */
@@ -106,43 +123,45 @@ function roundHalfEven(x) {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** {size: [width, height] after resizing, left, top: of the crop in it}. */
-export function cropPlan(width, height, { inputSize, cropPct }) {
+/** The size [width, height] that the whole image is resized to. */
+function resizedSize(width, height, { inputSize, cropPct }) {
   const [, inHeight, inWidth] = inputSize;
-  if (width === inWidth && height === inHeight) return { size: [width, height], left: 0, top: 0 };
+  if (width === inWidth && height === inHeight) return [width, height];
   const rows = roundHalfEven(inHeight / cropPct), columns = roundHalfEven(inWidth / cropPct);
-  const size =
-    width * rows <= height * columns
-      ? [columns, Math.trunc((columns * height) / width)]
-      : [Math.trunc((rows * width) / height), rows];
-  return { size, left: roundHalfEven((size[0] - inWidth) / 2), top: roundHalfEven((size[1] - inHeight) / 2) };
+  return width * rows <= height * columns
+    ? [columns, Math.trunc((columns * height) / width)]
+    : [Math.trunc((rows * width) / height), rows];
+}
+
+/** One axis: its size before and after the resize, and the part of the latter that is kept. */
+function axis(inSize, outSize, kept) {
+  return { inSize, outSize, begin: roundHalfEven((outSize - kept) / 2), kept };
 }
 
 /** RGBA bytes (ImageData) -> float32 [C][H][W], normalised. Transparency is dropped, as Pillow does. */
 export function toInput({ data, width, height }, preprocess) {
   const [channels, rows, columns] = preprocess.inputSize;
-  let pixels = new Uint8ClampedArray(width * height * 3);
-  for (let i = 0; i < width * height; ++i) {
-    const [r, g, b] = [data[4 * i], data[4 * i + 1], data[4 * i + 2]];
-    // One channel: Pillow's luma.
-    const grey = channels === 1 ? (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16 : 0;
-    pixels[3 * i] = channels === 1 ? grey : r;
-    pixels[3 * i + 1] = channels === 1 ? grey : g;
-    pixels[3 * i + 2] = channels === 1 ? grey : b;
+  let pixels = new Uint8ClampedArray(3 * width * height);
+  for (let from = 0, to = 0; to < pixels.length; from += 4, to += 3) {
+    const r = data[from], g = data[from + 1], b = data[from + 2];
+    if (channels === 1) {
+      pixels[to] = pixels[to + 1] = pixels[to + 2] = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16; // Pillow's luma
+    } else {
+      pixels[to] = r;
+      pixels[to + 1] = g;
+      pixels[to + 2] = b;
+    }
   }
-  const { size, left, top } = cropPlan(width, height, preprocess);
-  if (size[0] * size[1] > MAX_RESIZED) throw new Error("the image is too long for its width");
-  pixels = resize(pixels, [width, height], size, preprocess.interpolation);
+  const [outWidth, outHeight] = resizedSize(width, height, preprocess);
+  if (outWidth * outHeight > MAX_RESIZED) throw new Error("the image is too long for its width");
+  pixels = resize(pixels, axis(width, outWidth, columns), axis(height, outHeight, rows), preprocess.interpolation);
   const input = new Float32Array(channels * rows * columns);
   for (let c = 0; c < channels; ++c) {
     // The same two float32 roundings as in training: one multiply, one add.
     const factor = Math.fround(1 / (255 * preprocess.std[c]));
     const offset = Math.fround(-preprocess.mean[c] / preprocess.std[c]);
-    for (let y = 0; y < rows; ++y) {
-      for (let x = 0; x < columns; ++x) {
-        const value = pixels[((y + top) * size[0] + x + left) * 3 + c];
-        input[(c * rows + y) * columns + x] = Math.fround(Math.fround(value * factor) + offset);
-      }
+    for (let i = 0; i < rows * columns; ++i) {
+      input[c * rows * columns + i] = Math.fround(Math.fround(pixels[3 * i + c] * factor) + offset);
     }
   }
   return input;
