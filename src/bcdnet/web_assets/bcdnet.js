@@ -1,6 +1,7 @@
 // Packed networks in browsers, Node, Deno and Bun: `const session = await Session.load("model.bcdn")`, then
 // `session.predict(image, 5)`.
-import { FormatError, readFile } from "./format.js";
+import { FormatError } from "./container.js";
+import { readFile } from "./format.js";
 import { toInput } from "./preprocess.js";
 
 export { FormatError };
