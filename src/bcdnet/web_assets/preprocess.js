@@ -46,12 +46,12 @@ function windows({ inSize, outSize, begin, kept }, filter) {
   });
 }
 
-/** Rows of `width` RGB pixels -> rows of windows.length ones. Only the rows from `begin` to `end` are made. */
-function horizontally(pixels, width, windows, begin, end) {
-  const out = new Uint8ClampedArray(3 * windows.length * end);
-  let to = 3 * windows.length * begin;
+/** Rows of `width` RGB pixels -> rows of across.length ones. Only the rows from `begin` to `end` are made. */
+function horizontally(pixels, width, across, begin, end) {
+  const out = new Uint8ClampedArray(3 * across.length * end);
+  let to = 3 * across.length * begin;
   for (let y = begin; y < end; ++y) {
-    for (const { first, weights } of windows) {
+    for (const { first, weights } of across) {
       let r = HALF, g = HALF, b = HALF, from = 3 * (y * width + first);
       for (const weight of weights) {
         r += pixels[from++] * weight;
@@ -66,10 +66,10 @@ function horizontally(pixels, width, windows, begin, end) {
   return out;
 }
 
-function vertically(pixels, width, windows) {
+function vertically(pixels, width, down) {
   const row = 3 * width, sums = new Int32Array(row);
-  const out = new Uint8ClampedArray(row * windows.length);
-  windows.forEach(({ first, weights }, y) => {
+  const out = new Uint8ClampedArray(row * down.length);
+  down.forEach(({ first, weights }, y) => {
     sums.fill(HALF);
     for (let i = 0; i < weights.length; ++i) {
       const from = row * (first + i), weight = weights[i];
@@ -141,6 +141,8 @@ function axis(inSize, outSize, kept) {
 /** RGBA bytes (ImageData) -> float32 [C][H][W], normalised. Transparency is dropped, as Pillow does. */
 export function toInput({ data, width, height }, preprocess) {
   const [channels, rows, columns] = preprocess.inputSize;
+  const [outWidth, outHeight] = resizedSize(width, height, preprocess);
+  if (outWidth * outHeight > MAX_RESIZED) throw new Error("the image is too long for its width");
   let pixels = new Uint8ClampedArray(3 * width * height);
   for (let from = 0, to = 0; to < pixels.length; from += 4, to += 3) {
     const r = data[from], g = data[from + 1], b = data[from + 2];
@@ -152,8 +154,6 @@ export function toInput({ data, width, height }, preprocess) {
       pixels[to + 2] = b;
     }
   }
-  const [outWidth, outHeight] = resizedSize(width, height, preprocess);
-  if (outWidth * outHeight > MAX_RESIZED) throw new Error("the image is too long for its width");
   pixels = resize(pixels, axis(width, outWidth, columns), axis(height, outHeight, rows), preprocess.interpolation);
   const input = new Float32Array(channels * rows * columns);
   for (let c = 0; c < channels; ++c) {
