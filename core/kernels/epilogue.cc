@@ -27,7 +27,8 @@ using DI = hn::RebindToSigned<DF>;
 inline constexpr int kFloats = HWY_LANES(float);
 inline constexpr int kMaxPixels = 64;
 inline constexpr int kGroup = kChannelPad / kFloats;  // vectors of one word of bits
-inline constexpr int kTilePixels = kGroup <= 2 ? 4 : 1;
+// As many values at a time as half of the registers hold: the steps of one wait for each other.
+inline constexpr int kTilePixels = kGroup <= 2 ? 8 : kGroup <= 4 ? 2 : 1;
 
 struct Fill {
   float values[kChannelPad];
@@ -38,25 +39,24 @@ struct Fill {
 alignas(64) constexpr Fill kMinusZeros(-0.0f);
 
 enum class Source { kValues, kSums, kBranchSums };
-enum class From { kNone, kSame, kScattered, kPool };
+enum class From { kNone, kSame, kScattered, kPool, kPoolScattered };  // scattered: channels out of order, windows cut off
 
-/// The pixels of a call, and where a pooled shortcut lies for each.
+/// The pixels of a call, and where the window of a pooled shortcut begins for each.
 struct Pixels {
   int begin, count;
-  const float* pooled[kMaxPixels][4];
-  int averaged[kMaxPixels];
+  const float* window[kMaxPixels];
+  bool right[kMaxPixels], below[kMaxPixels];  // whether the window has a second column, a second row
 
   Pixels(const EpilogueArgs& a, int begin, int end) : begin(begin), count(end - begin) {
     if (!a.shortcut_avg_pool) return;
-    for (int i = 0; i < count; ++i) Pool(a, i, (begin + i) / a.out_w, (begin + i) % a.out_w);
-  }
-
- private:
-  void Pool(const EpilogueArgs& a, int i, int y, int x) {
-    averaged[i] = 0;
-    for (int sy = 2 * y; sy < std::min(2 * y + 2, a.shortcut_h); ++sy) {
-      for (int sx = 2 * x; sx < std::min(2 * x + 2, a.shortcut_w); ++sx) {
-        pooled[i][averaged[i]++] = a.shortcut + (static_cast<size_t>(sy) * a.shortcut_w + sx) * a.shortcut_stride;
+    int y = begin / a.out_w, x = begin % a.out_w;
+    for (int i = 0; i < count; ++i) {
+      window[i] = a.shortcut + (static_cast<size_t>(2 * y) * a.shortcut_w + 2 * x) * a.shortcut_stride;
+      right[i] = 2 * x + 1 < a.shortcut_w;
+      below[i] = 2 * y + 1 < a.shortcut_h;
+      if (++x == a.out_w) {
+        x = 0;
+        ++y;
       }
     }
   }
@@ -74,9 +74,10 @@ struct Group {
   const float* parameters;
   const float* beta;
   const int32_t* base[kMaxBranches];
-  int channel;
-  int column;      // of the values and sums
-  int shortcut;    // first channel in the shortcut's map
+  size_t channel;
+  size_t column;    // of the values and sums
+  size_t shortcut;  // first channel in the shortcut's map
+  size_t word;
   uint32_t valid;  // bits that are real channels
 
   Group() = default;
@@ -85,7 +86,8 @@ struct Group {
         beta(a.beta != nullptr ? a.beta + channel : nullptr),
         channel(channel),
         column(channel - a.channel_begin),
-        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel) {
+        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel),
+        word(channel / 32) {
     for (int b = 0; b < a.branches; ++b) base[b] = a.base[b] + channel;
     const int left = a.out_c - channel;
     valid = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
@@ -111,116 +113,141 @@ HWY_INLINE uint32_t MaskBits(M mask) {
   return both;
 }
 
-HWY_INLINE VF SumTerm(const EpilogueArgs& a, const Group& group, int branch, size_t at, size_t border, int c,
-                      VF scale) {
+/// float(base - 2 count) * scale
+HWY_INLINE VF Term(const uint16_t* count, const int32_t* base, const float* scale) {
   const DF d;
   const DI di;
   const hn::Rebind<uint16_t, DF> d16;
-  const auto n = hn::PromoteTo(di, hn::Load(d16, static_cast<const uint16_t*>(a.counts[branch]) + at));
-  const auto base = hn::Load(di, group.base[branch] + border + c);
-  return hn::Mul(hn::ConvertTo(d, hn::Sub(base, hn::Add(n, n))), scale);
+  const auto n = hn::PromoteTo(di, hn::Load(d16, count));
+  return hn::Mul(hn::ConvertTo(d, hn::Sub(hn::Load(di, base), hn::Add(n, n))), hn::Load(d, scale));
 }
 
-/// P pixels from number `i` of `pixels` on.
+/// The mean of the window of a pooled shortcut from `window` on.
+template <From kFrom>
+HWY_INLINE VF Mean(const EpilogueArgs& a, const float* window, bool right, bool below, size_t channel) {
+  const DF d;
+  const size_t column = a.shortcut_stride, row = static_cast<size_t>(a.shortcut_w) * a.shortcut_stride;
+  const auto load = [&](size_t at) HWY_ATTR {
+    if constexpr (kFrom == From::kPool) return hn::LoadU(d, window + at + channel);
+    return LoadModulo(window + at, static_cast<int>(channel), a.shortcut_channels);
+  };
+  VF sum = hn::Add(hn::Zero(d), load(0));
+  if (right) sum = hn::Add(sum, load(column));
+  if (below) sum = hn::Add(sum, load(row));
+  if (right && below) sum = hn::Add(sum, load(row + column));
+  // 1, 2 or 4 terms: the division is exact as a product.
+  return hn::Mul(sum, hn::Set(d, (right ? 0.5f : 1.0f) * (below ? 0.5f : 1.0f)));
+}
+
+/// P pixels from number `i` of `pixels` on, whose steps alternate. The group is a copy, so that no store can change it.
 template <int P, Source kSource, From kFrom, bool kActivation>
-HWY_INLINE void Tile(const EpilogueArgs& a, const Group& group, const Pixels& pixels, int i) {
+HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pixels, int i) {
   const DF d;
   const VF zero = hn::Zero(d);
-  const size_t stride = a.value_stride;
-  const size_t pixel = static_cast<size_t>(pixels.begin) + i;
+  const size_t pixel = static_cast<size_t>(pixels.begin) + i, stride = a.value_stride;
   const size_t first = (pixel - a.pixel_begin) * stride + group.column;
   VF value[P][kGroup];
-  BCDNET_UNROLL
-  for (int k = 0; k < kGroup; ++k) {
-    const int c = k * kFloats;
-    const auto parameter = [&](int which) HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
-    for (int p = 0; p < P; ++p) {
-      const size_t at = first + p * stride + c;
-      VF v;
-      if constexpr (kSource == Source::kValues) {
-        v = hn::Add(hn::Load(d, a.values + at), parameter(kConvBias));
-      } else {
-        const size_t border = a.border[pixel + p];
-        v = SumTerm(a, group, 0, at, border, c, parameter(kScale));
-        if constexpr (kSource != Source::kSums) {
-          for (int b = 1; b < a.branches; ++b) {
-            v = hn::Add(v, SumTerm(a, group, b, at, border, c, parameter(kScale + b)));
-          }
-        }
+  const auto each = [&](auto step) HWY_ATTR {
+    BCDNET_UNROLL
+    for (int k = 0; k < kGroup; ++k) {
+      BCDNET_UNROLL
+      for (int p = 0; p < P; ++p) step(value[p][k], p, k * kFloats);
+    }
+  };
+  const auto parameter = [&](int which, int c)
+                             HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
+  if constexpr (kSource == Source::kValues) {
+    each([&](VF& v, int p, int c)
+             HWY_ATTR { v = hn::Add(hn::Load(d, a.values + first + p * stride + c), parameter(kConvBias, c)); });
+  } else {
+    const uint32_t* border = a.border + pixel;
+    const auto* counts = static_cast<const uint16_t*>(a.counts[0]) + first;
+    each([&](VF& v, int p, int c) HWY_ATTR {
+      v = Term(counts + p * stride + c, group.base[0] + border[p] + c, group.parameters + kScale * kChannelPad + c);
+    });
+    if constexpr (kSource == Source::kBranchSums) {
+      for (int b = 1; b < a.branches; ++b) {
+        counts = static_cast<const uint16_t*>(a.counts[b]) + first;
+        each([&](VF& v, int p, int c) HWY_ATTR {
+          v = hn::Add(v, Term(counts + p * stride + c, group.base[b] + border[p] + c,
+                              group.parameters + (kScale + b) * kChannelPad + c));
+        });
       }
-      if (group.beta != nullptr) v = hn::Add(v, hn::Load(d, group.beta + c));
-      v = Fma(d, v, parameter(kMul), parameter(kAdd));
-      if constexpr (kFrom == From::kSame) {
-        v = hn::Add(v, hn::LoadU(d, a.shortcut + (pixel + p) * a.shortcut_stride + group.shortcut + c));
-      }
-      if constexpr (kFrom == From::kScattered) {
-        const float* shortcut = a.shortcut + (pixel + p) * a.shortcut_stride;
-        v = hn::Add(v, LoadModulo(shortcut, group.shortcut + c, a.shortcut_channels));
-      }
-      if constexpr (kFrom == From::kPool) {
-        const int n = pixels.averaged[i + p];  // 1, 2 or 4: the division is exact as a product
-        VF sum = zero;
-        for (int j = 0; j < n; ++j) {
-          const float* shortcut = pixels.pooled[i + p][j];
-          sum = hn::Add(sum, a.shortcut_duplicate ? LoadModulo(shortcut, group.shortcut + c, a.shortcut_channels)
-                                                  : hn::LoadU(d, shortcut + group.shortcut + c));
-        }
-        v = hn::Add(v, hn::Mul(sum, hn::Set(d, n == 4 ? 0.25f : n == 2 ? 0.5f : 1.0f)));
-      }
-      if constexpr (kActivation) {
-        v = hn::Add(v, parameter(kBiasIn));
-        v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope))), parameter(kBiasOut));
-      }
-      value[p][k] = v;
     }
   }
-  if (a.map != nullptr) {
-    for (int p = 0; p < P; ++p) {
-      float* to = a.map + (pixel + p) * a.map_stride + group.channel;
-      for (int k = 0; k < kGroup; ++k) hn::Store(value[p][k], d, to + k * kFloats);
+  if (group.beta != nullptr) each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, group.beta + c)); });
+  const float* shortcut = a.shortcut + pixel * a.shortcut_stride;
+  const size_t step = a.shortcut_stride;
+  each([&](VF& v, int p, int c) HWY_ATTR {
+    v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
+    if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * step + group.shortcut + c));
+    if constexpr (kFrom == From::kScattered)
+      v = hn::Add(v, LoadModulo(shortcut + p * step, group.shortcut + c, a.shortcut_channels));
+    if constexpr (kFrom == From::kPool)
+      v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], true, true, group.shortcut + c));
+    if constexpr (kFrom == From::kPoolScattered) {
+      v = hn::Add(v,
+                  Mean<kFrom>(a, pixels.window[i + p], pixels.right[i + p], pixels.below[i + p], group.shortcut + c));
     }
+    if constexpr (kActivation) {
+      v = hn::Add(v, parameter(kBiasIn, c));
+      v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope, c))), parameter(kBiasOut, c));
+    }
+  });
+  if (a.map != nullptr) {
+    float* map = a.map + pixel * a.map_stride + group.channel;
+    const size_t line = a.map_stride;
+    each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * line + c); });
   }
   if (group.valid == 0) return;
   for (int b = 0; b < a.bits_count; ++b) {
-    const BitsTarget& bits = a.bits[b];
+    const BitsTarget bits = a.bits[b];
     const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
+    const float* alpha = bits.alpha != nullptr ? bits.alpha + group.channel : nullptr;
+    const size_t line = a.word_stride;
+    uint32_t* words = bits.words + pixel * line + group.word;
     for (int p = 0; p < P; ++p) {
       uint32_t word = 0;
       for (int k = 0; k < kGroup; ++k) {
         VF v = hn::Add(value[p][k], hn::Load(d, bias + k * kFloats));
-        if (bits.alpha != nullptr) v = hn::Sub(v, hn::Load(d, bits.alpha + group.channel + k * kFloats));
+        if (alpha != nullptr) v = hn::Sub(v, hn::Load(d, alpha + k * kFloats));
         word |= MaskBits(hn::Ge(v, zero)) << (k * kFloats);
       }
-      bits.words[(pixel + p) * a.word_stride + group.channel / 32] = word & group.valid;
+      words[p * line] = word & group.valid;
     }
   }
 }
 
-/// Pixel by pixel, groups within: a pixel's channels lie together in every map.
+/// Pixel by pixel, groups within: a pixel's channels lie together in every map. Returns the first pixel left over.
+template <int P, Source kSource, From kFrom, bool kActivation>
+HWY_INLINE int Tiles(const EpilogueArgs& a, const Groups& groups, const Pixels& pixels, int i) {
+  for (; i + P <= pixels.count; i += P) {
+    for (int g = 0; g < groups.count; ++g) Tile<P, kSource, kFrom, kActivation>(a, groups.at[g], pixels, i);
+  }
+  return i;
+}
+
 template <Source kSource, From kFrom, bool kActivation>
 void Rows(const EpilogueArgs& args, const Pixels& pixels) {
   const EpilogueArgs a = args;  // of its own, so that no store of words can change it
   for (int channel = a.channel_begin; channel < a.channel_end; channel += Groups::kMax * kChannelPad) {
     const Groups groups(a, channel);
-    int i = 0;
-    const auto tiles = [&](auto size) HWY_ATTR {
-      for (; i + size() <= pixels.count; i += size()) {
-        for (int g = 0; g < groups.count; ++g) Tile<size(), kSource, kFrom, kActivation>(a, groups.at[g], pixels, i);
-      }
-    };
-    tiles(std::integral_constant<int, kTilePixels>());
-    if constexpr (kTilePixels > 1) tiles(std::integral_constant<int, 1>());
+    const int rest = Tiles<kTilePixels, kSource, kFrom, kActivation>(a, groups, pixels, 0);
+    if constexpr (kTilePixels > 1) Tiles<1, kSource, kFrom, kActivation>(a, groups, pixels, rest);
   }
 }
 
 /// Shortcuts that are slow to read keep an activation that changes nothing: its code twice would gain them little.
 template <Source kSource, bool kActivation>
 void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
+  const bool scattered = a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0;
   if (a.shortcut == nullptr) {
     Rows<kSource, From::kNone, kActivation>(a, pixels);
   } else if (a.shortcut_avg_pool) {
-    Rows<kSource, From::kPool, true>(a, pixels);
-  } else if (a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0) {
+    const bool whole = a.shortcut_h % 2 == 0 && a.shortcut_w % 2 == 0;
+    whole && !scattered ? Rows<kSource, From::kPool, true>(a, pixels)
+                        : Rows<kSource, From::kPoolScattered, true>(a, pixels);
+  } else if (scattered) {
     Rows<kSource, From::kScattered, true>(a, pixels);
   } else {
     Rows<kSource, From::kSame, kActivation>(a, pixels);

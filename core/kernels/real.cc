@@ -9,8 +9,10 @@
 #include "hwy/highway.h"
 #include "kernels/fma-inl.h"
 #include "kernels/tables.h"
+#include "kernels/unroll.h"
 
 #include <algorithm>
+#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace bcdnet {
@@ -47,9 +49,10 @@ void Conv2dPackWeights(const ConvShape& s, int groups, const float* weight, floa
   }
 }
 
-/// One panel for P pixels. `taps[p]` bounds each pixel's taps: ky0, ky1, kx0, kx1; equal for all P.
+/// One panel for P neighbours in a row, whose windows begin at `input`, `step` apart. `taps` bounds the taps of each:
+/// ky0, ky1, kx0, kx1.
 template <int P>
-HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t const* origin, const int* taps,
+HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, const float* input, int64_t step, const int* taps,
                           float* values, int value_stride) {
   const DF d;
   const ConvShape& s = a.shape;
@@ -58,24 +61,31 @@ HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, int64_t cons
   constexpr int kVectors = kPanelVectors <= 4 ? kPanelVectors : 4;
   for (int half = 0; half < kPanelVectors; half += kVectors) {
     VF acc[P][kVectors];
+    BCDNET_UNROLL
     for (int p = 0; p < P; ++p) {
+      BCDNET_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[p][v] = hn::Zero(d);
     }
     for (int ky = taps[0]; ky < taps[1]; ++ky) {
       for (int kx = taps[2]; kx < taps[3]; ++kx) {
         const float* w = weight + static_cast<size_t>(ky * s.k_w + kx) * depth * kPanel + half * kFloats;
-        const float* x = a.input + ky * a.in_row + kx * a.in_column;
+        const float* x = input + ky * a.in_row + kx * a.in_column;
         for (int i = 0; i < depth; ++i, w += kPanel, x += a.in_channel) {
           VF wv[kVectors];
+          BCDNET_UNROLL
           for (int v = 0; v < kVectors; ++v) wv[v] = hn::Load(d, w + v * kFloats);
+          BCDNET_UNROLL
           for (int p = 0; p < P; ++p) {
-            const VF xv = hn::Set(d, x[origin[p]]);
+            const VF xv = hn::Set(d, x[p * step]);
+            BCDNET_UNROLL
             for (int v = 0; v < kVectors; ++v) acc[p][v] = Fma(d, wv[v], xv, acc[p][v]);
           }
         }
       }
     }
+    BCDNET_UNROLL
     for (int p = 0; p < P; ++p) {
+      BCDNET_UNROLL
       for (int v = 0; v < kVectors; ++v)
         hn::Store(acc[p][v], d, values + static_cast<size_t>(p) * value_stride + (half + v) * kFloats);
     }
@@ -99,32 +109,34 @@ struct Window {
 
 void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pixel_begin, int pixel_end, float* values,
                 int value_stride) {
-  constexpr int kTile = kPanelVectors <= 2 ? 6 : 3;  // sums, weights and an input in 32 or 16 registers
+  constexpr int kTile = kPanelVectors <= 2 ? 8 : 3;  // sums, weights and an input in 32 or 16 registers
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups, out_group = s.out_c / a.groups;
   const size_t panel_floats = static_cast<size_t>(kPanel) * s.k_h * s.k_w * depth;
+  const int64_t step = s.stride_w * a.in_column;
+  // Columns from `inner` to `outer` have all their taps inside the map.
+  const int inner = (s.pad_w + s.stride_w - 1) / s.stride_w;
+  const int outer = s.in_w + s.pad_w < s.k_w ? 0 : std::min((s.in_w + s.pad_w - s.k_w) / s.stride_w + 1, s.out_w);
   int y = pixel_begin / s.out_w, x = pixel_begin % s.out_w;
   for (int pixel = pixel_begin; pixel < pixel_end;) {
     const Window window(a, y, x);
-    int64_t origin[kTile] = {window.origin};
-    int n = 1;
-    for (; n < kTile && pixel + n < pixel_end && x + n < s.out_w; ++n) {
-      const Window other(a, y, x + n);
-      if (!std::equal(window.taps, window.taps + 4, other.taps)) break;
-      origin[n] = other.origin;
-    }
+    const int n = x < inner || x >= outer ? 1 : std::min(outer - x, pixel_end - pixel);
     for (int c = channel_begin; c < channel_end; c += kPanel) {
       const int64_t first = a.groups == 1 ? 0 : static_cast<int64_t>(c / out_group) * depth * a.in_channel;
-      int64_t at[kTile];
-      for (int p = 0; p < n; ++p) at[p] = origin[p] + first;
+      const float* input = a.input + window.origin + first;
       const float* weight = a.weight + c / kPanel * panel_floats;
       float* out = values + static_cast<size_t>(pixel - pixel_begin) * value_stride + c - channel_begin;
-      if (n == kTile) {
-        PanelTile<kTile>(a, weight, at, window.taps, out, value_stride);
-      } else {
-        for (int p = 0; p < n; ++p)
-          PanelTile<1>(a, weight, at + p, window.taps, out + static_cast<size_t>(p) * value_stride, value_stride);
-      }
+      int p = 0;
+      const auto tiles = [&](auto size) HWY_ATTR {
+        for (; p + size() <= n; p += size()) {
+          PanelTile<size()>(a, weight, input + p * step, step, window.taps, out + static_cast<size_t>(p) * value_stride,
+                            value_stride);
+        }
+      };
+      tiles(std::integral_constant<int, kTile>());
+      if constexpr (kTile > 4) tiles(std::integral_constant<int, 4>());
+      tiles(std::integral_constant<int, 2>());
+      tiles(std::integral_constant<int, 1>());
     }
     pixel += n;
     x += n;

@@ -21,7 +21,7 @@ namespace {
 // Pixels of one work item: enough that a panel of weights is used often once it is in the first-level cache, few enough
 // that the counts stay there too.
 constexpr int kItemPixels = 56;
-constexpr int kTilePixels = 4;  // items are a multiple of what tiles take, so that few pixels are left over
+constexpr int kTilePixels = 8;  // items are a multiple of what tiles take, so that few pixels are left over
 constexpr int kExpandRows = 8;
 
 using Taps = std::pair<int, int>;  // the good ones, [first, last)

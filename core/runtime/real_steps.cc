@@ -6,7 +6,7 @@
 namespace bcdnet {
 namespace {
 
-constexpr int kItemPixels = 32;
+constexpr int kItemPixels = 56;
 constexpr int kItemChannels = 64;
 constexpr int kItemRows = 4;
 
