@@ -38,8 +38,10 @@ struct Fill {
 };
 alignas(64) constexpr Fill kMinusZeros(-0.0f);
 
-enum class Source { kValues, kSums, kBranchSums };
-enum class From { kNone, kSame, kScattered, kPool, kPoolScattered };  // scattered: channels out of order, windows cut off
+/// kPlain: values that no step before the bits changes.
+enum class Source { kPlain, kValues, kSums, kBranchSums };
+/// kScattered: channels that do not lie side by side; kPoolScattered: such, or windows cut off by the border.
+enum class From { kNone, kSame, kScattered, kPool, kPoolScattered };
 
 /// The pixels of a call, and where the window of a pooled shortcut begins for each.
 struct Pixels {
@@ -156,7 +158,9 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pix
   };
   const auto parameter = [&](int which, int c)
                              HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
-  if constexpr (kSource == Source::kValues) {
+  if constexpr (kSource == Source::kPlain) {
+    each([&](VF& v, int p, int c) HWY_ATTR { v = hn::Load(d, a.values + first + p * stride + c); });
+  } else if constexpr (kSource == Source::kValues) {
     each([&](VF& v, int p, int c)
              HWY_ATTR { v = hn::Add(hn::Load(d, a.values + first + p * stride + c), parameter(kConvBias, c)); });
   } else {
@@ -175,11 +179,13 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pix
       }
     }
   }
-  if (group.beta != nullptr) each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, group.beta + c)); });
+  if (kSource != Source::kPlain && group.beta != nullptr) {
+    each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, group.beta + c)); });
+  }
   const float* shortcut = a.shortcut + pixel * a.shortcut_stride;
   const size_t step = a.shortcut_stride;
   each([&](VF& v, int p, int c) HWY_ATTR {
-    v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
+    if constexpr (kSource != Source::kPlain) v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
     if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * step + group.shortcut + c));
     if constexpr (kFrom == From::kScattered)
       v = hn::Add(v, LoadModulo(shortcut + p * step, group.shortcut + c, a.shortcut_channels));
@@ -257,9 +263,12 @@ void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
 void Epilogue(const EpilogueArgs& a) {
   // The plain algorithm's sums of 32 bits, which few layers have.
   if (a.values == nullptr && a.sum_bytes != sizeof(uint16_t)) return reference::Epilogue(a);
+  const bool plain = a.values != nullptr && !a.affine && !a.activation && a.beta == nullptr && a.shortcut == nullptr;
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
     const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
-    if (a.values != nullptr) {
+    if (plain) {
+      Rows<Source::kPlain, From::kNone, false>(a, pixels);
+    } else if (a.values != nullptr) {
       RowsFrom<Source::kValues, true>(a, pixels);
     } else if (a.branches > 1) {
       RowsFrom<Source::kBranchSums, true>(a, pixels);

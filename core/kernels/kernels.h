@@ -31,9 +31,9 @@ struct ConvShape {
   int64_t inputs() const { return static_cast<int64_t>(k_h) * k_w * in_c; }
 };
 
-/// One way to count disagreeing bits: sums[pixel][channel] = popcount(a xor w) over all taps, also those outside the map,
-/// which read zero bits. The caller corrects borders (see BorderBases in runtime/binary_step.cc), which keeps them out of
-/// the inner loops.
+/// One way to count disagreeing bits: sums[pixel][channel] = popcount(a xor w) over all taps, also those outside the
+/// map, which read zero bits. The caller corrects borders (see BorderBases in runtime/binary_step.cc), which keeps them
+/// out of the inner loops.
 struct BinaryAlgorithm {
   const char* name;
   bool (*supports)(const ConvShape&);
@@ -100,6 +100,7 @@ struct EpilogueArgs {
   int value_stride;
 
   const float* parameters;
+  bool affine;        // whether kConvBias, kMul and kAdd change anything
   bool activation;    // whether kBiasIn, kSlope and kBiasOut change anything
   const float* beta;  // [padded O], of this image
 

@@ -10,6 +10,7 @@
 #include "kernels/binary_bytes-inl.h"
 #include "kernels/fma-inl.h"
 #include "kernels/tables.h"
+#include "kernels/unroll.h"
 
 #include <algorithm>
 #include <chrono>
@@ -20,7 +21,8 @@ namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS && HWY_TARGET != HWY_WASM
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr int kChains = 10;  // independent sums, enough to hide the latency of each loop's instructions
+// Independent sums in two rows, enough to hide the latency of each loop's instructions, few enough for the registers.
+inline constexpr int kRow = HWY_LANES(uint8_t) == 64 ? 8 : 5, kChains = 2 * kRow;
 inline constexpr int kSteps = 20000;
 inline constexpr int kRounds = 50;  // the quickest counts: another process may have had the core meanwhile
 
@@ -52,26 +54,19 @@ HWY_NOINLINE int Burst(int seed) {
   const typename Kind::D d;
   using T = hn::TFromD<typename Kind::D>;
   const auto operand = hn::Set(d, static_cast<T>(seed));
-  // Not an array: compilers keep one in memory.
-  auto s0 = hn::Iota(d, T{0}), s1 = hn::Iota(d, T{1}), s2 = hn::Iota(d, T{2}), s3 = hn::Iota(d, T{3}),
-       s4 = hn::Iota(d, T{4});
-  auto s5 = hn::Iota(d, T{5}), s6 = hn::Iota(d, T{6}), s7 = hn::Iota(d, T{7}), s8 = hn::Iota(d, T{8}),
-       s9 = hn::Iota(d, T{9});
-  for (int i = 0; i < kSteps; ++i) {
-    s0 = Kind::Step(s0, operand);
-    s1 = Kind::Step(s1, operand);
-    s2 = Kind::Step(s2, operand);
-    s3 = Kind::Step(s3, operand);
-    s4 = Kind::Step(s4, operand);
-    s5 = Kind::Step(s5, operand);
-    s6 = Kind::Step(s6, operand);
-    s7 = Kind::Step(s7, operand);
-    s8 = Kind::Step(s8, operand);
-    s9 = Kind::Step(s9, operand);
-  }
-  const auto low = hn::Add(hn::Add(s0, s1), hn::Add(hn::Add(s2, s3), s4)),
-             high = hn::Add(hn::Add(s5, s6), hn::Add(hn::Add(s7, s8), s9));
-  return static_cast<int>(hn::GetLane(hn::Add(low, high)));
+  hn::Vec<typename Kind::D> sums[2][kRow];
+  const auto each = [&](auto step) HWY_ATTR {
+    BCDNET_UNROLL
+    for (int row = 0; row < 2; ++row) {
+      BCDNET_UNROLL
+      for (int i = 0; i < kRow; ++i) step(sums[row][i], row * kRow + i);
+    }
+  };
+  each([&](auto& sum, int i) HWY_ATTR { sum = hn::Iota(d, static_cast<T>(i)); });
+  for (int i = 0; i < kSteps; ++i) each([&](auto& sum, int) HWY_ATTR { sum = Kind::Step(sum, operand); });
+  auto total = hn::Zero(d);
+  each([&](auto& sum, int) HWY_ATTR { total = hn::Add(total, sum); });
+  return static_cast<int>(hn::GetLane(total));
 }
 
 /// The tile for two pixels itself on data in the first-level cache: what its instructions allow.

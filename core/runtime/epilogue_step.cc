@@ -48,6 +48,7 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
 
 void PreparedEpilogue::Set(int parameter, const Floats& values) {
   if (!values) return;
+  affine_ |= parameter == kConvBias || parameter == kMul || parameter == kAdd;
   for (int c = 0; c < out_c_; ++c) parameters_[ParameterIndex(parameter, c)] = values.data[c];
 }
 
@@ -57,6 +58,7 @@ EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
   args.out_c = out_c_;
   if (beta_) args.beta = frame.floats(*beta_);
   args.parameters = parameters_.data();
+  args.affine = affine_;
   args.activation = activation_;
   if (shortcut_) {
     args.shortcut = frame.floats(*shortcut_);

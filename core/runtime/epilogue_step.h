@@ -24,7 +24,7 @@ class PreparedEpilogue {
   };
   int out_w_, out_c_;
   std::optional<Place> beta_, shortcut_, map_;
-  bool duplicate_ = false, avg_pool_ = false, activation_ = false;
+  bool duplicate_ = false, avg_pool_ = false, affine_ = false, activation_ = false;
   AlignedVector<float> parameters_;
   std::vector<Bits> bits_;
 };
