@@ -141,11 +141,33 @@ HWY_INLINE VF Mean(const EpilogueArgs& a, const float* window, bool right, bool 
   return hn::Mul(sum, hn::Set(d, (right ? 0.5f : 1.0f) * (below ? 0.5f : 1.0f)));
 }
 
+/// The words of P pixels from `pixel` on.
+template <int P>
+HWY_INLINE void WriteBits(const EpilogueArgs& a, const Group& group, size_t pixel, const VF (&value)[P][kGroup]) {
+  const DF d;
+  if (group.valid == 0) return;
+  for (int b = 0; b < a.bits_count; ++b) {
+    const BitsTarget bits = a.bits[b];
+    const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
+    const float* alpha = bits.alpha != nullptr ? bits.alpha + group.channel : nullptr;
+    const size_t line = a.word_stride;
+    uint32_t* words = bits.words + pixel * line + group.word;
+    for (int p = 0; p < P; ++p) {
+      uint32_t word = 0;
+      for (int k = 0; k < kGroup; ++k) {
+        VF v = hn::Add(value[p][k], hn::Load(d, bias + k * kFloats));
+        if (alpha != nullptr) v = hn::Sub(v, hn::Load(d, alpha + k * kFloats));
+        word |= MaskBits(hn::Ge(v, hn::Zero(d))) << (k * kFloats);
+      }
+      words[p * line] = word & group.valid;
+    }
+  }
+}
+
 /// P pixels from number `i` of `pixels` on, whose steps alternate. The group is a copy, so that no store can change it.
 template <int P, Source kSource, From kFrom, bool kActivation>
 HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pixels, int i) {
   const DF d;
-  const VF zero = hn::Zero(d);
   const size_t pixel = static_cast<size_t>(pixels.begin) + i, stride = a.value_stride;
   const size_t first = (pixel - a.pixel_begin) * stride + group.column;
   VF value[P][kGroup];
@@ -197,7 +219,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pix
     }
     if constexpr (kActivation) {
       v = hn::Add(v, parameter(kBiasIn, c));
-      v = hn::Add(hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, parameter(kSlope, c))), parameter(kBiasOut, c));
+      v = hn::Add(hn::IfThenElse(hn::Gt(v, hn::Zero(d)), v, hn::Mul(v, parameter(kSlope, c))), parameter(kBiasOut, c));
     }
   });
   if (a.map != nullptr) {
@@ -205,23 +227,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pix
     const size_t line = a.map_stride;
     each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * line + c); });
   }
-  if (group.valid == 0) return;
-  for (int b = 0; b < a.bits_count; ++b) {
-    const BitsTarget bits = a.bits[b];
-    const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
-    const float* alpha = bits.alpha != nullptr ? bits.alpha + group.channel : nullptr;
-    const size_t line = a.word_stride;
-    uint32_t* words = bits.words + pixel * line + group.word;
-    for (int p = 0; p < P; ++p) {
-      uint32_t word = 0;
-      for (int k = 0; k < kGroup; ++k) {
-        VF v = hn::Add(value[p][k], hn::Load(d, bias + k * kFloats));
-        if (alpha != nullptr) v = hn::Sub(v, hn::Load(d, alpha + k * kFloats));
-        word |= MaskBits(hn::Ge(v, zero)) << (k * kFloats);
-      }
-      words[p * line] = word & group.valid;
-    }
-  }
+  WriteBits<P>(a, group, pixel, value);
 }
 
 /// Pixel by pixel, groups within: a pixel's channels lie together in every map. Returns the first pixel left over.
