@@ -200,6 +200,18 @@ def test_a_network_knows_a_few_of_those_that_it_goes_back_to() -> None:
     assert models == [8, 7, 6, 5]
 
 
+def test_a_network_trained_on_in_many_runs_still_knows_its_first_data() -> None:
+    known: dict[str, Any] = {"model": "net", "data": "first"}
+    for teacher in [None] * 5 + ["twin"] * 5:
+        known = {"model": "net", "data": "second", "began_with": known, "results": {}}
+        known |= {"taught_by": {"model": teacher}} if teacher else {}
+    kept, data = shortened(known), []
+    while kept:
+        data.append((kept["data"], kept.get("taught_by", {}).get("model")))
+        kept = kept.get("began_with", {})
+    assert data == [("second", "twin"), ("second", None), ("first", None)]
+
+
 def test_a_folder_belongs_to_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(steps=[STEP], model=TWIN)
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RecipeError, match="another process is training in"):

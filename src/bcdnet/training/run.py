@@ -268,12 +268,24 @@ def _brief(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def shortened(provenance: dict[str, Any], generations: int = 4) -> dict[str, Any]:
-    """What a network's own file says of one that helped to train it, and of those that it goes back to, a few."""
+    """What a network's own file says of one that helped to train it, and of those that it goes back to, a few.
+
+    Of several in a row that differ in their schedule alone the last, so that no data is forgotten for their number.
+    """
     kept: dict[str, Any] = {key: provenance[key] for key in ("model", "data", "recipe", "results") if key in provenance}
     for key in ("began_with", "taught_by"):
-        if isinstance(before := provenance.get(key), dict) and generations > 1:
+        before = provenance.get(key)
+        while key == "began_with" and isinstance(before, dict) and _kind(before) == _kind(provenance):
+            before = before.get(key)
+        if isinstance(before, dict) and generations > 1:
             kept[key] = shortened(before, generations - 1)
     return kept
+
+
+def _kind(provenance: dict[str, Any]) -> tuple[Any, ...]:
+    """What was trained on what, by whom."""
+    teacher = provenance.get("taught_by")
+    return provenance.get("model"), provenance.get("data"), isinstance(teacher, dict) and teacher.get("model")
 
 
 def _say_nothing(message: str) -> None:
