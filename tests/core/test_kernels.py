@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 _core = pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
@@ -124,6 +124,11 @@ def test_sums_of_maps(
     st.sampled_from([None, "same", "duplicate", "avg_pool", "both"]),
     st.integers(0, 2),
 )
+@example(  # values that are only compared, as a dynamic embedding's are
+    0, 9, 9, 70, None, {"mul": False, "add": False, "beta": False, "alpha": True, "bias": True}, None, 2
+)
+@example(0, 9, 9, 70, "all", {"mul": True, "add": True, "beta": True, "alpha": True, "bias": True}, "avg_pool", 1)
+@example(0, 8, 8, 70, "all", {"mul": True, "add": True, "beta": True, "alpha": True, "bias": True}, "avg_pool", 1)
 def test_epilogue(
     new_network: Any, check_network: Any, seed: int, height: int, width: int, channel: int, prelu: Any, has: Any,
     shortcut: Any, bits: int,
