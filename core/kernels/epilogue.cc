@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 HWY_BEFORE_NAMESPACE();
 namespace bcdnet {
@@ -79,8 +78,7 @@ struct Group {
   size_t channel;
   size_t column;    // of the values and sums
   size_t shortcut;  // first channel in the shortcut's map
-  size_t word;
-  uint32_t valid;  // bits that are real channels
+  uint32_t valid;   // bits that are real channels
 
   Group() = default;
   Group(const EpilogueArgs& a, int channel)
@@ -88,8 +86,7 @@ struct Group {
         beta(a.beta != nullptr ? a.beta + channel : nullptr),
         channel(channel),
         column(channel - a.channel_begin),
-        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel),
-        word(channel / 32) {
+        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel) {
     for (int b = 0; b < a.branches; ++b) base[b] = a.base[b] + channel;
     const int left = a.out_c - channel;
     valid = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
@@ -151,7 +148,7 @@ HWY_INLINE void WriteBits(const EpilogueArgs& a, const Group& group, size_t pixe
     const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
     const float* alpha = bits.alpha != nullptr ? bits.alpha + group.channel : nullptr;
     const size_t line = a.word_stride;
-    uint32_t* words = bits.words + pixel * line + group.word;
+    uint32_t* words = bits.words + pixel * line + group.channel / 32;
     for (int p = 0; p < P; ++p) {
       uint32_t word = 0;
       for (int k = 0; k < kGroup; ++k) {
