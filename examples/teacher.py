@@ -1,7 +1,7 @@
 """Fine-tune one of timm's networks as the teacher of a recipe, on the recipe's own data and augmentation.
 
     python examples/teacher.py recipes/cifar10_taught.yaml --frozen conv_stem bn1 blocks.0 blocks.1
-    bcdnet train recipes/cifar10_taught.yaml
+    bcdnet train recipes/cifar10_taught.yaml run_dir=runs/cifar10_taught
 
 The recipe's `teacher` says which network (`model`, `kwargs`), at which size it sees the images (`image_size`) and which
 file it is written to (`checkpoint`). It begins with timm's own weights, which need its hub or its cache, or with those
