@@ -8,7 +8,8 @@ on the device. Ours runs as the recipes do there: channels_last, torch.compile, 
 autocast and CUDA graphs. The naive network (naive.py) runs in float32 (on a GPU with torch's default, TF32 in
 convolutions), NCHW, uncompiled, with torch's default AdamW. Each measurement has a process of its own, and the two take
 turns. Memory is what torch's allocator takes from the GPU for these steps (replayed graphs allocate nothing, so what it
-hands out would not show them), or the process's peak resident set, compilation included.
+hands out would not show them), or the process's peak resident set, compilation included. Each network's figures are
+written as soon as there are both; on a GPU a round takes five to six minutes, most of it compilation.
 """
 
 import argparse
@@ -117,18 +118,22 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def compare(entry: Entry, device: str, rounds: int) -> dict[str, Any]:
-    """Both variants in turn, `rounds` times; of each the fastest round."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
-    for _ in range(rounds):
-        for variant in VARIANTS:
-            job = json.dumps({"entry": asdict(entry), "variant": variant, "device": device})
-            done = subprocess.run(
-                [sys.executable, __file__, "--worker", job], stdout=subprocess.PIPE, text=True, check=True
-            )
-            found[variant].append(json.loads(done.stdout.splitlines()[-1]))
-            rate = entry.batch_size / found[variant][-1]["seconds"]
-            print(f"{entry.name}, {variant}: {rate:.1f} images/s", file=sys.stderr, flush=True)
+def measure_apart(entry: Entry, variant: str, device: str) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    job = json.dumps({"entry": asdict(entry), "variant": variant, "device": device})
+    done = subprocess.run([sys.executable, __file__, "--worker", job], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    rate, peak, warmup = entry.batch_size / found["seconds"], found["peak_bytes"] / 1e6, found["warmup_seconds"]
+    print(
+        f"{entry.name}, {variant}: {rate:,.1f} images/s, {peak:,.0f} MB; first steps in {warmup:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def compare(entry: Entry, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Of each variant the fastest round."""
     best = {variant: min(runs, key=lambda run: run["seconds"]) for variant, runs in found.items()}
     rates = {variant: entry.batch_size / run["seconds"] for variant, run in best.items()}
     return {
@@ -166,6 +171,12 @@ def page(document: dict[str, Any]) -> str:
     )
 
 
+def write(document: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / "README.md").write_text(page(document), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
@@ -180,21 +191,26 @@ def main() -> None:
         return
     entries = ENTRIES[arguments.device]
     chosen = [entries[number] for number in arguments.only] if arguments.only else entries
-    rows = [compare(entry, arguments.device, arguments.rounds) for entry in chosen]
-    print(table(rows))
-    if arguments.out:
-        document = {
-            "command": f"python benchmarks/training.py {' '.join(sys.argv[1:])}",
-            "machine": describe(ROOT),
-            "device_name": torch.cuda.get_device_name() if arguments.device == "cuda" else "the CPU",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "rounds": arguments.rounds,
-            "results": rows,
-        }
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "results.json").write_text(json.dumps(document, indent=2) + "\n")
-        (arguments.out / "README.md").write_text(page(document), encoding="utf-8")
+    document: dict[str, Any] = {
+        "command": f"python benchmarks/training.py {' '.join(sys.argv[1:])}",
+        "machine": describe(ROOT),
+        "device_name": torch.cuda.get_device_name() if arguments.device == "cuda" else "the CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": 0,
+        "results": [],
+    }
+    found: dict[Entry, dict[str, list[dict[str, Any]]]] = {}
+    for number in range(arguments.rounds):  # all networks once before any twice
+        document["rounds"] = number + 1
+        for entry in chosen:
+            runs = {variant: measure_apart(entry, variant, arguments.device) for variant in VARIANTS}
+            for variant, run in runs.items():
+                found.setdefault(entry, {}).setdefault(variant, []).append(run)
+            document["results"] = [compare(*pair) for pair in found.items()]
+            if arguments.out:
+                write(document, arguments.out)
+    print(table(document["results"]))
 
 
 if __name__ == "__main__":
