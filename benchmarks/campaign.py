@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from collect import describe, keep
+from collect import describe, keep, widened
 from matrix import finished, read_matrix
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
 RUN_NAME = re.compile(r"(\w+?)(?:-s\d+)?")
 REFERENCE = "reactnet"
-LEAST_SPAN = 4.0  # points of top-1 that a panel shows: several standard errors of a test set
 Cells = dict[str, dict[str, Any]]  # by row name: what its seeds have in common, and their figures
 
 
@@ -156,9 +155,7 @@ def draw(results: dict[str, Cells], path: Path) -> None:
             axes.axvline(cells[REFERENCE]["top1_mean"], color="#e07b28", lw=0.8, ls=":")
         axes.set(yticks=ticks, yticklabels=labels, ylim=(max(heights) - 0.6, -0.9), xlabel="top-1 (%)", title=recipe)
         axes.margins(x=0.12)
-        low, high = axes.get_xlim()
-        wider = max(0.0, LEAST_SPAN - (high - low)) / 2  # or noise would fill the picture
-        axes.set_xlim(low - wider, high + wider)
+        axes.set_xlim(widened(*axes.get_xlim()))
         axes.grid(axis="x", alpha=0.25)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params("y", length=0)

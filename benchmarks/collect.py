@@ -30,6 +30,7 @@ from bcdnet.training.recipe_file import as_yaml, load_recipe
 from bcdnet.training.run_folder import portable
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json", "curves.png", "confusion.png")
+LEAST_SPAN = 4.0  # points of top-1 that a figure shows: several standard errors of a test set
 COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
@@ -130,6 +131,12 @@ def curve(run: Path) -> list[tuple[float, float]]:
     return points
 
 
+def widened(low: float, high: float) -> tuple[float, float]:
+    """The limits of an axis of top-1, at least `LEAST_SPAN` apart, or noise would fill the picture."""
+    wider = max(0.0, LEAST_SPAN - (high - low)) / 2
+    return low - wider, high + wider
+
+
 def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Top-1 over the epochs of every run, with the final figure at the end of each line."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -137,7 +144,8 @@ def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -
         axes.plot(
             *zip(*curve(run), strict=True), color=colour, marker="o", ms=3, label=f"{row['run']}: {row['top1']:.2f} %"
         )
-    axes.set(xlabel="epochs (step 1, then step 2)", ylabel="top-1 on the test split (%)", title=title)
+    axes.set(xlabel="epochs, one step after the other", ylabel="top-1 on the test split (%)", title=title)
+    axes.set_ylim(widened(*axes.get_ylim()))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
