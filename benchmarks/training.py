@@ -9,7 +9,7 @@ autocast and CUDA graphs. The naive network (naive.py) runs in float32 (on a GPU
 convolutions), NCHW, uncompiled, with torch's default AdamW. Each measurement has a process of its own, and the two take
 turns. Memory is what torch's allocator takes from the GPU for these steps (replayed graphs allocate nothing, so what it
 hands out would not show them), or the process's peak resident set, compilation included. Each network's figures are
-written as soon as there are both; on a GPU a round takes five to six minutes, most of it compilation.
+written as soon as there are both; with what compilation takes, a round on a GPU is longer than five minutes.
 """
 
 import argparse
@@ -204,9 +204,9 @@ def main() -> None:
     for number in range(arguments.rounds):  # all networks once before any twice
         document["rounds"] = number + 1
         for entry in chosen:
-            runs = {variant: measure_apart(entry, variant, arguments.device) for variant in VARIANTS}
-            for variant, run in runs.items():
-                found.setdefault(entry, {}).setdefault(variant, []).append(run)
+            runs = found.setdefault(entry, {variant: [] for variant in VARIANTS})
+            for variant in VARIANTS:
+                runs[variant].append(measure_apart(entry, variant, arguments.device))
             document["results"] = [compare(*pair) for pair in found.items()]
             if arguments.out:
                 write(document, arguments.out)

@@ -1,8 +1,14 @@
 """The naive network that training.py compares with computes what ours does."""
 
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+import training
 from naive import NAIVE, naive
 from torch import nn
 from training import Entry, measure
@@ -39,3 +45,21 @@ def test_the_same_logits_and_gradients(name: str) -> None:
 def test_a_measurement() -> None:
     found = measure(Entry("bcdnet_a_small", 32, 2, width=0.125, classes=3, steps=2), "naive", "cpu")
     assert 0 < found["least"] <= found["seconds"] and found["peak_bytes"] > 1e6
+
+
+def test_what_is_measured_outlasts_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[str, str]] = []
+
+    def measure_apart(entry: Entry, variant: str, device: str) -> dict[str, Any]:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append((entry.model, variant))
+        return {"seconds": float(len(measured)), "peak_bytes": 100 * len(measured)}
+
+    monkeypatch.setattr(training, "measure_apart", measure_apart)
+    monkeypatch.setattr(sys, "argv", ["training.py", "--device", "cpu", "--out", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        training.main()
+    (row,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert (row["model"], row["speed_ratio"], row["memory_ratio"]) == ("bcdnet_a", 2.0, 0.5)
+    assert "| bcdnet_a, width 0.5" in (tmp_path / "README.md").read_text()
