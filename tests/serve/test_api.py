@@ -109,7 +109,11 @@ def test_what_is_no_image_or_no_body(serving, png) -> None:
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     refused(client.post("/v1/predict", content=b"--b\r\nnonsense", headers=form), 400, "multipart body")
     field = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nx\r\n--b--\r\n'
-    refused(client.post("/v1/predict", content=field, headers=form), 400, "holds no file")
+    refused(client.post("/v1/predict", content=field, headers=form), 400, "has no file name")
+    refused(client.post("/v1/predict", content=b"--b--\r\n", headers=form), 400, "holds no file")
+    file = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n' + png() + b"\r\n"
+    refused(client.post("/v1/predict", content=file * 2, headers=form), 400, "ends before its last boundary")
+    assert len(client.post("/v1/predict", content=file * 2 + b"--b--", headers=form).json()["images"]) == 2
 
 
 def test_a_large_file_needs_no_temporary_folder(serving, monkeypatch) -> None:
@@ -134,7 +138,7 @@ def test_odd_charsets_are_no_server_error(serving, png, charset) -> None:
     assert serving().post("/v1/predict", content=part, headers=headers).status_code in (200, 400)
 
 
-@pytest.mark.parametrize("query", ["topk=0", "topk=1001", "topk=x", "cam=perhaps"])
+@pytest.mark.parametrize("query", ["topk=0", "topk=1001", "topk=x", "cam=perhaps", "topk=11&cam=true"])
 def test_a_bad_parameter_is_named(serving, png, query) -> None:
     refused(serving().post(f"/v1/predict?{query}", content=png(), headers=PNG), 422, query.split("=")[0])
 

@@ -39,6 +39,7 @@ from bcdnet.serve.upload import MULTIPART, RAW_TYPES, Intake, Upload, read_image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_CLASSES = 1000
+MOST_MAPS = 10  # of one image: to write more takes the event loop longer than others should wait
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ async def models(request: Request) -> ModelsResponse:
 async def predict(
     request: Request,
     topk: Annotated[int, Query(ge=1, le=MOST_CLASSES, description="How many classes for each image.")] = 5,
-    cam: Annotated[bool, Query(description="Add each class's activation map.")] = False,
+    cam: Annotated[bool, Query(description=f"Add each class's activation map, of {MOST_MAPS} at most.")] = False,
     model: Annotated[str | None, Query(description="A name from /v1/models; by default the first.")] = None,
 ) -> PredictResponse:
     """Classify one or many images: the raw bytes of one as the body, or files in a multipart body.
@@ -139,6 +140,8 @@ async def predict(
     """
     service: Service = request.app.state.service
     batcher = _choose(service, model)
+    if cam and topk > MOST_MAPS:
+        raise RefusalError(422, f"topk: at most {MOST_MAPS} with activation maps (cam), got {topk}")
     if cam and batcher.model.session.cam_problem is not None:
         raise RefusalError(400, batcher.model.session.cam_problem)
     batcher.check(1)  # a body that has no place need not come

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,13 +86,34 @@ class _Parser(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
+    def __init__(self, request: Request, **limits: Any) -> None:
+        super().__init__(request.headers, self._whole(request), **limits)
+        self.ended = False
+
+    async def _whole(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body; one that was cut off may lack an image."""
+        async for chunk in request.stream():
+            yield chunk
+        if not self.ended:
+            raise MultiPartException("It ends before its last boundary.")
+
+    def on_end(self) -> None:
+        """Comes with the last boundary."""
+        self.ended = True
+
+    def on_part_end(self) -> None:
+        """Refuse an image that would be passed over."""
+        super().on_part_end()
+        field, value = self.items[-1]
+        if field == "image" and isinstance(value, str):
+            raise MultiPartException("A part called image has no file name; send each image as one file.")
+
 
 async def _from_form(request: Request, settings: Settings) -> list[Upload]:
     limits: dict[str, Any] = {"max_files": settings.images, "max_fields": settings.images, "max_part_size": 4096}
     uploads = []
     try:
-        form = await _Parser(request.headers, request.stream(), **limits).parse()
-        for _, file in form.multi_items():
+        for _, file in (await _Parser(request, **limits).parse()).multi_items():
             if isinstance(file, UploadFile):
                 uploads.append(Upload(_printable(file.filename or "image"), await file.read()))
                 await file.close()  # or its bytes would be held twice
