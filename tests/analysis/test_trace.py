@@ -105,6 +105,9 @@ def test_arithmetic_between_layers(function: object, expected: dict[str, int]) -
         lambda x: F.conv2d(x, torch.ones(2, 2, 1, 1, device=x.device)),
         lambda x: torch.einsum("ncij,ncjk->ncik", x, x),
         lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: torch.tensordot(x, x, 1),
+        lambda x: torch.linalg.multi_dot((x[0, 0], x[0, 0], x[0, 0])),
+        lambda x: torch.convolution(x, x, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1),
     ],
 )
 def test_multiplications_of_unknown_weights_are_refused(function: object) -> None:
@@ -115,6 +118,8 @@ def test_multiplications_of_unknown_weights_are_refused(function: object) -> Non
 def test_unknown_layers_with_weights_are_refused() -> None:
     with pytest.raises(BcdnetError, match="the model: cannot count conv_transpose2d"):
         count(nn.ConvTranspose2d(2, 2, 2), (2, 6, 6))
+    with pytest.raises(BcdnetError, match=r"parts\.0: cannot count lstm_cell"):
+        count(Apply(lambda x, cell: cell(x[0, 0])[0], nn.LSTMCell(6, 6)), (2, 6, 6))
 
 
 def test_layers_called_by_keyword() -> None:

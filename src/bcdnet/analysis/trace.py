@@ -96,28 +96,48 @@ WINDOW = frozenset({"avg_pool2d", "max_pool2d"})
 # Multiply-accumulates that no module of a known type stands for: counting them as nothing would be a wrong answer.
 UNKNOWN = frozenset(
     {
+        "addbmm",
+        "addmm",
+        "addmv",
+        "addr",
         "baddbmm",
         "bilinear",
         "bmm",
-        "addmm",
+        "cdist",
+        "chain_matmul",
         "conv1d",
         "conv2d",
         "conv3d",
         "conv_transpose1d",
         "conv_transpose2d",
         "conv_transpose3d",
+        "convolution",
+        "dot",
         "einsum",
+        "ger",
         "gru",
+        "gru_cell",
+        "inner",
+        "kron",
+        "linalg_matmul",
+        "linalg_multi_dot",
         "linear",
         "lstm",
+        "lstm_cell",
         "matmul",
-        "rmatmul",
         "mm",
         "multi_head_attention_forward",
+        "mv",
         "native_multi_head_attention",
+        "outer",
+        "rmatmul",
         "rnn_relu",
+        "rnn_relu_cell",
         "rnn_tanh",
+        "rnn_tanh_cell",
         "scaled_dot_product_attention",
+        "tensordot",
+        "vdot",
     }
 )
 
@@ -222,7 +242,7 @@ class _Recorder(TorchFunctionMode):
             self._binary.pop(id(output), None)
         if name in LAYOUT:
             self._pass_on_bits(args, kwargs or {}, output)
-        elif self._opaque is None and self._stack and isinstance(output, Tensor):
+        elif self._opaque is None and self._stack:
             self._count_function(name.strip("_"), args, kwargs or {}, output)
         return output
 
@@ -233,7 +253,7 @@ class _Recorder(TorchFunctionMode):
             for result in output if isinstance(output, (list, tuple)) else (output,):
                 self._binary[id(result)] = result
 
-    def _count_function(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def _count_function(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         module = self._stack[-1]
         path = self._paths[module]
         if name in UNKNOWN:
@@ -241,7 +261,7 @@ class _Recorder(TorchFunctionMode):
                 f"{path or 'the model'}: cannot count {name}() outside a known layer; "
                 f"register {type(module).__name__} with bcdnet.analysis.costs.cost"
             )
-        if is_block(module):
+        if is_block(module) or not isinstance(output, Tensor):
             return
         if name in ARITHMETIC and not any(type(arg) is int and arg == 0 for arg in args):  # sum() starts from 0 + x
             operations = {"arithmetic": output.numel()}
