@@ -116,7 +116,19 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
     original = {"a": {"b": 1}, "steps": [{"name": "one", "lr": 1}, {"name": "two"}]}
     changed = apply_overrides(
         original,
-        ["a.b=2", "a.new.deep=[1, x]", "steps.0.lr=1e-3", "steps.two.lr=0.5", "flag=true", "path=a=b", "none=null"],
+        [
+            "a.b=2",
+            "a.new.deep=[1, x]",
+            "steps.0.lr=1e-3",
+            "steps.two.lr=0.5",
+            "flag=true",
+            "path=a=b",
+            "none=null",
+            "hash=runs/x #2 ",
+            "date=2026-11-28",
+            "quoted='a #b'",
+            "map={a: b} # c",
+        ],
     )
     assert changed == {
         "a": {"b": 2, "new": {"deep": [1, "x"]}},
@@ -124,6 +136,10 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
         "flag": True,
         "path": "a=b",
         "none": None,
+        "hash": "runs/x #2",
+        "date": "2026-11-28",
+        "quoted": "a #b",
+        "map": {"a": "b"},
     }
     assert original == {"a": {"b": 1}, "steps": [{"name": "one", "lr": 1}, {"name": "two"}]}
 

@@ -7,6 +7,7 @@ A field with `metadata={"rest": True}` (a `dict[str, Any]`) receives the keys th
 """
 
 import dataclasses
+import datetime
 import difflib
 import math
 import types
@@ -74,7 +75,8 @@ def to_dict(value: Any) -> Any:
 def apply_overrides(mapping: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
     """A copy of `mapping` with `words` such as `data.path=DIR` or `steps.0.lr=1e-3` applied, left to right.
 
-    Values are read as YAML (so `true`, `null`, `[1, 2]` mean what they do in a recipe). A number indexes a list.
+    Values are read as YAML (so `true`, `null`, `[1, 2]` mean what they do in a recipe), but text that is not quoted is
+    all taken, ` #` included. A number indexes a list.
     Raises RecipeError for a word without `=`, or a path through something that is neither a mapping nor a list.
     """
     result: dict[str, Any] = _copied(mapping)
@@ -87,22 +89,24 @@ def apply_overrides(mapping: Mapping[str, Any], words: Iterable[str]) -> dict[st
         for depth, key in enumerate(keys[:-1]):
             target = _step_into(target, key, ".".join(keys[: depth + 1]))
         if isinstance(target, list):
-            target[_index(target, keys[-1], path)] = read_value(text)
+            target[_index(target, keys[-1], path)] = _read_value(text)
         elif isinstance(target, dict):
-            target[keys[-1]] = read_value(text)
+            target[keys[-1]] = _read_value(text)
         else:
             raise RecipeError(f"override {word!r}: {'.'.join(keys[:-1])} is {_shown(target)}, which has no keys")
     return result
 
 
-def read_value(text: str) -> Any:
-    """Read `text` as YAML. Raises RecipeError for text that is not YAML."""
+def _read_value(text: str) -> Any:
     import yaml  # here, so that those who only build configurations need not have it
 
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # a date that does not exist, endless brackets
         raise RecipeError(f"cannot read the value {text!r}; quote it if it is a string") from None
+    # Nobody means a comment here, nor a date.
+    plain = isinstance(value, (str, datetime.date)) and text.strip()[0] not in "'\"!&|>"
+    return text.strip() if plain else value
 
 
 def unknown_key(key: str, known: Iterable[str], where: str = "") -> str:
