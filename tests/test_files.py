@@ -42,6 +42,16 @@ def test_a_failure_leaves_what_was_there(written, tmp_path: Path) -> None:
 
 
 @BOTH
+def test_permissions_stay_and_a_long_name_is_no_hindrance(written, tmp_path: Path) -> None:
+    target = tmp_path / f"{'x' * 251}.png"
+    target.write_text("old")
+    target.chmod(0o600)
+    with written(target) as beside:
+        beside.write_text("new")
+    assert target.read_text() == "new" and target.stat().st_mode & 0o777 == 0o600
+
+
+@BOTH
 def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> None:
     target = tmp_path / "missing" / "x.png"
     with pytest.raises(FileNotFoundError) as caught, written(target) as beside:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,16 +22,19 @@ def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterab
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, beside `path` and with its suffix; the file gets its name once the block has ended well.
 
-    If the block fails, what was at `path` stays. A link is followed: what it points to is replaced. Raises OSError that
-    names `path` where it cannot be written, or is there and no regular file (a folder, a device, a pipe).
+    If the block fails, what was at `path` stays. A link is followed: what it points to is replaced, and its permissions
+    are kept. Raises OSError that names `path` where it cannot be written, or is there and no regular file (a folder, a
+    device, a pipe).
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     mark = os.urandom(4).hex()  # process ids repeat, among threads and containers
-    beside = target.with_name(f".{target.stem}.{mark}.partial{target.suffix}")
+    beside = target.with_name(f".{target.stem[:64]}.{mark}.partial{target.suffix}")
     try:
         yield beside
+        if target.exists():
+            shutil.copymode(target, beside)
         beside.replace(target)
     except OSError as error:
         if error.filename == str(beside):
