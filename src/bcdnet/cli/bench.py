@@ -32,7 +32,9 @@ def run(
     target: Annotated[
         str | None, typer.Option(help="Instruction set; by default the best.", show_default=False)
     ] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="A table by operation.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="A table by operation, of the first of --threads and --batch.")
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing, Perfetto).", show_default=False)
     ] = None,
@@ -55,7 +57,8 @@ def run(
         file_bytes = path.stat().st_size
     roof = _roof(sessions[0].target)
     results = [_measure(session, size, seconds, roof) for session in sessions for size in batch or [1]]
-    rows = _profile(sessions[0], (batch or [1])[0]) if profile or trace else []
+    first = (batch or [1])[0]
+    rows = _profile(sessions[0], first) if profile or trace else []
     if as_json:
         document = {
             "file": model,
@@ -64,13 +67,14 @@ def run(
             "target": sessions[0].target,
             "roof": asdict(roof),
             "results": [asdict(result) for result in results],
+            "profiled": {"threads": sessions[0].threads, "batch": first} if profile else None,
             "profile": [asdict(row) for row in rows] if profile else None,
         }
         typer.echo(json.dumps(document, indent=2))
     else:
         _print(f"{model}, {file_bytes / 1e6:.2f} MB", sessions[0], results)
         if profile:
-            _print_profile(rows, roof)
+            _print_profile(rows, roof, sessions[0].threads, first)
     if trace is not None:  # last: where it cannot be written the figures are there
         with whole_file(trace) as beside:
             beside.write_text(json.dumps(_chrome_trace(rows)))
@@ -85,9 +89,9 @@ class Roof:
     popcount: float
     fp32: float
 
-    def seconds(self, binary_macs: int, float_macs: int) -> float:
-        """Least time for so much work on one thread."""
-        return binary_macs / max(self.shuffle, self.pairs, self.popcount) + float_macs / self.fp32
+    def seconds(self, binary_macs: int, float_macs: int, threads: int) -> float:
+        """Least time for so much work."""
+        return (binary_macs / max(self.shuffle, self.pairs, self.popcount) + float_macs / self.fp32) / threads
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def _measure(session: InferenceSession, batch: int, seconds: float, roof: Roof) 
         p95_ms=1e3 * float(np.percentile(times, 95)),
         images_per_second=batch / median,
         gmacs_per_second=(binary + floats) / median / 1e9,
-        roof_share=_share(roof.seconds(binary, floats) / session.threads, median),
+        roof_share=_share(roof.seconds(binary, floats, session.threads), median),
         runs=len(times),
     )
 
@@ -198,18 +202,19 @@ def _print(title: str, session: InferenceSession, results: list[Result]) -> None
         console.print("? faster than the roof that was measured, so that the share of it says nothing")
 
 
-def _print_profile(rows: list[OpProfile], roof: Roof) -> None:
+def _print_profile(rows: list[OpProfile], roof: Roof, threads: int, batch: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     total = sum(row.seconds for row in rows)
-    table = Table(title=f"{1e3 * total:.2f} ms by operation", show_footer=False)
+    table = Table(title=f"{1e3 * total:.2f} ms by operation, {threads} threads, batch {batch}")
     for column in ("operation", "type", "time", "share", "MMAC", "kB", "GMAC/s", "of roof"):
         table.add_column(column, justify="left" if column in ("operation", "type") else "right", no_wrap=True)
     for row in rows:
-        macs = row.cost.binary_macs + row.cost.float_macs
-        ideal = roof.seconds(row.cost.binary_macs, row.cost.float_macs)
+        binary, floats = row.cost.binary_macs * batch, row.cost.float_macs * batch
+        macs = binary + floats
+        ideal = roof.seconds(binary, floats, threads)
         busy = row.seconds > 0 and macs > 0
         table.add_row(
             Text(row.name), row.type, f"{1e6 * row.seconds:.0f} us", f"{100 * row.seconds / total:.1f} %",
