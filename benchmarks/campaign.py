@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", type=Path, nargs="*")
     arguments = parser.parse_args()
+    if missing := [str(folder) for folder in arguments.runs if not folder.is_dir()]:
+        parser.error(f"no such folder: {', '.join(missing)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in gather(arguments.runs, arguments.out):
         print(f"left out, not finished: {name}")

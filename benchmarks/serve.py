@@ -45,6 +45,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-serve)")
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="for `bcdnet serve`, such as '--threads 1'")
     arguments = parser.parse_args()
+    if arguments.side is not None and arguments.side < 1:
+        parser.error(f"--side: at least 1, got {arguments.side}")
     if 0 < arguments.soak < 10:
         parser.error("--soak: at least 10 seconds, of which the first tenth is left out, or 0")
     return arguments

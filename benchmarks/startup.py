@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f"--runs: at least 1, got {args.runs}")
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "noise.ppm"
         image.write_bytes(b"P6 500 375 255\n" + random.Random(0).randbytes(500 * 375 * 3))

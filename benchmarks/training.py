@@ -190,6 +190,10 @@ def main() -> None:
         print(json.dumps(measure(Entry(**job["entry"]), job["variant"], job["device"])))
         return
     entries = ENTRIES[arguments.device]
+    if arguments.rounds < 1:
+        parser.error(f"--rounds: at least 1, got {arguments.rounds}")
+    if not all(0 <= number < len(entries) for number in arguments.only or ()):
+        parser.error(f"--only: there are entries 0 to {len(entries) - 1} for {arguments.device}")
     chosen = [entries[number] for number in arguments.only] if arguments.only else entries
     document: dict[str, Any] = {
         "command": f"python benchmarks/training.py {' '.join(sys.argv[1:])}",
