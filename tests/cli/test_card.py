@@ -1,6 +1,7 @@
 """`bcdnet card` on a small run."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,12 @@ def test_mistakes_are_one_line_and_leave_nothing(
     ):
         code, said = call(capsys, *words, *options)
         assert code == 2 and message in said and said.count("\n") == 1
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    for text in ("{", "{}", '{"step1": {"epochs": 1, "top1": "x"}}'):
+        (damaged / "metrics.json").write_text(text)
+        code, said = call(capsys, damaged, "name", "--data", "digits", *options)
+        assert code == 2 and "metrics.json: damaged" in said and said.count("\n") == 1
     assert not list((tmp_path / "w").glob("*"))  # pathlib's * takes hidden files in
     monkeypatch.setattr(card, "render", Mock(side_effect=KeyError("command")))
     (tmp_path / "w").mkdir(exist_ok=True)

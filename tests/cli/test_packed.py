@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ import timm
 import torch
 from torch import nn
 
+from bcdnet.cli.bench import Roof, _print_profile, _share
 from bcdnet.cli.eval import show
 from bcdnet.cli.main import main
 from bcdnet.compiler import export
 from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import save_model
 from bcdnet.program import read_program, write_program
+from bcdnet.runtime import OpProfile
+from bcdnet.runtime.cost import Cost
 
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 
@@ -68,8 +72,8 @@ def test_export_with_weights_of_float16(files, tmp_path, call) -> None:
 
 def test_export_writes_over_no_weights_and_what_can_be_read_again(files, tmp_path, call) -> None:
     checkpoint, before = files[0], files[0].read_bytes()
-    for output in (checkpoint, tmp_path / "x.foo", ""):
-        code, _, err = call("export", checkpoint, "-o", output)
+    for output, *options in ((checkpoint,), (tmp_path / "x.foo",), ("",), (tmp_path / "x.onnx", "--format", "bcdn")):
+        code, _, err = call("export", checkpoint, "-o", output, *options)
         assert code == 2 and "give a name that ends in .bcdn, or in .onnx" in err
     assert checkpoint.read_bytes() == before and not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("in the way")
@@ -180,6 +184,7 @@ def test_bench(files, tmp_path, call) -> None:
         assert row["roof_share"] is None or 0 < row["roof_share"] <= 1
     names = [op.name for op in read_program(files[1]).ops]
     assert [row["name"] for row in report["profile"]] == names
+    assert report["profiled"] == {"threads": 1, "batch": 1}
     code, out, err = call(
         "bench", files[1], "--threads", 1, "--seconds", 0.1, "--trace", tmp_path / "none" / "t", "--json"
     )
@@ -210,9 +215,40 @@ def test_what_is_no_model_is_said_without_torch(tmp_path, call) -> None:
 
 
 def test_a_share_above_the_roof_is_not_shown() -> None:
-    from bcdnet.cli.bench import _share
-
     assert _share(1.0, 2.0) == 0.5 and _share(2.0, 1.0) is None
+
+
+def test_a_profile_counts_the_work_of_its_batch_and_the_roof_of_its_threads(capsys) -> None:
+    row = OpProfile("conv", "BinaryConv2d", 1e-3, Cost(binary_macs=10**6, float_macs=0, bytes=0))
+    _print_profile([row], Roof(shuffle=1e10, pairs=0, popcount=0, fp32=1e9), threads=4, batch=20)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "conv" in line)
+    assert [cell.strip() for cell in line.split("│")[3:-1]] == ["1000 us", "100.0 %", "20.0", "0", "20", "50 %"]
+
+
+def test_a_lack_of_memory_is_one_line(files, call, monkeypatch) -> None:
+    monkeypatch.setattr("bcdnet.cli.bench._measure", Mock(side_effect=MemoryError("Unable to allocate 2.30 GiB")))
+    code, _, err = call("bench", files[1])
+    assert code == 2 and err.startswith("error: not enough memory (Unable to allocate") and err.count("\n") == 1
+
+
+def test_logits_that_are_not_finite_are_no_comparison(files, tmp_path, call) -> None:
+    program = read_program(files[1])
+    head = next(op for op in program.ops if op.type == "linear").weight
+    huge = np.full_like(program.tensors[head], 3e38)
+    write_program(replace(program, tensors=program.tensors | {head: huge}), tmp_path / "inf.bcdn")
+    code, out, err = call(
+        "verify", tmp_path / "inf.bcdn", tmp_path / "inf.bcdn", "--data", "digits", "--limit", 3, "--json"
+    )
+    assert (code, out) == (2, "") and "not finite" in err
+
+
+def test_options_that_would_do_nothing_are_refused(files, call) -> None:
+    code, _, err = call("eval", files[1], "--data", "digits", "--device", "cuda")
+    assert code == 2 and "packed files run on the CPU" in err
+    code, _, err = call("analyze", "flips", files[1].parent, "--data", "digits")
+    assert code == 2 and "leave --data out" in err
+    code, _, err = call("serve", files[1], "--max-images", 200)
+    assert code == 2 and "never fit in a queue of 128" in err
 
 
 def test_a_bad_file_is_one_line(tmp_path, call) -> None:

@@ -22,9 +22,10 @@ import pytest
 from PIL import Image
 
 from bcdnet.cli.main import main
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.runtime import InferenceSession
 from bcdnet.runtime import sources as sources_module
+from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.sources import find_images
 from bcdnet.runtime.stream import predict_stream
 
@@ -200,6 +201,19 @@ def test_standard_input_without_torch(packed_file, folder) -> None:
     assert [entry["file"] for entry in json.loads(done.stdout)] == ["standard input", str(folder / "b.jpg")]
 
 
+def test_json_that_is_stopped_can_be_read(packed_file, folder, capsys, monkeypatch) -> None:
+    ranks = iter(["first"])
+
+    def rank(self, logits, topk):
+        if next(ranks, None) is None:
+            raise DataError("the logits of 1 images are not finite")
+        return [[Prediction("cat", 1.0, 0)]]
+
+    monkeypatch.setattr(InferenceSession, "rank", rank)
+    code, out, err = call(capsys, "predict", packed_file, folder / "a.png", folder / "b.jpg", "--json", "--batch", 1)
+    assert code == 2 and "not finite" in err and [entry["file"] for entry in json.loads(out)] == [str(folder / "a.png")]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -211,6 +225,7 @@ def test_standard_input_without_torch(packed_file, folder) -> None:
         (["99999999999999999999"], "99999999999999999999: no such file"),
         (["http://[::1", "--allow-urls"], "http://[::1: is no address"),
         (["EMPTY/../a.png", "--annotate", "FILE"], "Not a directory"),
+        (["none.png", "--workers", "3"], "--workers is for --engine ray"),
         (["none.png", "--json", "--csv"], "--json and --csv exclude each other"),
     ],
 )

@@ -60,6 +60,8 @@ def run(
     title = printable(Path(model).resolve().name)
     figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
     if kind is Kind.FLIPS:
+        if data is not None:
+            raise BcdnetError("analyze flips: reads the run's log and weights, and no images; leave --data out")
         document = _flips(Path(model), figure, title)
     elif data is None:
         raise BcdnetError(f"analyze {kind}: looks at real images; say which with --data DIR")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import timeit
@@ -97,6 +96,7 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
     recipe = recipe_of(run)
     if recipe is None or not RunFolder(run).metrics.is_file():
         raise BcdnetError(f"{run}: not the folder of a finished run; a card tells of its recipe")
+    figures = RunFolder(run).results([step.name for step in recipe.steps])
     if not own_data(run, data):
         raise BcdnetError(f"{run} was trained on {recipe.data.path}, not on {data}: a card is about its own data")
     found = find_model(str(run))
@@ -115,7 +115,7 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
         split=split,
         found=found,
         recipe=replace(recipe, model=replace(recipe.model, checkpoint=None)),  # of which the provenance tells
-        figures=json.loads(RunFolder(run).metrics.read_text(encoding="utf-8")),
+        figures=figures,
         torch=assess(run, data, split, 256, torch.device("cpu")),
         packed=evaluate_packed(str(output), data, split, 256),
         agreement=report.to_json(),

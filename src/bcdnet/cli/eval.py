@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcdnet.errors import BcdnetError
 from bcdnet.files import write_text
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def run(
     if is_hub_name(model):
         model = str(download(model, [MODEL_FILE, PACKED_FILE]))
     if is_packed(model):
+        if device not in ("auto", "cpu"):
+            raise BcdnetError(f"device: packed files run on the CPU, not on {device!r}; leave --device out")
         result = evaluate_packed(model, data, split, batch_size)
         folder = out
     else:

@@ -43,10 +43,11 @@ def run(
     With `--half` the logits change a little: `bcdnet eval` tells what accuracy the file has.
     """
     suffix = output.suffix.lower().removeprefix(".")
-    if suffix not in list(Format) and file_format is not Format.onnx:
+    wanted = file_format or suffix
+    if wanted not in list(Format) or (wanted == Format.bcdn != suffix):
         raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
     refuse_overwriting([output], model_files(model))
-    if (file_format or suffix) == Format.onnx:
+    if wanted == Format.onnx:
         if half:
             raise BcdnetError(f"{output}: --half makes packed files smaller; leave it out for ONNX")
         typer.echo(_export_onnx(model, output, input_size))

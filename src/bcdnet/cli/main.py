@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         extra = EXTRAS.get(package, verb.extra if verb else "train")
         print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
         sys.exit(2)
+    except MemoryError as error:
+        print(f"error: not enough memory ({error or 'of this machine'}); smaller batches need less", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {printable(f'{place}{error.strerror or error}')}", file=sys.stderr)

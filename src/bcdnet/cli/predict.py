@@ -60,7 +60,10 @@ def run(
         Path | None,
         typer.Option("--output", "-o", help="Parquet file to write, with --engine ray.", show_default=False),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that predict, with --engine ray.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that predict, with --engine ray; by default 2.", show_default=False),
+    ] = None,
 ) -> None:
     """Classify images: JPEG, PNG, WebP and what else Pillow reads, turned upright as their EXIF data say.
 
@@ -82,10 +85,12 @@ def run(
             raise BcdnetError(
                 "--engine ray writes Parquet: give -o FILE, and none of --json, --csv, --annotate, --allow-urls"
             )
-        _predict_with_ray(model, sources, output, topk, batch, workers, threads or 1, max_pixels)
+        _predict_with_ray(model, sources, output, topk, batch, workers or 2, threads or 1, max_pixels)
         return
     if output is not None:
         raise BcdnetError("-o is for --engine ray; print --json or --csv into a file, or give --annotate FOLDER")
+    if workers is not None:
+        raise BcdnetError("--workers is for --engine ray; --threads says how many CPUs to take")
     found = find_images(sources, allow_urls=allow_urls, max_pixels=max_pixels)
     with packed_file(model) as path:
         session = InferenceSession(path, threads=threads)
@@ -215,11 +220,14 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_json(outcomes: Iterator[Outcome]) -> None:
-    separator = "["
-    for outcome in outcomes:
-        typer.echo(f"{separator}\n {json.dumps(_entry(outcome))}", nl=False)
-        separator = ","
-    typer.echo("\n]")
+    typer.echo("[", nl=False)
+    separator = ""
+    try:
+        for outcome in outcomes:
+            typer.echo(f"{separator}\n {json.dumps(_entry(outcome))}", nl=False)
+            separator = ","
+    finally:  # whatever stops it, what was printed can be read
+        typer.echo("\n]")
 
 
 def _print_csv(outcomes: Iterator[Outcome]) -> None:

@@ -39,7 +39,10 @@ def run(
     queue: Annotated[int, typer.Option(min=1, help="Images that may wait; more are answered with 503.")] = 128,
     max_body_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="Longest body, in MB.")] = 16.0,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Most pixels in one image.")] = 25_000_000,
-    max_images: Annotated[int, typer.Option(min=1, help="Most images in one request.")] = 16,
+    max_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most images in one request, by default 16 or the queue's.", show_default=False),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one request may take.")] = 30.0,
     token_file: Annotated[
         Path | None,
@@ -64,7 +67,7 @@ def run(
     settings = Settings(
         body_bytes=round(1e6 * max_body_mb),
         pixels=max_pixels,
-        images=min(max_images, queue),
+        images=max_images or min(16, queue),
         seconds=timeout,
         queue=queue,
         batch=batch,

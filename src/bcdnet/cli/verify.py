@@ -18,6 +18,7 @@ import typer
 
 from bcdnet.cli.model import packed_file
 from bcdnet.errors import BcdnetError, DataError
+from bcdnet.evaluation import check_logits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ def run(
     with packed_file(packed) as file:
         report = compare(checkpoint, file, data, split, limit, batch_size, threads)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         _print(report)
     if not report.agrees:
@@ -158,20 +159,24 @@ class _Comparison:
         self.report.layers = list(self.layers.values())
 
     def batch(self, images: Any, ours: Any, labels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> None:
-        """Compare one batch: normalised images [N, C, H, W] for torch and for the packed file, labels [N]."""
+        """Compare one batch: normalised images [N, C, H, W] for torch and for the packed file, labels [N].
+
+        Raises DataError for logits that are not finite.
+        """
         import torch
 
         feed = {self.session.get_inputs()[0].name: ours}
         logits = self.session.run(None, feed)[0]
         with torch.no_grad(), self._recorded() as recorded:
             reference = self.module(images).numpy()
+        check_logits(reference)
+        check_logits(logits)
         report = self.report
         report.images += len(labels)
         report.same_top1 += int((logits.argmax(1) == reference.argmax(1)).sum())
         report.correct_packed += int((logits.argmax(1) == labels).sum())
         report.correct_torch += int((reference.argmax(1) == labels).sum())
-        # np.maximum keeps a NaN, which max() may drop.
-        report.max_difference = float(np.maximum(report.max_difference, np.abs(logits - reference).max()))
+        report.max_difference = max(report.max_difference, float(np.abs(logits - reference).max()))
         packed = self.session.debug(feed, [op.input for op in self.ops])
         clean = np.ones(len(labels), bool)
         for op in self.ops:

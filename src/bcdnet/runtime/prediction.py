@@ -54,7 +54,7 @@ def find_label(label: int | str, labels: Sequence[str], classes: int) -> int:
         label = operator.index(label)  # numpy's integers too, such as logits.argmax() gives
     elif label in labels:
         return labels.index(label)
-    if isinstance(label, int) or label.isdecimal():
+    if isinstance(label, int) or (label.isdecimal() and len(label) < 10):
         if 0 <= int(label) < classes:
             return int(label)
         raise DataError(f"label {label}: the classes are 0 to {classes - 1}")

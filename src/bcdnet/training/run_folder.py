@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from bcdnet import __version__
-from bcdnet.errors import RecipeError
+from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.files import write_text
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import differences, load_recipe, to_yaml
@@ -59,6 +60,16 @@ class RunFolder:
     def weights(self, name: str) -> Path:
         """The model file of a finished step."""
         return self.path / f"{name}.safetensors"
+
+    def results(self, steps: Iterable[str]) -> dict[str, Any]:
+        """The figures in metrics.json, by step. Raises CheckpointError where it lacks those of one of `steps`."""
+        try:
+            figures: dict[str, Any] = json.loads(self.metrics.read_text(encoding="utf-8"))
+            for step in steps:
+                float(figures[step]["epochs"]), float(figures[step]["top1"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{self.metrics}: damaged ({error}); train --resume writes it again") from None
+        return figures
 
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise RecipeError unless a run can start here (in an empty folder) or resume (a run of the same recipe)."""
