@@ -153,6 +153,9 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
         ("a.b.c.d=1", "override a.b.c: int 1 has no keys"),
         ("steps.three.lr=1", "override steps.three: no entry 'three' in the list (one, two)"),
         ("steps.2.lr=1", "override steps.2: no entry '2' in the list (one, two)"),
+        ("a..b=1", "override 'a..b=1': expected key=value"),
+        ("none.0=1", "override none.0: no entry '0' in the list (it is empty)"),
+        ("a.b={c: 1, c: 2}", "cannot read the value '{c: 1, c: 2}'"),
         ("a.b=[1", "cannot read the value '[1'"),
         ("a.b=2024-13-45", "cannot read the value '2024-13-45'"),
         ("a.b=" + "[" * 5000, "cannot read the value '[["),
@@ -160,5 +163,5 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
 )
 def test_wrong_overrides_are_named(word: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        apply_overrides({"a": {"b": 1}, "steps": [{"name": "one"}, {"name": "two"}]}, [word])
+        apply_overrides({"a": {"b": 1}, "steps": [{"name": "one"}, {"name": "two"}], "none": []}, [word])
     assert str(caught.value).startswith(message)

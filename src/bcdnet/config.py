@@ -82,9 +82,9 @@ def apply_overrides(mapping: Mapping[str, Any], words: Iterable[str]) -> dict[st
     result: dict[str, Any] = _copied(mapping)
     for word in words:
         path, equals, text = word.partition("=")
-        if not equals or not path:
-            raise RecipeError(f"override {word!r}: expected key=value, as in data.path=DIR")
         keys = path.split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"override {word!r}: expected key=value, as in data.path=DIR")
         target: Any = result
         for depth, key in enumerate(keys[:-1]):
             target = _step_into(target, key, ".".join(keys[: depth + 1]))
@@ -98,11 +98,11 @@ def apply_overrides(mapping: Mapping[str, Any], words: Iterable[str]) -> dict[st
 
 
 def _read_value(text: str) -> Any:
-    import yaml  # here, so that those who only build configurations need not have it
+    from bcdnet.yaml_text import read_yaml  # here, so that those who only build configurations need not have PyYAML
 
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date that does not exist, endless brackets
+        value = read_yaml(text)
+    except ValueError:
         raise RecipeError(f"cannot read the value {text!r}; quote it if it is a string") from None
     # Nobody means a comment here, nor a date.
     plain = isinstance(value, (str, datetime.date)) and text.strip()[0] not in "'\"!&|>"
@@ -223,7 +223,7 @@ def _index(target: list[Any], key: str, path: str) -> int:
     names = [item.get("name") for item in target if isinstance(item, dict)]
     if key in names:
         return names.index(key)
-    choices = ", ".join(str(name) for name in names if name) or f"0..{len(target) - 1}"
+    choices = ", ".join(str(name) for name in names if name) or (f"0..{len(target) - 1}" if target else "it is empty")
     raise RecipeError(f"override {path}: no entry {key!r} in the list ({choices})")
 
 

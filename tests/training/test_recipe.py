@@ -157,6 +157,9 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     path.write_text("a: [1")
     with pytest.raises(RecipeError, match="is not valid YAML"):
         load_recipe(path)
+    path.write_text("steps:\n  - lr: 1\n    name: x\n    lr: 2")
+    with pytest.raises(RecipeError, match=r"is not valid YAML: the key 'lr' is given twice .* line 4"):
+        load_recipe(path)
     path.write_bytes(b"\xff\xd8\xff")
     with pytest.raises(RecipeError, match="is not a recipe, which is YAML in UTF-8"):
         load_recipe(path)

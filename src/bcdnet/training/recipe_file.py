@@ -9,6 +9,7 @@ import yaml
 from bcdnet.config import apply_overrides, from_dict, to_dict
 from bcdnet.errors import RecipeError
 from bcdnet.training.recipe import TEACHER, Recipe
+from bcdnet.yaml_text import read_yaml
 
 LENGTHS = ("epochs", "iterations")
 
@@ -27,9 +28,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a recipe, which is YAML in UTF-8") from None
     try:
-        mapping = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, endless brackets
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        mapping = read_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(mapping, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, got {type(mapping).__name__}")
     return resolve(apply_overrides({"name": path.stem, **mapping}, overrides))
