@@ -52,6 +52,8 @@ def test_ratios_are_width_to_height():
 def test_an_image_too_narrow_for_any_box_is_cut_in_the_middle(height, width, box):
     boxes = random_boxes(height, width, (1.0, 1.0), (3 / 4, 2.0), np.random.default_rng(0), 3)
     assert boxes.tolist() == [box] * 3
+    thin = random_boxes(1, 500, (0.08, 1.0), (0.1, 0.3), np.random.default_rng(0), 3)
+    assert (thin[:, 2:] == 1).all()
 
 
 def test_resized_crop_is_interpolation_of_the_box():

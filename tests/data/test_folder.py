@@ -56,6 +56,14 @@ def test_a_tree_without_splits_is_divided_always_alike(tmp_path, encoded, write_
         open_dataset(str(tmp_path), "extra")
 
 
+def test_images_without_labels_are_no_classes(tmp_path, encoded):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.png").write_bytes(encoded[0][0])
+    with pytest.raises(DataError, match="test, train hold images without labels; give each class a folder"):
+        open_dataset(str(tmp_path), "train")
+
+
 def test_a_missing_split_is_named(tmp_path, encoded, write_tree):
     write_tree(tmp_path / "train", encoded[:20])
     with pytest.raises(DataError, match=r"no split 'test' \(found: train\); set data\.train_split"):

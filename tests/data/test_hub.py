@@ -73,6 +73,19 @@ def test_labels_that_are_no_numbers(monkeypatch, encoded, kind, labels):
         open_dataset("hf://x", "train")
 
 
+def test_a_missing_image_is_named(monkeypatch, encoded, tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    images = [{"bytes": encoded[0][0], "path": None}, None, {"bytes": None, "path": str(tmp_path / "none.png")}]
+    table = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, split: table)
+    train = open_dataset("hf://owner/digits", "train")
+    assert train.image(0).size == (8, 8)
+    with pytest.raises(DataError, match="row 1: empty image"):
+        train.image(1)
+    with pytest.raises(DataError, match=r"row 2: cannot read .*none\.png: No such file"):
+        train.image(2)
+
+
 def test_a_missing_label_is_out_of_range(monkeypatch, encoded):
     columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": [1, None]}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})

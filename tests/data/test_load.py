@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bcdnet.data import AugmentConfig, DataConfig, Images, Stream, load_images, load_splits
+from bcdnet.data import AugmentConfig, DataConfig, Images, Stream, load_images, load_train
 from bcdnet.data.dataset import Subset
 from bcdnet.data.load import load, memory_budget
 from bcdnet.data.open import open_dataset
@@ -36,25 +37,28 @@ def test_a_real_set(shared):
 def test_validation_is_held_out_of_train(parquet_folder, pixels):
     for validation, count in ((20, 20), (0.1, 10)):
         config = DataConfig(str(parquet_folder), 8, validation=validation, **GREY)
-        splits = load_splits(config, seed=3)
-        assert (len(splits.train), len(splits.validation), len(splits.test)) == (100 - count, count, 20)
-        seen = torch.cat([splits.train.images, splits.validation.images])
-        assert sorted(map(bytes, seen.numpy())) == sorted(map(bytes, pixels[:100]))
-        assert torch.equal(load_splits(config, seed=3).validation.images, splits.validation.images)
-        assert not torch.equal(load_splits(config, seed=4).validation.images, splits.validation.images)
-    assert load_splits(DataConfig(str(parquet_folder), 8, **GREY)).validation is None
+        train, held_out = load_train(config, seed=3)
+        assert (len(train), len(held_out)) == (100 - count, count)
+        chosen = [held_out.image(index) for index in range(count)]
+        seen = [*map(bytes, train.images.numpy()), *(image.tobytes() for image in chosen)]
+        assert sorted(seen) == sorted(map(bytes, pixels[:100]))
+        assert torch.equal(load_train(config, seed=3)[0].images, train.images)
+        assert not torch.equal(load_train(config, seed=4)[0].images, train.images)
+    assert load_train(DataConfig(str(parquet_folder), 8, **GREY))[1] is None
     with pytest.raises(RecipeError, match="validation: 100 holds 100 of 100 training images out"):
-        load_splits(DataConfig(str(parquet_folder), 8, validation=100))
+        load_train(DataConfig(str(parquet_folder), 8, validation=100))
 
 
-def test_a_set_that_is_cropped_at_random_is_kept_larger(parquet_folder):
+def test_a_set_that_is_cropped_at_random_is_kept_larger(parquet_folder, tmp_path, encoded, write_tree):
     config = DataConfig(str(parquet_folder), 14, crop_pct=0.875)
-    splits = load_splits(config, CROPPED)
-    assert splits.train.images.shape[-2:] == (16, 16)
-    assert splits.test.images.shape[-2:] == (14, 14)
-    # At the stored size there is nothing to enlarge.
+    assert load_train(config, CROPPED)[0].images.shape[-2:] == (16, 16)
+    assert load_images(config.path, "test", config).images.shape[-2:] == (14, 14)
+    # At the stored size there is nothing to enlarge, but for one of several images.
     same = DataConfig(str(parquet_folder), 8, crop_pct=0.5)
-    assert load_splits(same, CROPPED).train.images.shape[-2:] == (8, 8)
+    assert load_train(same, CROPPED)[0].images.shape[-2:] == (8, 8)
+    write_tree(tmp_path / "tree" / "train", encoded[:6])
+    Image.new("L", (64, 64)).save(next((tmp_path / "tree" / "train").glob("*")) / "large.png")
+    assert load_train(DataConfig(str(tmp_path / "tree"), 8, crop_pct=0.5), CROPPED)[0].images.shape[-2:] == (16, 16)
 
 
 def test_what_does_not_fit_is_streamed(parquet_folder, monkeypatch):
@@ -76,8 +80,8 @@ def test_the_budget_is_shared_by_processes_and_held_to_the_containers_limit(parq
     assert memory_budget() == whole
     limit.write_text(f"{4 * 100 * 64}\n")
     assert memory_budget() == 100 * 64
-    assert isinstance(load_splits(config).train, Images)
-    assert isinstance(load_splits(config, processes=2).train, Stream)
+    assert isinstance(load_train(config)[0], Images)
+    assert isinstance(load_train(config, processes=2)[0], Stream)
 
 
 def test_shards_are_streamed(tmp_path, encoded, write_tar):

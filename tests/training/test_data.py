@@ -1,6 +1,7 @@
 """Which images a phase of a run gets, and from where on."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from bcdnet.data import AugmentConfig, Images
+from bcdnet.data.digits import Digits
+from bcdnet.errors import DataError
 from bcdnet.training.data import RunData, TrainLoader, evaluation_batches
 from bcdnet.training.module import Plan
 from bcdnet.training.recipe import Recipe
@@ -25,7 +28,7 @@ def test_a_step_gets_the_augmentation_that_it_asks_for(make_recipe: MakeRecipe) 
 
 def test_images_held_out_stay_so_where_the_others_are_read_again(make_recipe: MakeRecipe) -> None:
     data = RunData(make_recipe(data=DATA))
-    labels = data.splits.train.labels
+    labels = data.source.labels
     assert torch.equal(data.train(AugmentConfig(crop="random_resized")).labels, labels)
 
 
@@ -33,6 +36,18 @@ def test_images_held_out_stay_so_where_the_others_are_read_again(make_recipe: Ma
 def test_the_split_that_is_evaluated(make_recipe: MakeRecipe, split: str | None, images: int) -> None:
     data = RunData(make_recipe(data=DATA, validation={"split": split}))
     assert sum(len(labels) for _, labels in data.evaluation(64, torch.device("cpu"), 0, 1)(0)) == images
+
+
+def test_a_run_that_holds_images_out_needs_no_test_split(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    digits = Digits("train")
+    for index in range(200):
+        file = tmp_path / "tree" / "train" / f"digit {digits.labels[index]}" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digits.image(index).save(file)
+    data = {**DATA, "path": str(tmp_path / "tree"), "validation": 40}
+    assert len(RunData(make_recipe(data=data)).evaluated) == 40
+    with pytest.raises(DataError, match="no split 'test'"):
+        RunData(make_recipe(data={**data, "validation": 0}))
 
 
 def test_processes_that_do_not_divide_the_batch_evaluate_each_image_once() -> None:

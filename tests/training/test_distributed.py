@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from bcdnet.training.assess import assess
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import to_yaml
 from bcdnet.training.sync_bn import CrossProcessBatchNorm2d, synchronise_batch_norm
@@ -57,6 +59,16 @@ def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp
     assert float(one[7]["train_loss"]) < float(one[0]["train_loss"]) - 0.3  # it learned something
     for alone, together in zip(one, two, strict=True):
         assert float(together["train_loss"]) == pytest.approx(float(alone["train_loss"]), abs=1e-4), alone
+
+
+@pytest.mark.slow
+def test_the_figures_are_those_of_what_is_exported(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Without synchronised batch norm each process has statistics of its own; the first one's are exported."""
+    trainer = {**PLAIN["trainer"], "sync_bn": False}
+    train_in_processes(make_recipe(**PLAIN | {"teacher": None, "trainer": trainer}), tmp_path, 2)
+    figures = json.loads((tmp_path / "2" / "metrics.json").read_text())["step2"]
+    found = assess(tmp_path / "2", "digits", "test", 256, torch.device("cpu"))
+    assert (figures["top5"], figures["loss"]) == pytest.approx((found.top5, found.loss), abs=1e-4)
 
 
 def batch_norm_worker(rank: int, folder: str, compiled: bool) -> None:

@@ -125,10 +125,11 @@ def test_classes_of_one_name_are_told_apart() -> None:
     assert result.per_class == {"crane (0)": 100.0, "ox": 50.0, "crane (2)": None}
 
 
-def saved(path: Path, labels: list[str], **changes: Any) -> Path:
+def saved(path: Path, labels: list[str], num_classes: int = 0, channels: int = 1, **changes: Any) -> Path:
     torch.manual_seed(0)
-    model = build(configure("reactnet_r18_small", width=1 / 16, num_classes=len(labels), in_chans=1))
-    config = DataConfig("digits", 16, mean=(0.3,), std=(0.35,), channels=1, **changes)
+    classes = num_classes or len(labels)
+    model = build(configure("reactnet_r18_small", width=1 / 16, num_classes=classes, in_chans=channels))
+    config = DataConfig("digits", 16, mean=(0.3,) * channels, std=(0.35,) * channels, channels=channels, **changes)
     save_model(path, model, labels=labels, preprocess=preprocess_of(config), provenance={})
     return path
 
@@ -215,7 +216,7 @@ def test_another_dataset_leaves_the_runs_files_alone(make_recipe: MakeRecipe, tm
 def numbered_folder(folder: Path, classes: int, mode: str = "L") -> Path:
     for k in range(classes):
         (folder / str(k)).mkdir(parents=True)
-        Image.new(mode, (8, 8)).save(folder / str(k) / "0.png")
+        Image.new(mode, (8, 8), "red").save(folder / str(k) / "0.png")
     return folder
 
 
@@ -225,6 +226,22 @@ def test_channels_have_to_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"sees grey images, those of .*colour are colour"):
         assess(model, str(colour), "all", 64, CPU)
     assert assess(model, str(numbered_folder(tmp_path / "alpha", 10, "LA")), "all", 64, CPU).images == 10
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(colour / "3" / "0.png")  # a grey one, stored as colours
+    assert assess(model, str(colour), "all", 64, CPU).images == 10
+    sees_colour = saved(tmp_path / "colour.safetensors", [str(digit) for digit in range(10)], channels=3)
+    with pytest.raises(DataError, match=r"sees colour images, those of .*alpha are grey"):
+        assess(sees_colour, str(tmp_path / "alpha"), "all", 64, CPU)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "alpha" / "9" / "0.png")
+    assert assess(sees_colour, str(tmp_path / "alpha"), "all", 64, CPU).images == 10
+
+
+def test_a_model_without_names_numbers_its_classes_and_a_strange_recipe_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("title: soup")
+    model = saved(tmp_path / "model.safetensors", [], num_classes=10)
+    assert list(assess(model, "digits", "test", 64, CPU).per_class) == [str(digit) for digit in range(10)]
+    assert "recipe.yaml is passed over: title: unknown key" in caplog.text
 
 
 def test_a_packed_file_is_evaluated_without_torch(tmp_path: Path) -> None:

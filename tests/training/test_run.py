@@ -35,10 +35,13 @@ TEACHER = {
 }
 
 
-def test_teacher_and_both_steps_leave_a_complete_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_teacher_and_both_steps_leave_a_complete_folder(
+    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = make_recipe(teacher=TEACHER)
     said: list[str] = []
     results = train(recipe, say=said.append)
+    assert any(line.startswith("step2 epoch 1/") for line in said) and not capsys.readouterr().out
     run = tmp_path / "run"
     assert list(results) == ["teacher", "step1", "step2"]
     assert json.loads((run / "metrics.json").read_text()) == results
@@ -149,10 +152,10 @@ def test_a_run_goes_on_with_its_own_images_alone(make_recipe: MakeRecipe, tmp_pa
 
 def test_another_augmentation_reads_the_training_images_alone_again(make_recipe: MakeRecipe) -> None:
     data = RunData(make_recipe(data={**DATA, "crop_pct": 0.5}))
-    test = data.splits.test
+    test = data.evaluated
     cropped = data.train(AugmentConfig(crop="random_resized"))
-    assert isinstance(cropped, Images) and cropped.images.shape[-1] == 32 and data.splits.train is cropped
-    assert data.splits.test is test
+    assert isinstance(cropped, Images) and cropped.images.shape[-1] == 32 and data.source is cropped
+    assert data.evaluated is test
 
 
 def test_a_home_folder_is_one_for_all_files(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch) -> None:

@@ -138,10 +138,11 @@ def _batches(
     import torch
 
     from bcdnet.data import evaluate_transform, open_dataset
-    from bcdnet.data.match import check_channels, dataset_name
+    from bcdnet.data.dataset import spread
+    from bcdnet.data.match import check_channels, check_classes, dataset_name
     from bcdnet.data.resize import to_pixels
     from bcdnet.models import Loaded
-    from bcdnet.training.assess import check_classes, data_config
+    from bcdnet.training.assess import data_config
 
     network: Any = found.module
     config = data_config(Loaded(network, found.labels, found.preprocess, found.provenance), data, split)
@@ -151,7 +152,7 @@ def _batches(
         raise DataError(f"{data}: split {split!r} is empty")
     if found.provenance.get("data") != dataset_name(data):
         check_channels(config.channels, dataset, model, data)
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+    chosen = spread(len(dataset), count)
 
     def read(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         pixels = [to_pixels(dataset.image(n), config, config.image_size, dataset.where(n)) for n in map(int, indices)]

@@ -72,7 +72,7 @@ def _class_names(labels: str | None, classes: int) -> list[str]:
         names = [info.index_to_description(index) for index in range(1000)]
     else:
         try:
-            names = [line.strip() for line in Path(labels).read_text(encoding="utf-8").splitlines() if line.strip()]
+            names = [line.strip() for line in Path(labels).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InteropError(f"{labels}: cannot be read as class names ({error})") from error
     if len(names) != classes:

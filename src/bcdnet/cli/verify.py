@@ -111,10 +111,12 @@ def compare(
 
     from bcdnet.compiler import load_trained
     from bcdnet.data import evaluate_transform, open_dataset
+    from bcdnet.data.dataset import spread
+    from bcdnet.data.match import check_classes
     from bcdnet.data.resize import to_pixels
     from bcdnet.runtime import InferenceSession
     from bcdnet.runtime.preprocess import to_input
-    from bcdnet.training.assess import check_classes, data_config
+    from bcdnet.training.assess import data_config
 
     loaded = load_trained(checkpoint)
     session = InferenceSession(packed, threads=threads)
@@ -128,7 +130,7 @@ def compare(
         raise DataError(f"{data}: split {split!r} is empty")
     if session.preprocess is None or session.preprocess.input_size != tuple(loaded.preprocess["input_size"]):
         raise BcdnetError(f"{packed}: was packed for another input size than {checkpoint}'s; export it again")
-    chosen = np.linspace(0, len(dataset) - 1, min(limit or len(dataset), len(dataset))).round().astype(int)
+    chosen = spread(len(dataset), limit or len(dataset))
     comparison = _Comparison(loaded.model, session)
     # Batches of equal size: PyTorch sums in another order for a batch of one or two.
     for indices in np.array_split(chosen, -(-len(chosen) // batch_size)):

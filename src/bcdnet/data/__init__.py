@@ -1,6 +1,6 @@
 """Images and labels for training and evaluation: opening, checking, loading, batching, augmenting.
 
-`load_splits(config, augment, seed)` gives the sets of a recipe, `Batches` their batches, `Augment` and
+`load_train` and `load_images` give the sets of a recipe, `Batches` their batches, `Augment` and
 `evaluate_transform` the network's input. Each name is imported when it is first used, because `open_dataset` reads
 images without torch and the rest needs it.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bcdnet.data.check import check_dataset
     from bcdnet.data.config import AugmentConfig, DataConfig, preprocess_of
     from bcdnet.data.dataset import Dataset
-    from bcdnet.data.load import Splits, load_images, load_splits
+    from bcdnet.data.load import load_images, load_train
     from bcdnet.data.open import open_dataset
     from bcdnet.data.resize import evaluate_transform
     from bcdnet.data.sources import Images, Source, Stream
@@ -27,12 +27,11 @@ _HOMES = {
     "Dataset": "dataset",
     "Images": "sources",
     "Source": "sources",
-    "Splits": "load",
     "Stream": "sources",
     "check_dataset": "check",
     "evaluate_transform": "resize",
     "load_images": "load",
-    "load_splits": "load",
+    "load_train": "load",
     "open_dataset": "open",
     "preprocess_of": "config",
 }
@@ -45,12 +44,11 @@ __all__ = [
     "Dataset",
     "Images",
     "Source",
-    "Splits",
     "Stream",
     "check_dataset",
     "evaluate_transform",
     "load_images",
-    "load_splits",
+    "load_train",
     "open_dataset",
     "preprocess_of",
 ]

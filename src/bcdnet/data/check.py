@@ -1,6 +1,7 @@
 """Look at a whole dataset before an hour of training does."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bcdnet.data.config import DataConfig
@@ -12,8 +13,8 @@ from bcdnet.data.progress import track
 from bcdnet.errors import DataError
 
 
-def check_dataset(config: DataConfig, decode: bool = False) -> None:
-    """Check the training and test splits; with `decode`, decode every image of them too.
+def check_dataset(config: DataConfig, decode: bool = False, splits: Sequence[str] | None = None) -> None:
+    """Check the `splits`, by default the training and test split; with `decode`, decode every image of them too.
 
     Without `decode` it costs a second or so: files that are missing, empty or truncated, splits that are missing or
     empty, labels out of range (with file and row), classes that differ between the splits. `load_images` of a set that
@@ -22,18 +23,18 @@ def check_dataset(config: DataConfig, decode: bool = False) -> None:
     Raises one DataError with all problems, the first 20 by name.
     """
     problems: list[str] = []
-    splits: list[tuple[str, Dataset]] = []
-    for name in (config.train_split, config.test_split):
+    found: list[tuple[str, Dataset]] = []
+    for name in splits or (config.train_split, config.test_split):
         try:
-            splits.append((name, open_dataset(config.path, name)))
+            found.append((name, open_dataset(config.path, name)))
         except DataError as error:
             problems += [str(error)] if str(error) not in problems else []
-    for name, dataset in splits:
+    for name, dataset in found:
         problems += label_problems(dataset, name)
-    if len(splits) == 2:
-        problems += class_problems(*splits[0], *splits[1])
+    if len(found) == 2:
+        problems += class_problems(*found[0], *found[1])
     if decode:
-        for name, dataset in splits:
+        for name, dataset in found:
             problems += image_problems(dataset, name)
     raise_for(problems)
 

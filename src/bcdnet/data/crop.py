@@ -34,8 +34,8 @@ def random_boxes(
     first = fits.argmax(axis=1)
     rows = np.arange(count)
     least, most = ratio
-    fallback_width = min(width, round(height * most))
-    fallback_height = min(height, round(width / least))
+    fallback_width = max(1, min(width, round(height * most)))
+    fallback_height = max(1, min(height, round(width / least)))
     found = fits[rows, first]
     box_width = np.where(found, widths[rows, first], fallback_width).astype(np.int64)
     box_height = np.where(found, heights[rows, first], fallback_height).astype(np.int64)

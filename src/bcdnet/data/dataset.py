@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +81,11 @@ class Subset:
         return self.dataset.where(int(self.indices[index]))
 
 
+def spread(length: int, most: int) -> NDArray[np.int64]:
+    """At most so many of range(length), spread evenly, the first and the last among them: ascending int64."""
+    return np.linspace(0, length - 1, min(most, length)).round().astype(np.int64)
+
+
 def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide range(N) into (rest, held out), both ascending int64, the second of exactly `count` members.
 
@@ -135,17 +141,22 @@ def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
     name = find_split(split, ("train", "test"))
     if name is None:
         raise missing_split(place, split, ("train", "test", "all"))
+    _warn_of_holdout(place, name)
+    train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT), seed=0)
+    return Subset(dataset, train if name == "train" else test)
+
+
+@cache  # a run opens a dataset several times
+def _warn_of_holdout(place: str, name: str) -> None:
     _log.warning(
         "%s has no splits: its %r is a fixed, stratified part (10 %% are test); split 'all' is the whole", place, name
     )
-    train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT), seed=0)
-    return Subset(dataset, train if name == "train" else test)
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank. Raises DataError for one that is not UTF-8."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not text in UTF-8; save it as such") from None
 

@@ -18,6 +18,7 @@ from bcdnet.image_files import is_image, walk_images
 
 # Tiny-ImageNet's own archive keeps the images of `val` in one folder, and says here which class each has.
 ANNOTATIONS = "val_annotations.txt"
+CALLED_SO = {name for names in ALIASES.values() for name in names}  # what folders of splits are called
 
 
 class FolderDataset:
@@ -60,6 +61,11 @@ def open_folder(path: Path, split: str) -> Dataset:
     """One split of the tree at `path`. Raises DataError for a missing split."""
     splits = split_folders(path)
     if not splits:
+        folders = class_folders(path)
+        if folders and CALLED_SO.issuperset(name.casefold() for name in folders):
+            raise DataError(
+                f"{path}: {', '.join(folders)} hold images without labels; give each class a folder in them"
+            )
         if (path / split).is_dir() and class_folders(path / split):
             return FolderDataset(path / split)  # a name of the user's own, as in data.train_split=training_set
         return holdout(FolderDataset(path), split, str(path))
@@ -99,8 +105,7 @@ def _annotated(root: Path) -> tuple[list[str], list[str], list[int]]:
 def split_folders(path: Path) -> list[str]:
     """The split folders of a tree: all with labels, if one that is called like a split has folders in it; else none."""
     folders = class_folders(path)
-    called_so = {name for names in ALIASES.values() for name in names}
-    if not any(name.casefold() in called_so and class_folders(path / name) for name in folders):
+    if not any(name.casefold() in CALLED_SO and class_folders(path / name) for name in folders):
         return []
     return [name for name in folders if not _without_labels(path / name)]
 

@@ -1,6 +1,7 @@
 """`hf://NAME[:config]`: a dataset of the Hugging Face hub (or a local folder in its layout), through `datasets`."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,13 @@ class HubDataset:
 
     def image(self, index: int) -> Image.Image:
         """Decode one image. Raises DataError that names dataset, split and row."""
-        value = self._table[index][self._column]
-        encoded = value["bytes"]
-        if encoded is None and value["path"]:
-            with open(value["path"], "rb") as file:
-                encoded = file.read()
+        value = self._table[index][self._column] or {}
+        encoded = value.get("bytes")
+        if encoded is None and value.get("path"):
+            try:
+                encoded = Path(value["path"]).read_bytes()
+            except OSError as error:
+                raise DataError(f"{self.where(index)}: cannot read {value['path']}: {error.strerror}") from None
         return decode(encoded or b"", self.where(index))
 
     def where(self, index: int) -> str:

@@ -3,17 +3,17 @@
 A set that fits is decoded once into memory (`Images`); a larger one stays on disk (`Stream`).
 """
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bcdnet.data.config import AugmentConfig, DataConfig
-from bcdnet.data.dataset import Dataset, Subset, split_off
+from bcdnet.data.dataset import Dataset, Subset, split_off, spread
 from bcdnet.data.open import open_dataset
 from bcdnet.data.problems import raise_for
 from bcdnet.data.progress import track
@@ -26,34 +26,19 @@ MEMORY_SHARE = 0.25
 # Below this many pixels an image is decoded within Python's lock for the most part, and threads only wait for it.
 THREADED_PIXELS = 64 * 64
 CHUNK = 64
+LOOKED_AT = 8  # images, for their sizes
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-@dataclass(frozen=True)
-class Splits:
-    """What a training run reads; `validation` is None if nothing is held out of the training split."""
-
-    train: Source
-    validation: Source | None
-    test: Source
-
-
-def load_splits(config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0, processes: int = 1) -> Splits:
-    """Load the training set with its validation part held out (stratified, by `seed`), and the test set.
+def load_train(
+    config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0, processes: int = 1
+) -> tuple[Source, Dataset | None]:
+    """The training set, loaded, and its validation part, which is not: held out, stratified, by `seed`, or None.
 
     `augment` is the augmentation of the training set, which decides at what size it is kept; `processes` of this
     machine do the same and share its memory. Raises DataError as `load_images` does; RecipeError if
     `config.validation` leaves nothing to train on.
     """
-    train, held_out = load_train(config, augment or AugmentConfig(), seed, processes)
-    validation = None if held_out is None else load(held_out, config, AugmentConfig(), "validation", processes)
-    return Splits(train, validation, load_images(config.path, config.test_split, config, processes=processes))
-
-
-def load_train(
-    config: DataConfig, augment: AugmentConfig, seed: int, processes: int = 1
-) -> tuple[Source, Dataset | None]:
-    """The training set alone, loaded, and the part that was held out of it, which is not; else as `load_splits`."""
     train = open_dataset(config.path, config.train_split)
     raise_for(label_problems(train, config.train_split))
     held_out = None
@@ -63,7 +48,7 @@ def load_train(
             raise RecipeError(f"data.validation: {config.validation} holds {count} of {len(train)} training images out")
         rest, chosen = split_off(train.labels, count, seed)
         train, held_out = Subset(train, rest), Subset(train, chosen)
-    return load(train, config, augment, config.train_split, processes), held_out
+    return load(train, config, augment or AugmentConfig(), config.train_split, processes), held_out
 
 
 def load_images(
@@ -80,16 +65,16 @@ def load_images(
 def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str, processes: int = 1) -> Source:
     """Load an open dataset, as `processes` of this machine do; `name` is shown beside the progress bar."""
     raise_for(label_problems(dataset, name))
-    stored = _first_size(dataset)
+    sizes = _sizes(dataset)
     size = config.image_size
-    if augment.crop == "random_resized" and stored != (size, size):
+    if augment.crop == "random_resized" and sizes != {(size, size)}:
         size = config.resize_size
     needed = len(dataset) * config.channels * size**2
     # Shards are what people use for sets that are larger than memory.
     stream = needed > memory_budget() // processes or config.path.startswith("wds://")
     if stream if config.in_memory is None else not config.in_memory:
         return Stream(dataset, config, augment)
-    images = _decode(dataset, config, size, f"decoding {name}", threads=stored[0] * stored[1] > THREADED_PIXELS)
+    images = _decode(dataset, config, size, f"decoding {name}", threads=max(map(math.prod, sizes)) > THREADED_PIXELS)
     return Images(images, torch.from_numpy(dataset.labels), dataset.class_names, augment)
 
 
@@ -113,11 +98,15 @@ def memory_budget() -> int:
     return int(memory * MEMORY_SHARE)
 
 
-def _first_size(dataset: Dataset) -> tuple[int, int]:
-    try:
-        return dataset.image(0).size
-    except DataError:
-        return 0, 0  # decoding all of them finds it again, and names it beside the others
+def _sizes(dataset: Dataset) -> set[tuple[int, int]]:
+    """The sizes (width, height) of a few images; 0 of one that cannot be read, which decoding names with all others."""
+    sizes = set()
+    for index in spread(len(dataset), LOOKED_AT):
+        try:
+            sizes.add(dataset.image(int(index)).size)
+        except DataError:
+            sizes.add((0, 0))
+    return sizes
 
 
 def _decode(dataset: Dataset, config: DataConfig, size: int, description: str, threads: bool) -> torch.Tensor:

@@ -3,11 +3,15 @@
 import logging
 import os
 
-from bcdnet.data.dataset import Dataset
+from PIL.Image import Image
+
+from bcdnet.data.dataset import Dataset, spread
+from bcdnet.decoded_images import with_channels
 from bcdnet.errors import DataError
 
 _log = logging.getLogger(__name__)
 
+LOOKED_AT = 32
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 
 
@@ -38,11 +42,17 @@ def check_classes(model: list[str], data: list[str], checkpoint: str, path: str)
 
 
 def check_channels(channels: int, dataset: Dataset, checkpoint: str, path: str) -> None:
-    """Raise DataError if the model wants grey images and the dataset's first one is in colour, or the reverse."""
-    found = 1 if dataset.image(0).mode in GREY_MODES else 3
-    if found != channels:
-        names = {1: "grey", 3: "colour"}
-        raise DataError(
-            f"{checkpoint} sees {names.get(channels, channels)} images, those of {path} are {names[found]}: "
-            "not the data of this model"
-        )
+    """Raise DataError if the model wants grey images and the dataset has none, or the reverse.
+
+    `LOOKED_AT` images tell: sets of photographs have some that are grey, and grey images may be stored as colours.
+    """
+    if not any(_fits(dataset.image(int(index)), channels) for index in spread(len(dataset), LOOKED_AT)):
+        names = {1: ("grey", "colour"), 3: ("colour", "grey")}
+        wanted, found = names.get(channels, (channels, "of 1 or 3 channels"))
+        raise DataError(f"{checkpoint} sees {wanted} images, those of {path} are {found}: not the data of this model")
+
+
+def _fits(image: Image, channels: int) -> bool:
+    if channels != 1:
+        return channels == 3 and image.mode not in GREY_MODES
+    return image.mode in GREY_MODES or len({band.tobytes() for band in with_channels(image, 3).split()}) == 1

@@ -25,6 +25,7 @@ from bcdnet.errors import DataError
 # Rows among which a shuffled order may jump, hence about how many encoded images stay in memory per process: 8,192
 # ImageNet JPEGs are 0.9 GB.
 WINDOW = 8192
+FINGERPRINT = r"(?:-[0-9a-f]{16})?"  # of older pushes to the Hugging Face hub
 
 
 class ParquetDataset:
@@ -138,7 +139,7 @@ def shards_by_split(path: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         for file in sorted(folder.glob("*.parquet"), key=lambda file: natural_key(file.name)):
-            name = re.sub(r"-\d+(-of-\d+)?$", "", file.stem)
+            name = re.sub(rf"-\d+(-of-\d+)?{FINGERPRINT}$", "", file.stem)
             found.setdefault(name, []).append(file)
         if found:
             break
@@ -176,7 +177,7 @@ def _columns(schema: pa.Schema) -> tuple[str, str]:
 
 
 def _gap(files: list[Path]) -> str | None:
-    numbers = [re.search(r"-(\d+)-of-(\d+)$", file.stem) for file in files]
+    numbers = [re.search(rf"-(\d+)-of-(\d+){FINGERPRINT}$", file.stem) for file in files]
     totals = {int(number[2]) for number in numbers if number}
     if len(totals) != 1:
         return "shards of different sets" if totals else None

@@ -1,5 +1,6 @@
 """`bcdnet eval` without its command line: a model file against a dataset."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from bcdnet.data import AugmentConfig, DataConfig, evaluate_transform, open_dataset
 from bcdnet.data.load import load
 from bcdnet.data.match import check_channels, check_classes, dataset_name
-from bcdnet.errors import BcdnetError, DataError
+from bcdnet.errors import BcdnetError, DataError, RecipeError
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import Loaded, load_model
 from bcdnet.training.data import evaluation_batches
@@ -17,7 +18,7 @@ from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import RunFolder
 
-__all__ = ["assess", "check_classes", "data_config", "own_data", "pick_device", "recipe_of"]
+_log = logging.getLogger(__name__)
 
 
 def assess(checkpoint: Path, path: str, split: str, batch_size: int, device: torch.device) -> Evaluation:
@@ -30,19 +31,27 @@ def assess(checkpoint: Path, path: str, split: str, batch_size: int, device: tor
     loaded = load_model(checkpoint)
     config = data_config(loaded, path, split)
     dataset = open_dataset(path, split)
-    check_classes(loaded.labels, dataset.class_names, str(checkpoint), path)
+    labels = loaded.labels or [str(index) for index in range(loaded.model.num_classes)]
+    check_classes(labels, dataset.class_names, str(checkpoint), path)
     if not own_data(checkpoint, path, loaded):
         check_channels(config.channels, dataset, str(checkpoint), path)
     source = load(dataset, config, AugmentConfig(), split)
     model = loaded.model.to(device)
     batches = evaluation_batches(source, batch_size, device, rank=0, world_size=1)
-    return evaluate(model, batches(0), partial(evaluate_transform, config=config), loaded.labels, device)
+    return evaluate(model, batches(0), partial(evaluate_transform, config=config), labels, device)
 
 
 def recipe_of(checkpoint: Path) -> Recipe | None:
-    """The resolved recipe of the run that a model file (or run folder) belongs to, if it lies in one."""
+    """The resolved recipe of the run that a model file (or run folder) belongs to, if it lies in one.
+
+    A recipe.yaml that is none, or of a later version, is warned of.
+    """
     path = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent).recipe
-    return load_recipe(path) if path.is_file() else None
+    try:
+        return load_recipe(path) if path.is_file() else None
+    except RecipeError as error:
+        _log.warning("%s is passed over: %s", path, error)
+        return None
 
 
 def own_data(checkpoint: Path, path: str, loaded: Loaded | None = None) -> bool:

@@ -50,6 +50,7 @@ class Recorder(Callback):
         log_every: int,
         evaluate_every: int,
         evaluate: Callable[[], Evaluation],
+        say: Callable[[str], None],
         seconds: float,
         evaluation: dict[str, Any] | None,
         history: SignHistory,
@@ -57,6 +58,7 @@ class Recorder(Callback):
         self.log_every = log_every
         self.evaluate_every = evaluate_every
         self.evaluate = evaluate
+        self.say = say
         self.seconds = seconds
         self.evaluation = evaluation
         self.history = history
@@ -96,8 +98,7 @@ class Recorder(Callback):
             row |= {"val_loss": result.loss, "val_top1": result.top1, "val_top5": result.top5}
         self._resumed_at = time.perf_counter()
         self._write(trainer, pl_module, row)
-        if trainer.is_global_zero:
-            print(describe(pl_module, epoch, row, self.elapsed()), flush=True)  # noqa: T201 (a run's log)
+        self.say(describe(pl_module, epoch, row, self.elapsed()))
 
     def _write(self, trainer: pl.Trainer, module: StepModule, row: dict[str, Any]) -> None:
         epoch, done = divmod(module.iteration, module.plan.per_epoch)

@@ -17,46 +17,52 @@ from bcdnet.data import (
     Images,
     Source,
     check_dataset,
-    load_splits,
+    load_train,
+    open_dataset,
 )
-from bcdnet.data.load import load_train
+from bcdnet.data.load import load
 from bcdnet.errors import RecipeError
 from bcdnet.training.module import Augmentation, StepModule, mixed_seed
 from bcdnet.training.recipe import TEACHER, Recipe, StepConfig
 
+VALIDATION = "validation"
+
 
 class RunData:
-    """The splits of a recipe's data, loaded once; `class_names` in the order of the labels.
+    """What a recipe trains on and is evaluated on, loaded once; `class_names` in the order of the labels.
 
     `digest` tells its training images from others, short of their pixels: by their labels in order and the classes.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        check_dataset(recipe.data)
+        test = _evaluated_split(recipe)
+        check_dataset(recipe.data, splits=[name for name in (recipe.data.train_split, test) if name is not None])
         self.config = recipe.data
         self.seed = recipe.seed
         self.augment = recipe.steps[0].augment
         self.processes = recipe.trainer.devices
-        self.splits = load_splits(self.config, self.augment, self.seed, self.processes)
-        self.class_names = self.splits.train.class_names
+        self.source, held_out = load_train(self.config, self.augment, self.seed, self.processes)
+        self.class_names = self.source.class_names
         names = json.dumps(self.class_names).encode()
-        self.digest = hashlib.sha256(names + self.splits.train.labels.numpy().tobytes()).hexdigest()
-        self.evaluated = self._evaluated(recipe.validation.split)
+        self.digest = hashlib.sha256(names + self.source.labels.numpy().tobytes()).hexdigest()
+        if test is not None:
+            held_out = open_dataset(self.config.path, test)
+        assert held_out is not None
+        self.evaluated = load(held_out, self.config, AugmentConfig(), test or VALIDATION, self.processes)
         self._shares: dict[torch.device, Batches] = {}
 
     def train(self, augment: AugmentConfig) -> Source:
         """The training set for a step with `augment`; read again only where that changes what has to be kept."""
-        train = self.splits.train
+        train = self.source
         if augment == self.augment:
             return train
         cropped = [config.crop == "random_resized" for config in (augment, self.augment)]
         self.augment = augment
         if isinstance(train, Images) and cropped[0] == cropped[1]:
-            train = replace(train, augment=augment)
+            self.source = replace(train, augment=augment)
         else:
-            train = load_train(self.config, augment, self.seed, self.processes)[0]
-        self.splits = replace(self.splits, train=train)
-        return train
+            self.source = load_train(self.config, augment, self.seed, self.processes)[0]
+        return self.source
 
     def sample(self, step: StepConfig) -> Iterator[Tensor]:
         """Four batches of a step's training images, float32 [N, C, S, S] on the CPU, such as it will see."""
@@ -71,7 +77,7 @@ class RunData:
     @property
     def kind(self) -> str:
         """Where the training images are read from; their order and random crops depend on it."""
-        return "memory" if isinstance(self.splits.train, Images) else "disk"
+        return "memory" if isinstance(self.source, Images) else "disk"
 
     def check_same(self, before: str) -> None:
         """Raise RecipeError if a resumed run, whose `digest` was `before`, would go on with other images."""
@@ -95,18 +101,18 @@ class RunData:
             self._shares[device] = evaluation_batches(self.evaluated, batch_size, device, rank, world_size)
         return self._shares[device]
 
-    def _evaluated(self, name: str | None) -> Source:
-        held_out, test = self.splits.validation, self.splits.test
-        if name is None:
-            return test if held_out is None else held_out
-        if name == "validation" and held_out is not None:
-            return held_out
-        if name == self.config.test_split:
-            return test
-        raise RecipeError(
-            f"validation.split: {name!r} is neither data.test_split ({self.config.test_split!r}) "
-            "nor 'validation', which data.validation holds out of the training split"
-        )
+
+def _evaluated_split(recipe: Recipe) -> str | None:
+    """The split that is evaluated while training, None for what is held out of the training split."""
+    name, test = recipe.validation.split, recipe.data.test_split
+    if recipe.data.validation and name in (None, VALIDATION):
+        return None
+    if name in (None, test):
+        return test
+    raise RecipeError(
+        f"validation.split: {name!r} is neither data.test_split ({test!r}) nor {VALIDATION!r}, "
+        "which data.validation holds out of the training split"
+    )
 
 
 class TrainLoader:

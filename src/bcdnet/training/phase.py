@@ -26,7 +26,7 @@ from bcdnet.training.log import CsvRows
 from bcdnet.training.module import Plan, StepModule, plan_step
 from bcdnet.training.recipe import ModelConfig, Recipe, StepConfig, TrainerConfig
 from bcdnet.training.run_folder import RunFolder
-from bcdnet.training.sync_bn import synchronise_batch_norm
+from bcdnet.training.sync_bn import share_buffers, synchronise_batch_norm
 from bcdnet.training.teacher import Teacher
 
 
@@ -83,11 +83,12 @@ def run_phase(
     teacher: Teacher | None,
     state: Snapshot | None,
     save: Callable[[Snapshot], None],
+    say: Callable[[str], None],
 ) -> Outcome:
     """Train `model`, in place, through one phase; in the end it holds the weights to export (averaged, with `ema`).
 
     `state`: a checkpoint of this phase to go on from. `save` gets a snapshot whenever a checkpoint is due; the last one
-    holds the final evaluation, so that a run killed right after it need not repeat it.
+    holds the final evaluation, so that a run killed right after it need not repeat it. `say` gets a line per epoch.
     """
     step = phase.step
     set_weight_bits(model, step.weight_bits)
@@ -116,6 +117,7 @@ def run_phase(
         config = recipe.validation
         world = recipe.trainer.world_size
         shares = data.evaluation(config.batch_size, module.device, module.global_rank, world)
+        share_buffers(model, module.average.average.values() if module.average else ())
         with module.average.applied_to(model) if module.average else nullcontext():
             transform = partial(evaluate_transform, config=recipe.data)
             return evaluate(model, shares(0), transform, data.class_names, module.device)
@@ -124,6 +126,7 @@ def run_phase(
         recipe.trainer.log_every,
         recipe.validation.every,
         assess,
+        say,
         state["seconds"] if state else 0.0,
         state["evaluation"] if state else None,
         SignHistory(model, state.get("signs") if state else None),

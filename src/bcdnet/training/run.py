@@ -138,7 +138,7 @@ class Run:
         if len(data.class_names) < 2:
             raise RecipeError(f"data.path: {self.recipe.data.path} has one class alone; there is nothing to tell apart")
         for phase in self.phases:
-            iterations_per_epoch(len(data.splits.train), phase.step)
+            iterations_per_epoch(len(data.source), phase.step)
             if self._begins(phase):
                 classes, channels = len(data.class_names), self.recipe.data.channels
                 model = design(phase.model, classes, channels, phase.section)
@@ -179,7 +179,9 @@ class Run:
             write_checkpoint(self.folder.checkpoints, phase.index, phase.name, {**snapshot, **own})
 
         started = time.perf_counter()
-        outcome = run_phase(phase, model, self.recipe, data, self.folder, teacher=teacher, state=state, save=save)
+        outcome = run_phase(
+            phase, model, self.recipe, data, self.folder, teacher=teacher, state=state, save=save, say=self.say
+        )
         self.say(f"{phase.name}: done in {time.perf_counter() - started:.0f} s")
         if self.first_process:
             self._export(phase, model, outcome, data)

@@ -4,6 +4,7 @@ torch.nn.SyncBatchNorm refuses CPU tensors, so a run on CPU processes (gloo) wou
 one process with the same global batch, and torch.compile breaks the graph at it. This one needs `all_reduce` alone.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,6 +62,16 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         unbiased = variance * count / (count - 1).clamp_min(1)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+def share_buffers(model: nn.Module, average: Iterable[Tensor] = ()) -> None:
+    """Give every process the first one's buffers, which are exported, and its `average`, in place.
+
+    Without synchronised batch norm they differ after each iteration, and so would the network that each evaluates.
+    """
+    if dist.is_initialized():
+        for value in (*model.buffers(), *average):
+            dist.broadcast(value, 0)
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:
