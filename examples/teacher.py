@@ -72,7 +72,7 @@ def fine_tune(network: nn.Module, frozen: list[nn.Module], recipe: Recipe, data:
             module.eval()
         for pixels, labels in track(batches(epoch), f"epoch {epoch + 1} of {args.epochs}", len(batches)):
             images, targets = augment(pixels, labels, done)
-            images = F.interpolate(images, (size, size), mode="bilinear")
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=size < images.shape[-1])
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(1, (done + 1) / WARMUP) * (1 + math.cos(math.pi * done / total)) / 2
             with torch.autocast(device.type, torch.bfloat16):
@@ -102,7 +102,7 @@ def main() -> None:
     data = RunData(recipe)
     network = pretrained(config, args.weights, len(data.class_names), recipe.data.channels)
     fine_tune(network, freeze(network, args.frozen), recipe, data, args)
-    path = Path(str(config.checkpoint))
+    path = Path(str(config.checkpoint)).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     with lasting_file(path) as beside:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, beside)

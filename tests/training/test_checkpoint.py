@@ -33,6 +33,21 @@ def test_a_later_phase_is_newer_whatever_its_iteration(tmp_path: Path) -> None:
     assert state is not None and state["phase"] == 1
 
 
+def test_names_of_any_letters_and_many_phases(tmp_path: Path) -> None:
+    for phase, name in ((9, "first"), (100, "e\N{COMBINING ACUTE ACCENT}tape"), (101, "last-one")):
+        write_checkpoint(tmp_path, phase, name, {"iteration": 1})
+    assert [read_checkpoint(path)["phase"] for path in checkpoints(tmp_path)] == [101, 100]
+
+
+def test_what_could_not_be_read_takes_no_place(tmp_path: Path) -> None:
+    for iteration in (400, 500):
+        write_checkpoint(tmp_path, 0, "step1", {"iteration": iteration})
+    checkpoints(tmp_path)[0].write_bytes(b"cut")
+    for iteration in (410, 420):
+        write_checkpoint(tmp_path, 0, "step1", {"iteration": iteration})
+    assert [read_checkpoint(path)["iteration"] for path in checkpoints(tmp_path)] == [420, 410]
+
+
 @pytest.mark.parametrize("damage", ["cut in half", "cut by a byte", "emptied", "a bit flipped"])
 def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path: Path, damage: str) -> None:
     newest = fill(tmp_path)[0]

@@ -105,6 +105,9 @@ def test_wrong_teachers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "teacher.checkpoint: cannot read" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), "none.pth"))
     torch.save({"state_dict": {"head.weight": torch.zeros(3, 3)}}, tmp_path / "other.pth")
     assert "Missing key" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / "other.pth")))
+    torch.save({"model": tmp_path}, tmp_path / "objects.pth")
+    said = error(TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / "objects.pth")))
+    assert said.endswith("save its state dict alone") and "weights_only" not in said
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds no state dict" in error(TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / "list.pth")))
     ours = build(configure("resnet18_twin_small", num_classes=2, in_chans=1, **SMALL))

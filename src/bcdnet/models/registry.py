@@ -111,6 +111,10 @@ def name_of(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
 TIMM_LAYERS = {"first_conv": "stem.0", "classifier": ("head", "head.fc", "head.fc_dist")}
 
 
+# What timm's scripts pass to every model, where it asks for nothing.
+TIMM_NEUTRAL = {"drop_rate": 0.0, "drop_path_rate": 0.0, "global_pool": "avg"}
+
+
 def _pretrained_cfg(small: bool) -> dict[str, Any]:
     return {
         "num_classes": 1000,
@@ -128,6 +132,9 @@ default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name.endswith("_smal
 
 def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: Any) -> Any:
     """What timm's `create_model` asks of `entry`, which is a named network with some settings, or that name itself."""
+    for key, neutral in TIMM_NEUTRAL.items():
+        if kwargs.get(key) == neutral:
+            del kwargs[key]
     known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
     with torch.device("meta"):  # only to count the stages
         stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)

@@ -52,7 +52,7 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         sums[layer] = sums[layer] + part if layer in sums else part
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
         for images in batches:
@@ -64,7 +64,8 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
             mean = total / count
             _move(layer, mean, (squares / count - mean**2).clamp_min(0))
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
 

@@ -18,11 +18,11 @@ from bcdnet.files import lasting_file
 FORMAT = 1
 KEPT = 2
 DIGEST_BYTES = 32
-NAME = re.compile(r"(\d{2})-(\w+)-(\d{9})\.ckpt")
+NAME = re.compile(r"(\d{2,})-(.+)-(\d{9,})\.ckpt")
 
 
 def write_checkpoint(folder: Path, phase: int, name: str, state: dict[str, Any]) -> Path:
-    """Write `state` (which has `iteration`) and remove all but the two newest checkpoints; returns the new path.
+    """Write `state` (which has `iteration`) and remove all but it and the one before; returns the new path.
 
     Whenever the process dies, the folder holds the previous checkpoints whole, and at most a `.partial` file besides.
     """
@@ -34,8 +34,10 @@ def write_checkpoint(folder: Path, phase: int, name: str, state: dict[str, Any])
     with lasting_file(path) as beside, beside.open("wb") as file:
         file.write(payload)
         file.write(hashlib.sha256(payload).digest())
-    for old in checkpoints(folder)[KEPT:]:
-        old.unlink()
+    found = checkpoints(folder)
+    # What seems newer could not be read when the run resumed, from an older one.
+    for other in {*found} - {*found[found.index(path) :][:KEPT]}:
+        other.unlink()
     return path
 
 
@@ -56,8 +58,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest (phase, then iteration) first."""
-    found = [path for path in folder.glob("*.ckpt") if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.name.split("-")[0] + path.name.split("-")[-1], reverse=True)
+    names = [match for path in folder.glob("*.ckpt") if (match := NAME.fullmatch(path.name))]
+    return [
+        folder / match[0] for match in sorted(names, key=lambda match: (int(match[1]), int(match[3])), reverse=True)
+    ]
 
 
 def newest_readable(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:

@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "data.in_memory",
     "teacher.checkpoint",
     "trainer.accelerator",
+    "trainer.channels_last",
+    "trainer.compile",
     "trainer.compile_mode",
     "trainer.checkpoint_every",
     "trainer.log_every",
@@ -102,6 +104,7 @@ class RunFolder:
             raise RecipeError(f"run_dir: another process is training in {self.path}; wait for it, or stop it") from None
         except OSError:
             pass  # a file system without locks, or one that cannot be written, as the next line will say
+        self.check(recipe, resume)  # again: another process may have come first, and be done
         write_text(self.recipe, to_yaml(recipe))  # first: a folder with a recipe in it can be resumed
         for partial in (*self.path.glob(".*.partial*"), *self.checkpoints.glob("*.partial*")):
             partial.unlink()

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from functools import partial
+import pickle
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,16 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
 
 def _warn_of_size(teacher: str | None, own: dict[str, Any], size: int) -> None:
     """`size`: of the squares that it sees."""
-    known = list(own["input_size"][1:])
-    if known != [size, size]:
-        _log.warning("teacher: %s learned from images of size %s, not %s; see teacher.image_size", teacher, known, size)
+    known = tuple(own["input_size"][1:])
+    if known != (size, size):
+        _say_size(teacher, known, size)
+
+
+@cache  # a run loads its teacher several times
+def _say_size(teacher: str | None, known: tuple[int, int], size: int) -> None:
+    _log.warning(
+        "teacher: %s learned from images of size %s, not %s; see teacher.image_size", teacher, list(known), size
+    )
 
 
 def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.Module:
@@ -144,6 +152,10 @@ def _load_weights(network: nn.Module, path: Path) -> None:
             weights: Any = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"teacher.checkpoint: {path} is no checkpoint, or holds objects beside tensors; save its state dict alone"
+        ) from None
     except Exception as error:
         raise CheckpointError(f"teacher.checkpoint: cannot read {path}: {' '.join(str(error).split())}") from None
     for key in ("state_dict", "model"):
