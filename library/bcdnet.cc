@@ -112,7 +112,9 @@ void Softmax(const std::vector<float>& logits, float* probabilities) {
 std::vector<char> FileContent(const char* name) {
   const std::filesystem::path path(reinterpret_cast<const char8_t*>(name));  // UTF-8 on Windows as well
   std::error_code ignored;
-  Require(std::filesystem::is_regular_file(path, ignored), "no such file");
+  Require(*name != '\0', "the path is empty");
+  Require(std::filesystem::exists(path, ignored), "no such file");
+  Require(std::filesystem::is_regular_file(path, ignored), "is not a file");
   std::ifstream file(path, std::ios::binary);
   std::vector<char> content(std::filesystem::file_size(path));
   file.read(content.data(), static_cast<std::streamsize>(content.size()));

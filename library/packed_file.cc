@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -199,6 +200,11 @@ Preprocess ReadPreprocess(const Node& node, const Buffer& input) {
     p.std.push_back(value.Number());
     // In float32, which is computed in.
     value.Require(static_cast<float>(std::min(p.std.back(), 1e30)) > 0, "must be positive");
+  }
+  for (int c = 0; c < input.channels; ++c) {
+    for (const double computed : {1 / (255 * p.std[c]), -p.mean[c] / p.std[c]})
+      node.Require(std::abs(computed) <= std::numeric_limits<float>::max(),
+                   "mean and std are beyond the range of float32");
   }
   p.interpolation =
       static_cast<Interpolation>(node.At("interpolation").OneOf({"nearest", "bilinear", "bicubic", "lanczos"}));

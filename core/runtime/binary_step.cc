@@ -44,25 +44,27 @@ AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, 
                                    const std::vector<Taps>& columns, bool skips_rows) {
   const int padded = PadChannels(s.out_c), words = s.words(), taps = s.k_h * s.k_w;
   AlignedVector<int32_t> bases(rows.size() * columns.size() * padded, 0);
-  std::vector<int32_t> ones(taps);
+  // ones[y][x]: those of the taps above y and left of x, so that each class takes a few steps whatever the kernel's
+  // size.
+  const int width = s.k_w + 1;
+  std::vector<int32_t> ones(static_cast<size_t>(s.k_h + 1) * width, 0);
+  const auto within = [&](Taps y, Taps x) {
+    const int32_t* top = &ones[static_cast<size_t>(y.first) * width];
+    const int32_t* bottom = &ones[static_cast<size_t>(y.second) * width];
+    return bottom[x.second] - bottom[x.first] - top[x.second] + top[x.first];
+  };
   for (int o = 0; o < s.out_c; ++o) {
     for (int tap = 0; tap < taps; ++tap) {
-      ones[tap] = 0;
-      for (int w = 0; w < words; ++w)
-        ones[tap] += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
+      int32_t* sum = &ones[static_cast<size_t>(tap / s.k_w + 1) * width + tap % s.k_w + 1];
+      *sum = sum[-1] + sum[-width] - sum[-width - 1];
+      for (int w = 0; w < words; ++w) *sum += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
     }
     for (size_t r = 0; r < rows.size(); ++r) {
+      // An algorithm that skips rows does not see the taps above and below the map at all.
+      const int32_t seen = within(skips_rows ? rows[r] : Taps{0, s.k_h}, {0, s.k_w});
       for (size_t c = 0; c < columns.size(); ++c) {
-        int32_t base = 0;
-        for (int ky = 0; ky < s.k_h; ++ky) {
-          const bool good_row = ky >= rows[r].first && ky < rows[r].second;
-          if (skips_rows && !good_row) continue;
-          for (int kx = 0; kx < s.k_w; ++kx) {
-            const bool good = good_row && kx >= columns[c].first && kx < columns[c].second;
-            base += good ? s.in_c : 2 * ones[ky * s.k_w + kx];
-          }
-        }
-        bases[(r * columns.size() + c) * padded + o] = base;
+        const int good = (rows[r].second - rows[r].first) * (columns[c].second - columns[c].first);
+        bases[(r * columns.size() + c) * padded + o] = good * s.in_c + 2 * (seen - within(rows[r], columns[c]));
       }
     }
   }

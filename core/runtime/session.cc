@@ -1,8 +1,10 @@
 #include "bcdnet/session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 
@@ -41,6 +43,15 @@ void DropTensors(Program& program) {
 struct Session::Impl {
   using Memory = AlignedVector<std::byte>;
 
+  /// What runs at the same time share. Another thread may hold a lock as the process forks, and is not there to let it
+  /// go in the child, which begins with one of its own.
+  struct Shared {
+    int forks = Forks();
+    std::mutex memory_mutex;
+    std::vector<Memory> memory;
+    std::mutex team_mutex;
+  };
+
   Impl(const Program& p, const Options& options)
       : program((Validate(p), p)),
         plan(MakePlan(program)),
@@ -65,30 +76,45 @@ struct Session::Impl {
 
   size_t run_bytes() const { return RoundUp(plan.arena_bytes) + scratch_bytes + team.threads() * thread_bytes; }
 
-  Memory TakeMemory() {
+  ~Impl() {
+    if (Shared* last = shared; last != first.get() && last->forks == Forks()) delete last;
+    if (first->forks != Forks()) static_cast<void>(first.release());  // a thread that is not there may have held it
+  }
+
+  Shared& shared_here() {
+    Shared* here = shared;
+    if (here->forks != Forks()) {
+      auto fresh = std::make_unique<Shared>();
+      if (shared.compare_exchange_strong(here, fresh.get())) here = fresh.release();
+    }
+    return *here;
+  }
+
+  static Memory TakeMemory(Shared& here, size_t bytes) {
     {
-      const std::lock_guard lock(memory_mutex);
-      if (!memory.empty()) {
-        Memory m = std::move(memory.back());
-        memory.pop_back();
+      const std::lock_guard lock(here.memory_mutex);
+      if (!here.memory.empty()) {
+        Memory m = std::move(here.memory.back());
+        here.memory.pop_back();
         return m;
       }
     }
     // Zeros: padding lanes are computed with and thrown away, and must not start as denormals, which are slow.
-    return Memory(run_bytes(), std::byte{0});
+    return Memory(bytes, std::byte{0});
   }
 
-  void GiveMemory(Memory m) {
-    const std::lock_guard lock(memory_mutex);
-    memory.push_back(std::move(m));
+  static void GiveMemory(Shared& here, Memory m) {
+    const std::lock_guard lock(here.memory_mutex);
+    here.memory.push_back(std::move(m));
   }
 
   /// after(op, image, frame) is called after every op.
   template <class After>
   void Run(const float* images, int64_t count, const std::vector<float*>& outputs, const After& after) {
-    Memory memory_of_run = TakeMemory();
+    Shared& here = shared_here();
+    Memory memory_of_run = TakeMemory(here, run_bytes());
     // One run has the team; others at the same time use their own thread alone, with the same results.
-    std::unique_lock team_lock(team.mutex, std::defer_lock);
+    std::unique_lock team_lock(here.team_mutex, std::defer_lock);
     const bool parallel = team.threads() > 1 && team_lock.try_lock();
     std::byte* base = memory_of_run.data();
     Frame frame{images,
@@ -110,7 +136,7 @@ struct Session::Impl {
         std::copy_n(frame.floats(place), place.buffer.channels, outputs[i] + n * place.buffer.channels);
       }
     }
-    GiveMemory(std::move(memory_of_run));
+    GiveMemory(here, std::move(memory_of_run));
   }
 
   /// Copies a buffer of the arena to where it has no padding.
@@ -129,8 +155,8 @@ struct Session::Impl {
   Team team;
   std::vector<std::unique_ptr<Step>> steps;
   size_t scratch_bytes = 0, thread_bytes = 0;
-  std::mutex memory_mutex;
-  std::vector<Memory> memory;
+  std::unique_ptr<Shared> first = std::make_unique<Shared>();
+  std::atomic<Shared*> shared{first.get()};
 };
 
 Session::Session(const Program& program, const Options& options) : impl_(std::make_unique<Impl>(program, options)) {}

@@ -22,7 +22,6 @@ constexpr uint64_t kLoop = uint64_t{1} << 33;
 // ops of a run and short beside a run.
 constexpr int kSpins = 2000;
 
-// How many forks lie between this process and the one that loaded the library. A fork's child has no thread but its own.
 std::atomic<int> forks{0};
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(__EMSCRIPTEN__)
 [[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, [] { ++forks; });
@@ -37,6 +36,8 @@ void Pause() {
 }
 
 }  // namespace
+
+int Forks() { return forks; }
 
 Team::Team(int threads) : stretches_(threads), forks_(forks) {
   try {

@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -23,14 +22,12 @@ class Team {
   int threads() const { return static_cast<int>(stretches_.size()); }
 
   /// Calls f(item, thread) for every item in [0, count), thread in [0, threads()), and returns when all are done.
-  /// Only one caller at a time: see `mutex`.
+  /// Only one caller at a time.
   template <class F>
   void For(int count, const F& f) {
     Start(count, &f,
           [](const void* context, int item, int thread) { (*static_cast<const F*>(context))(item, thread); });
   }
-
-  std::mutex mutex;
 
  private:
   using Call = void (*)(const void*, int item, int thread);
@@ -61,6 +58,10 @@ class Team {
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
+
+/// How many forks lie between this process and the one that loaded the library. A fork's child has no thread but its
+/// own.
+int Forks();
 
 /// The loop in the caller's thread where there is no team (or another run has it).
 template <class F>

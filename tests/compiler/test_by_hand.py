@@ -197,6 +197,46 @@ def test_two_layers_become_one_only_where_that_is_the_same(
     np.testing.assert_allclose(ours, module(x).detach().numpy(), atol=1e-5)
 
 
+def test_twins_round_where_each_of_them_does(prepared: Any) -> None:
+    """Batch norm's product and sum are one function's, which rounds once; of two functions each rounds."""
+
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.sign, self.norm = nn.Conv2d(3, 16, 1), Sign(), nn.BatchNorm2d(16)
+            self.first, self.second = BinaryConv2d(16, 16, 1), BinaryConv2d(16, 16, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bits = self.sign(self.stem(x))
+            return torch.cat([self.norm(self.first(bits)), self.second(bits) * 1.3 + 0.7], 1).flatten(1)
+
+    module, x = prepared(Twins(), 3, 16, 16), torch.randn(2, 3, 16, 16)
+    (ours,) = execute(compile_module(module, input_size=(3, 16, 16)), x.numpy())
+    np.testing.assert_array_equal(ours[:, 16 * 256 :], module(x).detach().numpy()[:, 16 * 256 :])
+
+
+def test_vectors_and_signs_of_vectors_are_joined_in_any_order() -> None:
+    x = torch.randn(2, 8, 3, 3)
+    for order in ((0, 1), (1, 0), (1, 1), (0, 0)):
+        module = Mixed(order).eval()
+        (ours,) = execute(compile_module(module, input_size=(8, 3, 3)), x.numpy())
+        np.testing.assert_allclose(ours, module(x).numpy(), atol=1e-6)
+
+
+class Mixed(nn.Module):
+    """Joins the channels' means (0) and their signs (1)."""
+
+    def __init__(self, order: tuple[int, int]) -> None:
+        super().__init__()
+        self.sign, self.order = Sign(), order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, C, H, W] -> [N, 2 C]."""
+        means = x.mean((2, 3))
+        parts = (means, self.sign(means))
+        return torch.cat([parts[index] for index in self.order], 1)
+
+
 def test_twins_may_be_the_second_summands(prepared: Any) -> None:
     class Twins(nn.Module):
         def __init__(self) -> None:

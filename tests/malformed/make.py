@@ -220,7 +220,9 @@ CASES: dict[str, tuple[Spoil, str]] = {
     ),
     "no-program": (_metadata({}), f"its metadata must have exactly the key {KEY!r}"),
     "metadata-extra": (_metadata({KEY: "{}", "other": ""}), f"its metadata must have exactly the key {KEY!r}"),
+    "header-nul": (_header_text(lambda text: text + "\0garbage"), CONTAINER),
     # The program's JSON.
+    "json-nul": (_text(lambda text: text + "\0garbage"), "the program is not valid JSON"),
     "json-cut": (_text(lambda text: text[:-1]), "the program is not valid JSON"),
     "json-key-twice": (_text(lambda text: text.replace("{", '{"format":1,', 1)), "has the key 'format' twice"),
     "json-nan": (
@@ -264,6 +266,12 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensor-unused": (_unused, "tensor 'spare': no op uses it"),
     "labels": (_program("labels", ["cat"]), "labels: 1 of them for an output of 2"),
     "std-zero": (_program("preprocess", PREPROCESS), "preprocess.std: every value must be positive"),
+    "std-subnormal": (_program("preprocess", PREPROCESS | {"std": [1e-44]}), "preprocess: mean and std are beyond"),
+    "mean-huge": (
+        _program("preprocess", PREPROCESS | {"mean": [1e308], "std": [1.0]}),
+        "preprocess: mean and std are beyond",
+    ),
+    "provenance-huge": (_program("provenance", {"x": 10**400}), "provenance: numbers must be finite, in float64 too"),
     "crop-tiny": (
         _program("preprocess", PREPROCESS | {"std": [1.0], "crop_pct": 1e-9}),
         "preprocess.crop_pct: must be in [0.1, 1]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -38,6 +39,22 @@ def test_the_work_of_every_op_is_counted(document, monkeypatch) -> None:
     validate(from_json(*document))
     monkeypatch.setattr("bcdnet.program.context.MAX_WORK", most - 1)
     with pytest.raises(ProgramError, match="op 12 'op12': the program asks for more"):
+        validate(from_json(*document))
+
+
+def test_tensors_count_as_often_as_they_are_named(document, monkeypatch) -> None:
+    """Each op keeps its own copy."""
+    program = validate(from_json(*document))
+    named = sum(
+        program.tensors[word].size
+        for word in re.findall(r'"([^"]*)"', json.dumps(document[0]["ops"]))
+        if word in program.tensors
+    )
+    assert named > sum(tensor.size for tensor in program.tensors.values())
+    monkeypatch.setattr("bcdnet.program.context.MAX_VALUES", named)
+    validate(from_json(*document))
+    monkeypatch.setattr("bcdnet.program.context.MAX_VALUES", named - 1)
+    with pytest.raises(ProgramError, match="as often as they are named, hold more than"):
         validate(from_json(*document))
 
 

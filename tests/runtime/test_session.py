@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,6 +260,30 @@ except BcdnetError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cannot start 1000 threads (") and done.stdout.endswith("threads=1\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not count threads there")
+def test_the_child_of_a_fork_during_a_run_has_locks_of_its_own(packed) -> None:
+    """The thread that ran in the parent, and held them, is not there to let them go."""
+    code = f"""
+import os, sys, threading, time
+import numpy as np
+from bcdnet.runtime import InferenceSession
+session = InferenceSession({str(packed)!r}, threads=2)
+name = session.get_inputs()[0].name
+feed, long = ({{name: np.ones((count, 3, 16, 16), np.float32)}} for count in (2, 40_000))
+before = session.run(None, feed)[0]
+running = threading.Thread(target=session.run, args=(None, long))
+running.start()
+time.sleep(0.1)
+child = os.fork()
+if not child:
+    same = np.array_equal(session.run(None, feed)[0], before)
+    os._exit(0 if same and len(os.listdir("/proc/self/task")) == 2 else 3)
+print(running.is_alive(), os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True 0\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

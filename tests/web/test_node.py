@@ -99,14 +99,30 @@ def test_a_file_may_be_an_address_too(site: Path, address: str) -> None:
     assert run(site, script, (site / "model.bcdn").as_uri(), f"{address}/model.bcdn") == [10] * 6
 
 
+def test_bytes_are_taken_as_they_were_given(site: Path) -> None:
+    script = """const file = fs.readFileSync("model.bcdn"), padded = new Uint8Array(file.length + 7);
+        padded.set(file, 3);
+        const image = new Float32Array(3 * 48 * 48).fill(0.5);
+        const expected = (await Session.load("model.bcdn")).run(image);
+        const sources = [file, padded.subarray(3, -4), padded.buffer.slice(3, -4)];
+        const loads = sources.map((source) => Session.load(source));
+        padded.fill(1); file.fill(1);
+        print((await Promise.all(loads)).map((session) => session.run(image).every((x, i) => x === expected[i])))"""
+    assert run(site, script) == [True] * 3
+
+
 def test_mistakes_are_told(site: Path) -> None:
     script = """const session = await Session.load("model.bcdn");
         const image = { data: new Uint8Array(12), width: 2, height: 2 };
         const tries = [() => Session.load("none.bcdn"), () => Session.load("bcdnet.wasm"), () => session.predict(image),
-          () => session.predict({ ...image, data: [] }), () => session.predict(image.data)];
+          () => session.predict({ ...image, data: [] }), () => session.predict(image.data),
+          () => session.predict({ ...image, width: 1.5 }), () => session.predict({ ...image, width: -2, height: -2 }),
+          ...[-1, 0, 2.7, null].map((topk) => () => session.rank(new Float32Array(10), topk))];
         const tell = async (attempt) => attempt();
         print(await Promise.all(tries.map((attempt) => tell(attempt).catch((error) => error.message))))"""
-    none, broken, short, array, bare = run(site, script)
+    none, broken, short, array, bare, split, negative, *topk = run(site, script)
+    assert split == "1.5 x 2 are no whole pixels" and negative.startswith("expected an ImageData")
+    assert topk == [f"topk: must be a whole number of at least 1, got {value}" for value in ("-1", "0", "2.7", "null")]
     assert "no such file" in none and "none.bcdn" in none
     assert broken.startswith("the file ends within its header")
     assert short == "expected 2 x 2 x 4 bytes, got 12"

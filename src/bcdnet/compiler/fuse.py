@@ -7,6 +7,7 @@ constants are the concatenated ones.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _twins(graph: Graph, concat: Node) -> list[list[Node]] | None:
         if [node.type for node in chain] != [node.type for node in first] or not _alike(chain[0], first[0]):
             return None
         pairs = zip(chain[1:], first[1:], strict=True)
-        if any(_present(a) != _present(b) for a, b in pairs):
+        if any(_present(a) != _present(b) for a, b in pairs) or _roundings(chain) != _roundings(first):
             return None
     return chains
 
@@ -70,6 +71,11 @@ def _alike(a: Node, b: Node) -> bool:
         for x, y in zip(a.attrs["branches"], b.attrs["branches"], strict=False)
     ]
     return same and a.inputs == b.inputs and len(a.attrs["branches"]) == len(b.attrs["branches"]) and all(branches)
+
+
+def _roundings(chain: list[Node]) -> list[bool]:
+    """Where two steps are one function's, which rounds once."""
+    return [a.name == b.name for a, b in pairwise(chain)]
 
 
 def _present(step: Node) -> set[str]:

@@ -154,9 +154,8 @@ def concat(low: Lowering, name: str, tensors: Any, dim: int = 0) -> Value:
         raise CompileError(f"{name}: tensors of equal rank and size can be joined along the channels (dim 1) only")
     if len(tensors) == 1:
         return tensors[0]  # type: ignore[no-any-return]
-    nodes = [low.real(tensor, name) for tensor in tensors]
-    if rank == 3:
-        nodes = [low.graph.as_map(node, name) for node in nodes]
+    as_kind = low.graph.as_map if rank == 3 else low.graph.as_vector
+    nodes = [as_kind(low.real(tensor, name), name) for tensor in tensors]
     channels = sum(tensor.torch_shape[0] for tensor in tensors)
     signed = all(tensor.signed for tensor in tensors)
     return Value(low.graph.concat(nodes, name), (channels, *tensors[0].torch_shape[1:]), signed)

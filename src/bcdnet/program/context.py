@@ -11,6 +11,7 @@ from bcdnet.errors import ProgramError
 from bcdnet.program.schema import Program
 
 MAX_WORK = 2**38
+MAX_VALUES = 2**29
 
 
 class Context:
@@ -21,6 +22,7 @@ class Context:
         self.written: set[int] = set()
         self.tensors: set[str] = set()
         self.work = 0
+        self.values = 0
         self.where = ""
 
     def error(self, text: str) -> ProgramError:
@@ -67,6 +69,9 @@ class Context:
             wanted = [want if want is not None else "?" for want in shape]
             raise self.error(f"{field}: tensor {name!r} has shape {list(array.shape)}; expected {wanted}")
         self.tensors.add(name)
+        self.values += array.size  # each op keeps its own
+        if self.values > MAX_VALUES:
+            raise self.error(f"{field}: all tensors, as often as they are named, hold more than {MAX_VALUES} values")
         return array
 
     def spend(self, work: int) -> None:

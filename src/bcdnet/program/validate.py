@@ -6,6 +6,7 @@ Reads top to bottom as the specification does: limits, ports, text, then the ops
 from __future__ import annotations
 
 import math
+import sys
 import unicodedata
 from typing import Any
 
@@ -145,6 +146,9 @@ def _preprocess(preprocess: Preprocess, shape: tuple[int, ...]) -> None:
     # float32 is what the runtime computes in: a std that rounds to 0 there would divide by zero.
     if not all(float(np.float32(min(value, 1e30))) > 0 for value in preprocess.std):
         raise ProgramError("preprocess.std: every value must be positive")
+    computed = [x for m, s in zip(preprocess.mean, preprocess.std, strict=True) for x in (1 / (255 * s), -m / s)]
+    if max(map(abs, computed)) > float(np.finfo(np.float32).max):
+        raise ProgramError("preprocess: mean and std are beyond the range of float32")
     if not MIN_CROP <= preprocess.crop_pct <= 1:
         raise ProgramError(f"preprocess.crop_pct: must be in [{MIN_CROP}, 1]")
 
@@ -152,8 +156,8 @@ def _preprocess(preprocess: Preprocess, shape: tuple[int, ...]) -> None:
 def _free_json(value: Any, depth: int) -> None:
     if depth < 0:
         raise ProgramError(f"provenance: deeper than {MAX_PROVENANCE_DEPTH} levels")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ProgramError("provenance: numbers must be finite")
+    if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
+        raise ProgramError("provenance: numbers must be finite, in float64 too")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise ProgramError("provenance: holds half of a surrogate pair, which no text can")
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ export class Session {
   private constructor();
 
   /** From a URL (outside of browsers, a path too), the bytes of a file, or a Blob. */
-  static load(source: string | URL | ArrayBuffer | Blob): Promise<Session>;
+  static load(source: string | URL | ArrayBuffer | ArrayBufferView | Blob): Promise<Session>;
 
   readonly labels: string[];
   /** How images are prepared; null where the file does not say. */

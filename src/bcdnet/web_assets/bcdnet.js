@@ -106,15 +106,16 @@ function pixels(image, width, height) {
 /** A network ready to run, with the same logits as bcdnet's InferenceSession, bit for bit. */
 export class Session {
   /**
-   * Loads a .bcdn file from a URL (outside of browsers, a path too), an ArrayBuffer or a Blob. Throws FormatError where
+   * Loads a .bcdn file from a URL (outside of browsers, a path too), bytes (copied) or a Blob. Throws FormatError where
    * the file breaks a rule of the format, Error where it cannot be fetched or there is no WebAssembly SIMD.
    */
   static async load(source) {
     let buffer;
-    if (source instanceof ArrayBuffer) buffer = source;
+    if (source instanceof ArrayBuffer) buffer = source.slice(); // which the caller may change while the core starts
+    else if (ArrayBuffer.isView(source)) buffer = new Uint8Array(source.buffer, source.byteOffset, source.byteLength).slice().buffer;
     else if (source instanceof Blob) buffer = await source.arrayBuffer();
     else if (typeof source === "string" || source instanceof URL) buffer = await fetchBytes(source);
-    else throw new Error("expected a URL, an ArrayBuffer or a Blob");
+    else throw new Error("expected a URL, bytes (an ArrayBuffer or a view of one) or a Blob");
     const file = readFile(buffer);
     return new Session(file, await Core.start(), buffer.byteLength);
   }
@@ -183,10 +184,11 @@ export class Session {
     if (![1, 3].includes(this.input.shape[0])) throw new Error("images have 1 or 3 channels; pass values to run()");
     const width = image?.videoWidth ?? image?.naturalWidth ?? image?.width;
     const height = image?.videoHeight ?? image?.naturalHeight ?? image?.height;
-    if (!width || !height) {
+    if (!(width > 0 && height > 0)) {
       throw new Error("expected an ImageData, ImageBitmap, image, video or canvas that is loaded and not empty");
     }
     const data = isBytes(image.data) ? image.data : pixels(image, width, height);
+    if (!Number.isInteger(width) || !Number.isInteger(height)) throw new Error(`${width} x ${height} are no whole pixels`);
     if (data.length !== 4 * width * height) throw new Error(`expected ${width} x ${height} x 4 bytes, got ${data.length}`);
     return toInput({ data, width, height }, this.preprocess);
   }
@@ -198,6 +200,7 @@ export class Session {
 
   /** The same for the logits of one image. Throws Error. */
   rank(logits, topk = 5) {
+    if (!Number.isInteger(topk) || topk < 1) throw new Error(`topk: must be a whole number of at least 1, got ${topk}`);
     if (logits.length !== this.outputs[0].channels) throw new Error("expected the logits of one image");
     if (!logits.every(Number.isFinite)) throw new Error("the logits are not finite: the training diverged, or the file is damaged");
     const most = logits.reduce((a, b) => Math.max(a, b));

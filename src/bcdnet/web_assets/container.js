@@ -72,7 +72,7 @@ function fromHalf(bytes) {
 }
 
 const product = (shape) => shape.reduce((a, b) => a * b, 1);
-const isSize = (value) => Number.isInteger(value) && value >= 0;
+const isSize = (value) => Number.isInteger(value) && value >= 0 && !Object.is(value, -0);
 
 function readEntry(name, value) {
   const keys = value instanceof Map ? [...value.keys()].sort().join() : "";

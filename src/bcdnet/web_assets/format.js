@@ -8,6 +8,8 @@ const MAX_JSON_BYTES = 2 ** 24;
 
 // Each reader takes a value and appends to `out` what web/core.cc reads.
 
+const MAX_VALUES = 2 ** 29;
+const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
 const INT = 2 ** 31;
 
 function int(value, out) {
@@ -31,6 +33,8 @@ function tensor(value, out, context) {
   const { shape } = context.tensors.get(value);
   check(shape.length <= 4 && !shape.includes(0), `tensor '${value}' is empty or has too many dimensions`);
   context.used.add(value);
+  context.values += shape.reduce((a, b) => a * b, 1); // each op keeps its own
+  check(context.values <= MAX_VALUES, "all tensors, as often as they are named, hold more than 2^29 values");
   out.push(context.index.get(value));
 }
 
@@ -143,6 +147,8 @@ function readPreprocess(value, shape) {
   };
   const [mean, std] = [numbers("mean"), numbers("std")];
   check(std.every((x) => Math.fround(Math.min(x, 1e30)) > 0), "std: every value must be positive");
+  const computed = std.flatMap((x, i) => [1 / (255 * x), -mean[i] / x]);
+  check(computed.every((x) => Math.abs(x) <= MAX_FLOAT32), "mean and std: beyond the range of float32");
   const interpolation = value.get("interpolation");
   check(["nearest", "bilinear", "bicubic", "lanczos"].includes(interpolation), "interpolation: unknown");
   const cropPct = number(value.get("crop_pct"));
@@ -213,7 +219,7 @@ export function readFile(buffer) {
   checkKeys(program, ["format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"]);
 
   const index = new Map([...tensors.keys()].map((name, i) => [name, i]));
-  const context = { tensors, index, used: new Set(), names: new Set() };
+  const context = { tensors, index, used: new Set(), values: 0, names: new Set() };
   const stream = [];
   const [buffers, ops] = [program.get("buffers"), program.get("ops")];
   within("buffers", () => list(BUFFER)(buffers, stream, context));
