@@ -36,7 +36,11 @@ auto Guard(const F& f, decltype(f()) failed) {
   } catch (const std::bad_alloc&) {
     error = "out of memory";
   } catch (const std::exception& e) {
-    error = Printable(e.what());
+    try {
+      error = Printable(e.what());
+    } catch (const std::bad_alloc&) {
+      error = "out of memory";
+    }
   }
   return failed;
 }
@@ -48,7 +52,7 @@ void Require(bool condition, const std::string& message) {
 Options OptionsFor(int threads) {
   Require(threads >= 0, "threads: must not be negative");
   Options options;
-  options.threads = threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  options.threads = threads > 0 ? threads : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 1024);
   return options;
 }
 

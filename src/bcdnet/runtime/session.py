@@ -67,7 +67,7 @@ class InferenceSession:
         try:
             self._session = native.Session(
                 document["buffers"], document["ops"], program.tensors, document["inputs"], document["outputs"],
-                threads or available_threads(), target,
+                threads or min(available_threads(), MOST_THREADS), target,
             )  # fmt: skip
         except ValueError as error:
             raise ProgramError(f"{path}: {error}") from error
