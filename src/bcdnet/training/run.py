@@ -90,7 +90,7 @@ class Run:
         # Before Lightning starts a node's other processes, each node's first has rank 0.
         node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
         self.first_process = getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
-        self.say = say if self.first_process else _say_nothing
+        self.say = say if self.first_process else lambda message: None
         self.phases = phases_of(recipe)
         self.networks: list[NetworkConfig] = []  # of each phase
         self.results: Results = {}
@@ -288,10 +288,6 @@ def _kind(provenance: dict[str, Any]) -> tuple[Any, ...]:
     """What was trained on what, by whom."""
     teacher = provenance.get("taught_by")
     return provenance.get("model"), provenance.get("data"), isinstance(teacher, dict) and teacher.get("model")
-
-
-def _say_nothing(message: str) -> None:
-    """What processes other than the first say."""
 
 
 def wait_for(exported: Path) -> None:
