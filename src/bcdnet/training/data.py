@@ -17,8 +17,8 @@ from bcdnet.data import (
     Images,
     Source,
     check_dataset,
+    load_images,
     load_train,
-    open_dataset,
 )
 from bcdnet.data.load import load
 from bcdnet.errors import RecipeError
@@ -46,9 +46,10 @@ class RunData:
         names = json.dumps(self.class_names).encode()
         self.digest = hashlib.sha256(names + self.source.labels.numpy().tobytes()).hexdigest()
         if test is not None:
-            held_out = open_dataset(self.config.path, test)
-        assert held_out is not None
-        self.evaluated = load(held_out, self.config, AugmentConfig(), test or VALIDATION, self.processes)
+            self.evaluated = load_images(self.config.path, test, self.config, processes=self.processes)
+        else:
+            assert held_out is not None
+            self.evaluated = load(held_out, self.config, AugmentConfig(), VALIDATION, self.processes)
         self._shares: dict[torch.device, Batches] = {}
 
     def train(self, augment: AugmentConfig) -> Source:
