@@ -8,10 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from bcdnet.training.callbacks import Recorder
+from bcdnet.training.checkpoint import checkpoints
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import to_yaml
 from bcdnet.training.run import train
@@ -19,7 +23,7 @@ from bcdnet.training.run import train
 # Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation, most of
 # them between two rows.
 STEP = {"iterations": 25, "batch_size": 128, "lr": 2e-3, "ema": 0.9, "latent_rms": 0.05}
-CHANGES = {
+CHANGES: dict[str, Any] = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
     "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 3},
 }
@@ -60,6 +64,16 @@ def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run
     return process.returncode
 
 
+def check_same(whole: Path, resumed: Path) -> None:
+    for name in ("step1", "step2", "model"):
+        expected, actual = load_file(whole / f"{name}.safetensors"), load_file(resumed / f"{name}.safetensors")
+        assert expected.keys() == actual.keys()
+        different = [key for key in expected if not torch.equal(expected[key], actual[key])]
+        assert not different, (name, different)
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (whole, resumed)]
+    assert without_time[0] == without_time[1]
+
+
 def test_stopped_three_times_and_resumed_gives_the_same_bits(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -75,10 +89,35 @@ def test_stopped_three_times_and_resumed_gives_the_same_bits(
     said: list[str] = []
     train(recipe, resume=True, say=said.append)
     assert "in step2 at iteration" in said[0]
-    for name in ("step1", "step2", "model"):
-        expected, actual = load_file(whole / f"{name}.safetensors"), load_file(killed / f"{name}.safetensors")
-        assert expected.keys() == actual.keys()
-        different = [key for key in expected if not torch.equal(expected[key], actual[key])]
-        assert not different, (name, different)
-    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (whole, killed)]
-    assert without_time[0] == without_time[1]
+    check_same(whole, killed)
+
+
+@pytest.mark.parametrize(
+    ("hook", "iteration"),
+    # Within an epoch; in its last batch, before its row and evaluation; after them.
+    [("on_train_batch_end", 6), ("on_train_batch_end", 11), ("on_train_epoch_end", 11)],
+)
+def test_sigterm_keeps_what_was_trained(
+    hook: str, iteration: int, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scheduler that takes the machine sends it, with no checkpoint due."""
+    torch.set_num_threads(1)
+    changes = {**CHANGES, "validation": {"every": 2}, "trainer": {**CHANGES["trainer"], "checkpoint_every": 1000}}
+    whole, stopped = make_recipe("whole", **changes), make_recipe("stopped", **changes)
+    train(whole)
+    original = getattr(Recorder, hook)
+
+    def terminated(self: Recorder, trainer: Any, module: Any, *arguments: Any) -> None:
+        original(self, trainer, module, *arguments)
+        if module.iteration == iteration:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, hook, terminated)
+        with pytest.raises(SystemExit) as stop:
+            train(stopped)
+    assert stop.value.code == 143
+    folder = Path(stopped.run_dir)
+    assert [int(path.stem[-9:]) for path in checkpoints(folder / "checkpoints")] == [iteration]
+    train(stopped, resume=True)
+    check_same(Path(whole.run_dir), folder)

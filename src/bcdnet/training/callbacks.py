@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from bcdnet.errors import BcdnetError
@@ -114,26 +115,38 @@ class Recorder(Callback):
 
 
 class Checkpointer(Callback):
-    """Calls `save(snapshot)` on the first process, every `every` iterations and after every evaluation."""
+    """Calls `save(snapshot)` on the first process, every `every` iterations, after every evaluation and at SIGTERM."""
 
     def __init__(self, every: int, recorder: Recorder, save: Callable[[Snapshot], None]) -> None:
         self.every = every
         self.recorder = recorder
         self.save = save
+        self.whole = False  # whether all that belongs to the newest iteration is done, its epoch's row included
+        self.saved = -1  # the newest checkpoint's iteration
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Within an epoch; at its end the evaluation comes first, so that a resumed run need not repeat it."""
         iteration = pl_module.iteration
-        at_epoch_end = pl_module.plan.epoch_ends_at(iteration)
-        if iteration_done(pl_module, batch) and iteration % self.every == 0 and not at_epoch_end:
+        self.whole = iteration_done(pl_module, batch) and not pl_module.plan.epoch_ends_at(iteration)
+        if self.whole and iteration % self.every == 0:
             self._save(trainer, pl_module, self.recorder.elapsed())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """With the epoch's row and evaluation behind it."""
         # Epochs can be so short, on a GPU, that a checkpoint of each would take a tenth of the training.
         iteration = pl_module.iteration
+        self.whole = True
         if iteration % self.every == 0 or iteration == self.recorder.evaluated_at:
             self._save(trainer, pl_module, self.recorder.seconds)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """At SIGTERM, which a scheduler sends before it takes the machine, and Lightning raises between two batches.
+
+        Not with several processes: a signal reaches them in different iterations, and they would wait for each other.
+        """
+        new = self.whole and pl_module.iteration != self.saved
+        if isinstance(exception, SIGTERMException) and new and trainer.world_size == 1:
+            self._save(trainer, pl_module, self.recorder.elapsed())
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
@@ -143,6 +156,7 @@ class Checkpointer(Callback):
             for name, part in (("interval", module.interval), ("epoch", module.epoch))
         }
         check_converging(float(running["epoch"][0]))  # else it would take the place of a network that is worth more
+        self.saved = module.iteration
         if trainer.is_global_zero:
             self.save(
                 {
