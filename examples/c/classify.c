@@ -3,6 +3,7 @@
  * The image is a binary PPM (P6, 8 bits), as `convert photo.jpg photo.ppm` or `ffmpeg` writes it. A program of yours
  * has its pixels from a camera or a decoder instead, and needs no more of this than the calls of bcdnet. */
 #include <bcdnet.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,14 +12,30 @@ static int fail(const char* what, const char* why) {
   return 2;
 }
 
+/* The next number of a PPM file's header, past blanks and comments; 0 if there is none. */
+static int next_number(FILE* file) {
+  int number = 0;
+  int next = fgetc(file);
+  while (isspace(next) || next == '#') {
+    if (next == '#') {
+      while (next != '\n' && next != EOF) next = fgetc(file);
+    }
+    next = fgetc(file);
+  }
+  ungetc(next, file);
+  return fscanf(file, "%d", &number) == 1 ? number : 0;
+}
+
 /* RGB bytes of a PPM file, or NULL. */
 static uint8_t* read_ppm(const char* path, int* width, int* height) {
   uint8_t* pixels = NULL;
-  int most = 0;
   FILE* file = fopen(path, "rb");
   if (file == NULL) return NULL;
-  if (fscanf(file, "P6 %d %d %d", width, height, &most) == 3 && fgetc(file) != EOF && most == 255 && *width > 0 &&
-      *height > 0 && *width < 32768 && *height < 32768) {
+  const int is_ppm = fgetc(file) == 'P' && fgetc(file) == '6';
+  *width = next_number(file);
+  *height = next_number(file);
+  if (is_ppm && next_number(file) == 255 && fgetc(file) != EOF && *width > 0 && *height > 0 && *width < 32768 &&
+      *height < 32768) {
     const size_t size = (size_t)3 * *width * *height;
     pixels = malloc(size);
     if (pixels != NULL && fread(pixels, 1, size, file) != size) {

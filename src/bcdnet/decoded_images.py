@@ -13,6 +13,17 @@ if TYPE_CHECKING:
 
 # Pixels of a whole resized image, of which the crop is a part: an image one pixel wide would grow without bound.
 MAX_RESIZED = 2**26
+# The main brands of ISO base media files that hold a picture (ISO/IEC 23008-12, AV1 Image File Format).
+KINDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC") | {b"avif": "AVIF"}
+HEAD = 12  # bytes of a file that tell its brand
+
+
+def unread(head: bytes) -> str:
+    """What a file that Pillow does not know is, as its first `HEAD` bytes tell, and the remedy for a phone's."""
+    kind = KINDS.get(head[8:HEAD]) if head[4:8] == b"ftyp" else None
+    return (
+        "not an image, or is damaged" if kind is None else f"{kind}, which this Pillow does not read; save it as JPEG"
+    )
 
 
 def upright(image: Image) -> Image:

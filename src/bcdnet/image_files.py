@@ -1,10 +1,17 @@
-"""Which files are images, and which of them a folder holds. A leaf that needs nothing."""
+"""Which files are images, and which of them a folder holds. A leaf that needs the errors alone."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Never
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+from bcdnet.errors import DataError
+
+# Those too that Pillow may lack, as it does HEIC without pillow-heif: what cannot be read is named, not left out.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".tif", ".tiff"),
+)
 
 
 def is_image(file: str) -> bool:
@@ -21,9 +28,10 @@ def walk_files(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
     """The files of a folder with a wanted name, at any depth, folder by folder in sorted order, but what is hidden.
 
     Links are followed, but none to a folder that was seen: one to a folder above it would lead round without end.
+    Raises DataError for a folder that cannot be read.
     """
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -31,3 +39,7 @@ def walk_files(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, file) for file in sorted(files) if wanted(file) and not file.startswith("."))
+
+
+def _refuse(error: OSError) -> Never:
+    raise DataError(f"{error.filename}: cannot read this folder: {error.strerror}") from None

@@ -246,7 +246,9 @@ def test_options_that_would_do_nothing_are_refused(files, call) -> None:
     code, _, err = call("eval", files[1], "--data", "digits", "--device", "cuda")
     assert code == 2 and "packed files run on the CPU" in err
     code, _, err = call("analyze", "flips", files[1].parent, "--data", "digits")
-    assert code == 2 and "leave --data out" in err
+    assert code == 2 and "leave --data, --split, --images and --device out" in err
+    for words in (["--split", "train"], ["--images", 5], ["--device", "cuda"]):
+        assert call("analyze", "flips", files[1].parent, *words)[0] == 2
     code, _, err = call("serve", files[1], "--max-images", 200)
     assert code == 2 and "never fit in a queue of 128" in err
 

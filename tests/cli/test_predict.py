@@ -99,6 +99,29 @@ def test_long_pictures_have_copies_too_and_what_has_none_costs_no_other(packed_f
         assert copy.width == 320 and copy.height < 9000
 
 
+def test_a_copy_whose_name_is_too_long_costs_no_other(packed_file, tmp_path, capsys) -> None:
+    long = f"{'n' * 240}.gif"
+    for name in ("a.png", long, "z.png"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name)
+    code, out, err = call(
+        capsys, "predict", packed_file, tmp_path, "--annotate", tmp_path / "out" / ("f" * 9), "--json"
+    )
+    assert (code, len(json.loads(out))) == (0, 3)
+    (tmp_path / long).rename(tmp_path / f"{'n' * 250}.gif")
+    code, out, err = call(
+        capsys,
+        "predict",
+        packed_file,
+        tmp_path / f"{'n' * 250}.gif",
+        tmp_path / "z.png",
+        "--annotate",
+        tmp_path / "out",
+        "--json",
+    )
+    assert code == 1 and len(json.loads(out)) == 2 and "this copy's name is too long" in " ".join(err.split())
+    assert (tmp_path / "out" / "z.png").is_file()
+
+
 def test_a_copy_never_takes_the_place_of_its_original(packed_file, folder, capsys, monkeypatch) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     monkeypatch.chdir(folder)
@@ -149,6 +172,20 @@ def test_images_come_in_sorted_order_but_hidden_ones(tmp_path, monkeypatch) -> N
     assert [source.name for source in find_images(["b/2.png", "?.png", "b/1.PNG"])] == ["b/2.png", "0.png", "b/1.PNG"]
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if os.path.basename(path) == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # which those who run the tests as root may read
+    with pytest.raises(DataError, match=r"locked: cannot read this folder: Permission denied"):
+        find_images([str(tmp_path)])
+
+
 def test_names_and_labels_are_nothing_that_a_terminal_obeys(packed_file, folder, tmp_path, capsys) -> None:
     from bcdnet.program import read_program, write_program
 
@@ -180,7 +217,9 @@ def test_a_name_that_no_terminal_shows_costs_no_result(packed_file, folder) -> N
 def test_what_cannot_be_a_picture_is_named(packed_file, tmp_path, capsys) -> None:
     Image.new("L", (1, 2_000_000)).save(tmp_path / "thin.png")
     Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tif")
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
     code, _, err = call(capsys, "predict", packed_file, tmp_path)
+    assert f"skipped {tmp_path / 'phone.HEIC'}: is HEIC, which this Pillow does not read; save it as JPEG" in err
     assert code == 1 and f"skipped {tmp_path / 'thin.png'}: is too long for its width" in err
     assert f"skipped {tmp_path / 'float.tif'}: holds floating-point numbers" in err
 
@@ -254,6 +293,9 @@ def test_addresses(packed_file, folder, capsys, monkeypatch) -> None:
         (local,) = InferenceSession(packed_file).predict([folder / "a.png"], topk=1)
         assert code == 1 and f"skipped {missing}: the server answers 404 File not found" in err
         assert json.loads(out)[0]["predictions"][0]["probability"] == local[0].probability
+        (folder / "ü b%.png").write_bytes((folder / "a.png").read_bytes())
+        for address in (f"{there[:-5]}ü b%25.png?q=ä", f"{there[:-5]}%C3%BC%20b%25.png", there.replace("http", "HTTP")):
+            assert call(capsys, "predict", packed_file, address, "--allow-urls")[0] == 0, address
         size = (folder / "a.png").stat().st_size
         for most, expected in ((size, 0), (size - 1, 1)):
             monkeypatch.setattr(sources_module, "MAX_DOWNLOAD", most)

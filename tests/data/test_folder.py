@@ -66,7 +66,7 @@ def test_images_without_labels_are_no_classes(tmp_path, encoded):
 
 def test_a_missing_split_is_named(tmp_path, encoded, write_tree):
     write_tree(tmp_path / "train", encoded[:20])
-    with pytest.raises(DataError, match=r"no split 'test' \(found: train\); set data\.train_split"):
+    with pytest.raises(DataError, match=r"no split 'test' \(found: train\); name one of them: --split,"):
         open_dataset(str(tmp_path), "test")
 
 

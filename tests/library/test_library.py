@@ -209,6 +209,9 @@ def test_the_example_is_built_and_names_what_python_names(installed: Path, tmp_p
     command = [tmp_path / "classify", locate("bcdnet_b_imagenette"), tmp_path / "photo.ppm"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == "".join(f"{100 * p.probability:6.2f} %  {p.label}\n" for p in expected)
+    header, pixels = (tmp_path / "photo.ppm").read_bytes().split(b"\n", 1)
+    (tmp_path / "photo.ppm").write_bytes(header + b"\n# by a program\n#\n" + pixels)
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == done.stdout
     command[2] = tmp_path / "none.ppm"
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 2 and "none.ppm" in failed.stderr

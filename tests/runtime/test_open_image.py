@@ -183,3 +183,13 @@ def test_a_thin_image_does_not_grow_without_bound(size) -> None:
     preprocess = Preprocess((1, 32, 32), (0.0,), (1.0,), "bilinear", 1.0)
     with pytest.raises(ImageTooLargeError, match=f"{size[0]} x {size[1]} pixels would become"):
         to_input(Image.new("L", size), preprocess)
+
+
+def test_a_picture_whose_pixels_cannot_be_had_is_named(tmp_path: Path) -> None:
+    preprocess = Preprocess((3, 8, 8), (0.5,) * 3, (0.25,) * 3, "bilinear", 1.0)
+    cut = Image.open(io.BytesIO(encoded(64, 64, "JPEG")[:900]))
+    closed = Image.open(io.BytesIO(encoded(64, 64, "PNG")))
+    closed.close()
+    for picture in (cut, closed):
+        with pytest.raises(DataError, match="image: cannot be decoded"):
+            to_input(picture, preprocess)

@@ -89,6 +89,7 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
     ("changes", "message"),
     [
         ({"modle": {}}, "modle: unknown key; did you mean 'model'?"),
+        ({"epoch": 5}, "epoch: unknown key; did you mean 'epochs'?"),
         (
             {"steps": [{"name": "a", "lr": 1, "epochs": 1, "wieght_decay": 0}]},
             "steps.0.wieght_decay: unknown key; did you",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bcdnet.cli.model import Found
 
 BATCH = 50
+SPLIT, IMAGES, DEVICE = "test", 500, "auto"
 
 
 class Kind(StrEnum):
@@ -40,13 +41,13 @@ def run(
     data: Annotated[
         str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of them.")] = "test",
-    images: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the split.")] = 500,
+    split: Annotated[str, typer.Option(help="Which part of them.")] = SPLIT,
+    images: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the split.")] = IMAGES,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the results; `analysis` in the run folder, or here.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = DEVICE,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is written as JSON.")] = False,
 ) -> None:
     """Write KIND.json and a figure of it.
@@ -60,8 +61,11 @@ def run(
     title = printable(Path(model).resolve().name)
     figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
     if kind is Kind.FLIPS:
-        if data is not None:
-            raise BcdnetError("analyze flips: reads the run's log and weights, and no images; leave --data out")
+        if (data, split, images, device) != (None, SPLIT, IMAGES, DEVICE):
+            raise BcdnetError(
+                "analyze flips: reads the run's log and weights, and no images; leave --data, --split, --images and "
+                "--device out"
+            )
         document = _flips(Path(model), figure, title)
     elif data is None:
         raise BcdnetError(f"analyze {kind}: looks at real images; say which with --data DIR")

@@ -190,7 +190,7 @@ def _print(title: str, session: InferenceSession, results: list[Result]) -> None
     shape = "x".join(str(size) for size in session.get_inputs()[0].shape[1:])
     table = Table(title=Text(f"{title}, input {shape}, {session.target}"))
     for column in ("threads", "batch", "median", "p95", "images/s", "GMAC/s", "of roof"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for row in results:
         table.add_row(
             str(row.threads), str(row.batch), f"{row.median_ms:.2f} ms", f"{row.p95_ms:.2f} ms",

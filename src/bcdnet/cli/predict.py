@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -163,6 +164,8 @@ class Copies:
             with whole_file(path) as beside:
                 copy.save(beside)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                return f"{path}: this copy's name is too long"
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault: no other copy would fare better
             return f"{path}: a copy of {copy.width} x {copy.height} pixels does not fit into this format ({error})"
@@ -246,7 +249,7 @@ def _print_table(rows: list[Outcome]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="fold")
     for place in range(1, max((len(row.predictions) for row in rows), default=0) + 1):
-        table.add_column("class" if place == 1 else f"{place}.")
+        table.add_column("class" if place == 1 else f"{place}.", overflow="fold")
         table.add_column("", justify="right", no_wrap=True)
     for row in rows:
         if row.error is None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from bcdnet.decoded_images import upright
+from bcdnet.decoded_images import HEAD, unread, upright
 from bcdnet.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -128,7 +128,10 @@ def find_split(requested: str, available: Sequence[str]) -> str | None:
 def missing_split(place: str, requested: str, available: Sequence[str]) -> DataError:
     """The error for a split that is not there."""
     found = ", ".join(available) or "none"
-    return DataError(f"{place}: no split {requested!r} (found: {found}); set data.train_split and data.test_split")
+    return DataError(
+        f"{place}: no split {requested!r} (found: {found}); name one of them: --split, or in a recipe "
+        "data.train_split and data.test_split"
+    )
 
 
 def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
@@ -179,7 +182,7 @@ def decode(encoded: bytes, where: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise what they like on damaged data
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = f"is {unread(encoded[:HEAD])}" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{where}: cannot decode: {reason}") from None
     if image.mode == "F":
         raise DataError(f"{where}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")

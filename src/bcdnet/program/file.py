@@ -28,6 +28,8 @@ def read_program(path: str | os.PathLike[str]) -> Program:
     What is allocated before the program is known to be valid is bounded by the size of the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ProgramError(f"{path}: is a folder; a run's is packed by bcdnet export")
     if not path.is_file():
         raise ProgramError(f"{path}: no such file")
     try:

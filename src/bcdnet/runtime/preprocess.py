@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Union
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.decoded_images import resized, upright, with_channels
+from bcdnet.decoded_images import HEAD, resized, unread, upright, with_channels
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.program.schema import Preprocess
 
@@ -34,7 +34,7 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     file's.
     """
     name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
-    picture = _with_channels(_open(image), preprocess.input_size[0], name)
+    picture = _with_channels(_open(image, name), preprocess.input_size[0], name)
     pixels = np.asarray(_crop(picture, preprocess, name))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     # The same two float32 roundings as in training: one multiply, one add.
@@ -85,8 +85,11 @@ def open_image(
     except (ImageTooLargeError, MemoryError):
         raise
     except UnidentifiedImageError:
-        kinds = "an image" if formats is None else f"a {', '.join(formats[:-1])} or {formats[-1]} image"
-        raise DataError(f"{name}: is not {kinds}, or is damaged") from None
+        if formats is not None:
+            raise DataError(
+                f"{name}: is not a {', '.join(formats[:-1])} or {formats[-1]} image, or is damaged"
+            ) from None
+        raise DataError(f"{name}: is {unread(_head(source))}") from None
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
@@ -94,6 +97,16 @@ def open_image(
     # Pillow's decoders raise what they like on damaged data.
     except Exception as error:
         raise DataError(f"{name}: cannot be decoded ({error})") from None
+
+
+def _head(source: bytes | BinaryIO | str | os.PathLike[str]) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return file.read(HEAD)
+    source.seek(0)
+    return source.read(HEAD)
 
 
 def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:
@@ -105,12 +118,18 @@ def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:
     return left / full_width, top / full_height, columns / full_width, rows / full_height
 
 
-def _open(image: ImageLike) -> Image:
+def _open(image: ImageLike, name: str) -> Image:
     from PIL import Image
 
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise DataError("an image must not be empty")
+        try:
+            image.load()  # which Pillow puts off until the pixels are asked for
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise DataError(f"{name}: cannot be decoded ({error})") from None
         return upright(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bcdnet.errors import BcdnetError, DataError
-from bcdnet.image_files import walk_images
+from bcdnet.image_files import SUFFIXES, walk_images
 from bcdnet.runtime.preprocess import open_image
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ MAX_PIXELS = 178_956_970  # where Pillow draws the line itself
 MAX_DOWNLOAD = 64 * 2**20
 DOWNLOAD_SECONDS = 120.0
 DOWNLOAD_SILENCE_SECONDS = 20.0
+UNESCAPED = "/?:@!$&'()*+,;=%[]"  # in an address, beside letters and digits
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         # At once: a thread that waits for it could not be interrupted.
         data = _read_stdin()
         yield Source("standard input", Path("stdin"), lambda: open_image(data, "standard input", max_pixels=max_pixels))
-    elif name.startswith(("http://", "https://")):
+    elif name.lower().startswith(("http://", "https://")):
         if not allow_urls:
             raise DataError(f"{name}: is not fetched unless you say --allow-urls")
         try:
@@ -65,7 +66,7 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
     elif path.is_dir():
         files = list(_files(path, max_pixels))
         if not files:
-            raise DataError(f"{name}: no images in this folder")
+            raise DataError(f"{name}: no images in this folder, no name that ends in {', '.join(SUFFIXES)}")
         yield from files
     elif path.exists():
         yield from _files(path, max_pixels)
@@ -99,14 +100,20 @@ def _read_stdin() -> bytes:
 def _download(url: str) -> bytes:
     from http.client import HTTPException
     from urllib.error import HTTPError
+    from urllib.parse import quote, urlunsplit
     from urllib.request import Request, urlopen
 
     from bcdnet import __version__
 
     end = time.monotonic() + DOWNLOAD_SECONDS
     try:
+        # As browsers do, what an address cannot hold is escaped; what is escaped already stays so.
+        parts = urlsplit(url)
+        host, (path, query) = parts.netloc.encode("idna").decode(), (quote(part, UNESCAPED) for part in parts[2:4])
         # The scheme was checked, and urllib follows redirections to http, https and ftp only.
-        request = Request(url, headers={"User-Agent": f"bcdnet/{__version__}"})
+        request = Request(
+            urlunsplit((parts.scheme, host, path, query, "")), headers={"User-Agent": f"bcdnet/{__version__}"}
+        )
         with urlopen(request, timeout=DOWNLOAD_SILENCE_SECONDS) as answer:
             body = bytearray()
             while len(body) <= MAX_DOWNLOAD and (block := answer.read1(2**16)):

@@ -1,12 +1,13 @@
 """Recipes as YAML files: read with overrides, written back in full."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bcdnet.config import apply_overrides, from_dict, to_dict
+from bcdnet.config import apply_overrides, from_dict, to_dict, unknown_key
 from bcdnet.errors import RecipeError
 from bcdnet.training.recipe import TEACHER, Recipe
 from bcdnet.yaml_text import read_yaml
@@ -39,6 +40,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def resolve(mapping: dict[str, Any]) -> Recipe:
     """The recipe that a (nested, plain) mapping says; see `load_recipe`."""
     mapping = dict(mapping)
+    known = [*(entry.name for entry in fields(Recipe)), *LENGTHS]
+    if unknown := [key for key in mapping if key not in known]:
+        raise RecipeError(unknown_key(str(unknown[0]), known))
     lengths = {key: value for key in LENGTHS if (value := mapping.pop(key, None)) is not None}
     if len(lengths) == 2:
         raise RecipeError("epochs: give one of epochs and iterations at the top of a recipe, not both")
