@@ -282,6 +282,27 @@ def test_refuses_code_of_its_own(layer, message) -> None:
         compile_module(Wrapped(layer).eval(), input_size=(3, 6, 6))
 
 
+class Constants(nn.Module):
+    """What its forward makes of parameters and numbers alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.randn(1, 4, 1, 1)) for _ in range(2))
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, 3, H, W]."""
+        factor = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+        return torch.flatten(self.conv(x) * factor + torch.add(self.first, self.second, alpha=10), 1)
+
+
+def test_what_is_made_of_constants_and_leaves_nothing_behind() -> None:
+    module = Constants().eval()
+    before = set(vars(module))
+    compare(module, 3, 2, 2)
+    assert set(vars(module)) == before
+
+
 def test_refuses_training_mode_maps_and_sizes() -> None:
     with pytest.raises(CompileError, match="training mode"):
         compile_module(Wrapped(nn.ReLU()), input_size=(3, 6, 6))

@@ -77,10 +77,46 @@ LAYERS = {
     "activation": RPReLU(4),
     "maximum": nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
+    "average counted": nn.AvgPool2d(3, (2, 3), (1, 1), ceil_mode=True),
+    "average uncounted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
     "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
     "views": nn.Sequential(Regrouped(), nn.BatchNorm2d(16)),
     "vectors": nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4 * 3 * 3, 5), nn.BatchNorm1d(5)),
 }
+
+
+class Beside(nn.Module):
+    """A pool's map and a convolution's, which agree in size, averaged."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.conv = pool, nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [N, C, H, W]."""
+        return (self.pool(x) + self.conv(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(1, 2, ceil_mode=True),
+        nn.MaxPool2d(1, 2, ceil_mode=True),
+        nn.MaxPool2d(2, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(2, 2, 1, ceil_mode=True),
+        nn.MaxPool2d((1, 2), 2, ceil_mode=True),  # rounds up in one direction, drops in the other
+    ],
+)
+@pytest.mark.parametrize("size", [(6, 7), (8, 6), (7, 7)])
+def test_a_window_that_begins_beyond_the_map_is_dropped(pool: nn.Module, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 4, *size)
+    network = Beside(pool).eval()
+    if pool(images).shape != network.conv(images).shape:
+        network = nn.Sequential(pool, nn.Flatten()).eval()
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(run(compile_module(network, input_size=(4, *size)), images.numpy()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)

@@ -17,6 +17,16 @@ from bcdnet.errors import CompileError
 
 def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     """The whole module as a graph of single steps. Raises CompileError naming the module path and the reason."""
+    own = set(vars(module))
+    try:
+        return _lower(module, input_size)
+    finally:  # torch.fx leaves on the module what its forward made of numbers
+        for name in vars(module).keys() - own:
+            if name.startswith("_tensor_constant"):
+                delattr(module, name)
+
+
+def _lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     low = Lowering(input_size)
     values: dict[fx.Node, Any] = {}
     graph = trace(module)

@@ -34,7 +34,7 @@ def pair(value: Any) -> Pair:
 def add(low: Lowering, name: str, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     """Sum of two tensors, or of a tensor and a number or per-channel parameter."""
     if not isinstance(a, Value) and not isinstance(b, Value):
-        return a + b
+        return a + b if alpha == 1 else torch.add(a, b, alpha=alpha)
     if alpha != 1:
         raise CompileError(f"{name}: add with alpha={alpha} cannot be packed")
     if not isinstance(a, Value):

@@ -196,12 +196,19 @@ class _Graph:
         return self.node("Concat", *parts, axis=1)
 
     def pool(self, op: AvgPool | MaxPool) -> str:
-        attributes = _window(op.stride, op.padding) | {"kernel_shape": list(op.kernel), "ceil_mode": int(op.ceil)}
+        # Of ceil_mode, shape inference and engines have different notions: what it reaches beyond is padding here.
+        sizes = zip(self.size(op.input), self.size(op.output), op.kernel, op.stride, op.padding, strict=False)
+        beyond = [max(0, (out - 1) * step + kernel - size - 2 * pad) for size, out, kernel, step, pad in sizes]
+        source, padding = self.values[op.input], op.padding
+        counted = isinstance(op, AvgPool) and op.count_include_pad and padding != (0, 0)
+        if counted and any(beyond):  # of which an average never counts what is beyond
+            source = self.node("Pad", source, self.integers(*2 * (0, 0, *padding)))
+            padding, counted = (0, 0), False
+        ends = [pad + more for pad, more in zip(padding, beyond, strict=True)]
+        attributes = {"strides": list(op.stride), "pads": [*padding, *ends], "kernel_shape": list(op.kernel)}
         if isinstance(op, MaxPool):
-            return self.node("MaxPool", self.values[op.input], **attributes)
-        return self.node(
-            "AveragePool", self.values[op.input], count_include_pad=int(op.count_include_pad), **attributes
-        )
+            return self.node("MaxPool", source, **attributes)
+        return self.node("AveragePool", source, count_include_pad=int(counted), **attributes)
 
     def transpose(self, op: Transpose) -> str:
         height, width, channels = self.size(op.output)
