@@ -26,13 +26,21 @@ Cells = dict[str, dict[str, Any]]  # by row name: what its seeds have in common,
 
 
 def gather(folders: list[Path], out: Path) -> list[str]:
-    """Copy the result files of all finished runs; the names of those that are not finished."""
-    unfinished = []
+    """Copy the result files of all finished runs; the names of those that are not finished.
+
+    ValueError for two runs whose copies would be one.
+    """
+    unfinished: list[str] = []
+    copied: dict[Path, Path] = {}
     for run in sorted(path for folder in folders for path in folder.iterdir() if RUN_NAME.fullmatch(path.name)):
         if not all(finished(run)):
             unfinished.append(str(run))
             continue
-        keep(run, out / yaml.safe_load((run / "recipe.yaml").read_text())["name"] / run.name, KEPT)
+        target = out / yaml.safe_load((run / "recipe.yaml").read_text())["name"] / run.name
+        if target in copied:
+            raise ValueError(f"{copied[target]} and {run} are called alike; rename one")
+        copied[target] = run
+        keep(run, target, KEPT)
     return unfinished
 
 
@@ -171,7 +179,11 @@ def main() -> None:
     if missing := [str(folder) for folder in arguments.runs if not folder.is_dir()]:
         parser.error(f"no such folder: {', '.join(missing)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in gather(arguments.runs, arguments.out):
+    try:
+        unfinished = gather(arguments.runs, arguments.out)
+    except ValueError as error:
+        parser.error(str(error))
+    for name in unfinished:
         print(f"left out, not finished: {name}")
     results = read_results(arguments.out)
     if not results:

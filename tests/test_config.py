@@ -158,6 +158,7 @@ def test_overrides_read_yaml_and_leave_the_original_alone() -> None:
         ("a.b={c: 1, c: 2}", "cannot read the value '{c: 1, c: 2}'"),
         ("a.b=[1", "cannot read the value '[1'"),
         ("a.b=2024-13-45", "cannot read the value '2024-13-45'"),
+        ("a.b=bad\udcff dir", r"bad\udcff dir: is not UTF-8, as recipes are"),
         ("a.b=" + "[" * 5000, "cannot read the value '[["),
     ],
 )

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from bcdnet.errors import RecipeError
+from bcdnet.errors import RecipeError, printable
 
 T = TypeVar("T")
 
@@ -103,6 +103,8 @@ def _read_value(text: str) -> Any:
     try:
         value = read_yaml(text)
     except ValueError:
+        if any("\udc80" <= character <= "\udcff" for character in text):  # how Python holds bytes of an argument
+            raise RecipeError(f"{printable(text)}: is not UTF-8, as recipes are; give it another name") from None
         raise RecipeError(f"cannot read the value {text!r}; quote it if it is a string") from None
     # Nobody means a comment here, nor a date.
     plain = isinstance(value, (str, datetime.date)) and text.strip()[0] not in "'\"!&|>"

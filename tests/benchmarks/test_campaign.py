@@ -1,6 +1,7 @@
 """The comparison's table and figure from result files."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,3 +76,11 @@ def test_nothing_finished_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit):
         campaign.main()
     assert "holds no results" in capsys.readouterr().err
+
+
+def test_runs_that_are_called_alike_are_refused(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    shutil.copytree(runs / "reactnet-s0", tmp_path / "other" / "reactnet-s0")
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "out"), str(runs), str(tmp_path / "other")])
+    with pytest.raises(SystemExit):
+        campaign.main()
+    assert "runs/reactnet-s0 are called alike; rename one" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from bcdnet.cli.eval import show
 from bcdnet.cli.main import main
 from bcdnet.compiler import export
 from bcdnet.evaluation import evaluate_logits
-from bcdnet.models import save_model
+from bcdnet.models import load_model, save_model
 from bcdnet.program import read_program, write_program
 from bcdnet.runtime import OpProfile
 from bcdnet.runtime.cost import Cost
@@ -276,3 +276,13 @@ def test_a_packed_file_can_be_packed_for_another_size_and_looked_into(files, tmp
     assert code == 0 and "the packed file and PyTorch agree" in out, err
     code, _, err = call("analyze", "flips", packed)
     assert code == 2 and "not a run folder" in err
+
+
+def test_classes_without_names_are_their_numbers(files, tmp_path, call) -> None:
+    loaded = load_model(files[0])
+    known = {"preprocess": loaded.preprocess, "provenance": {"data": "digits"}}
+    nameless = save_model(tmp_path / "x.safetensors", loaded.model, labels=[], **known)
+    assert call("export", nameless, "-o", tmp_path / "x.bcdn")[0] == 0
+    assert call("verify", nameless, tmp_path / "x.bcdn", "--data", "digits", "--limit", 3)[0] == 0
+    code, _, err = call("analyze", "error", nameless, "--data", "digits", "--images", 5, "--out", tmp_path)
+    assert code == 0, err

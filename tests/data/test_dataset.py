@@ -44,6 +44,9 @@ def test_subset_keeps_the_boundaries_of_groups(digit_set):
         labels = digit_set.labels[:30]
         class_names = digit_set.class_names
 
+        def __len__(self):
+            return len(self.labels)
+
         def image(self, index):
             return digit_set.image(index)
 
@@ -52,6 +55,7 @@ def test_subset_keeps_the_boundaries_of_groups(digit_set):
 
     subset = Subset(Grouped(), np.array([0, 3, 9, 21, 29]))
     assert subset.groups.tolist() == [0, 3, 5]
+    assert subset.window == 5  # as many as lie in 30 of the 30
     assert subset.where(3) == "row 21"
     assert subset.image(4).tobytes() == digit_set.image(29).tobytes()
     assert np.array_equal(subset.labels, digit_set.labels[[0, 3, 9, 21, 29]])

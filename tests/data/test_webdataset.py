@@ -165,3 +165,12 @@ def test_expand_counts_as_it_is_written():
 def test_a_slip_in_the_braces_is_refused_at_once():
     with pytest.raises(DataError, match="names more than 1,000,000 shards"):
         expand("train-{0..9999999999}.tar")
+
+
+def test_brackets_in_a_folders_name_are_no_wildcard(shards):
+    there = shards / "shards [v2]"
+    there.mkdir()
+    for shard in shards.glob("*.tar"):
+        shard.rename(there / shard.name)
+    assert len(open_dataset(f"wds://{there}/train-{{000..003}}.tar", "test")) == 40
+    assert len(open_dataset(f"wds://{there}/train-*.tar", "train")) == 80

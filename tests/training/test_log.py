@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from bcdnet.errors import CheckpointError
 from bcdnet.training.log import COLUMNS, CsvRows, read_rows, rewind
 
 
@@ -46,3 +49,12 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
     rewind(path, {"step1"}, "step2", 15)
     assert path.read_text() == text
     assert read_rows(tmp_path / "missing.csv") == []
+
+
+@pytest.mark.parametrize("line", [b"step2,train,1.5,x,1,1,1,,,,1,\n", b"\xff,train,1.5,2,1,1,1,,,,1,\n"])
+def test_a_damaged_file_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    write(path)
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(CheckpointError, match=r"metrics\.csv is damaged .*the run goes on without it: move it away"):
+        rewind(path, {"step1"}, "step2", 15)

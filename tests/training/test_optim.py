@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bcdnet.models import Network, build, configure
-from bcdnet.training.optim import build_optimizer, parameter_groups
+from bcdnet.training.optim import build_optimizer, parameter_groups, restore_state
 from bcdnet.training.recipe import Recipe, StepConfig
 from bcdnet.training.run import train
 
@@ -101,3 +101,25 @@ def test_the_schedule_keeps_the_factor(make_recipe: Callable[..., Recipe], monke
     train(make_recipe(steps=[step]), say=lambda message: None)
     assert len(seen) == 4 and all(rates[2] == pytest.approx(0.5 * rates[0]) and rates[0] == rates[1] for rates in seen)
     assert [rates[0] for rates in seen] == pytest.approx([0, 5e-4, 1e-3, 5e-4])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_moments_follow_their_weights_into_another_layout(optimizer: Literal["adamw", "adam", "sgd"]) -> None:
+    """As when a run is resumed with another `trainer.channels_last`."""
+    step = StepConfig("a", 1e-2, weight_decay=0.1, optimizer=optimizer, iterations=1)
+    kernels = []
+    for layouts in ((torch.contiguous_format,) * 2, (torch.contiguous_format, torch.channels_last)):
+        torch.manual_seed(0)
+        conv, state = torch.nn.Conv2d(4, 6, 3), None
+        for layout in layouts:
+            conv.to(memory_format=layout)
+            trained = build_optimizer(conv, step)  # type: ignore[arg-type]
+            if state is not None:
+                restore_state(trained, state)
+            for number in range(3):
+                gradient = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(number))
+                conv.weight.grad = gradient.contiguous(memory_format=layout)
+                trained.step()
+            state = trained.state_dict()
+        kernels.append(conv.weight.detach().contiguous())
+    torch.testing.assert_close(kernels[1], kernels[0])

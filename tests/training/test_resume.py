@@ -1,6 +1,7 @@
 """A real run that is stopped in three ways, against one that was never interrupted: the same bits."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
     "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 3},
 }
+SHORT = [{**STEP, "name": "step1", "iterations": 2}]
 # In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
 # What each signal leaves as the exit status: 0 would tell a scheduler that the run is complete.
 MOMENTS = (
@@ -121,3 +123,24 @@ def test_sigterm_keeps_what_was_trained(
     assert [int(path.stem[-9:]) for path in checkpoints(folder / "checkpoints")] == [iteration]
     train(stopped, resume=True)
     check_same(Path(whole.run_dir), folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"resumed": 3}', '{"seed": 3}'])
+def test_a_damaged_record_of_versions_stops_no_run(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, content: str
+) -> None:
+    recipe = make_recipe(steps=SHORT)
+    results = train(recipe)
+    (tmp_path / "run" / "environment.json").write_text(content)
+    assert train(recipe, resume=True) == results
+    record = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert len(record["resumed"]) == 1 and record.get("seed") == (3 if "seed" in content else None)
+
+
+def test_tasks_of_an_allocation_are_none_of_one_process(
+    make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = {"NTASKS": "4", "JOB_NAME": "x", "JOB_ID": "12", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in {**slurm, "NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert train(make_recipe(steps=SHORT))

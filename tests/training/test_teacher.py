@@ -189,3 +189,16 @@ def test_the_example_makes_a_teacher_that_a_recipe_takes(tmp_path: Path) -> None
     learned, began = teacher.network.state_dict(), load_file(tmp_path / "timm.safetensors")
     assert torch.equal(learned["conv1.3.weight"], began["conv1.3.weight"])
     assert not torch.equal(learned["layer1.0.conv1.weight"], began["layer1.0.conv1.weight"])
+
+
+def test_a_teacher_that_cannot_see_the_images_leaves_no_folder(make_recipe: Any, tmp_path: Path) -> None:
+    for settings, message in (
+        ({"num_classes": 12}, r"teacher: gives \[1, 12\] for an image, not \[1, 10\] logits; see teacher\.kwargs"),
+        ({"in_chans": 3}, r"teacher: cannot see images \[1, 16, 16\] \(.*channels.*\); see teacher\.image_size"),
+    ):
+        network = build(configure("resnet18_twin_small", **{"num_classes": 10, "in_chans": 1, **SMALL, **settings}))
+        save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+        teacher = {"model": "resnet18_twin_small", "checkpoint": str(tmp_path / "teacher.safetensors")}
+        with pytest.raises(RecipeError, match=message):
+            train(make_recipe(teacher={**teacher, "kwargs": {**SMALL, **settings}}))
+        assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from bcdnet.cli.model import Found
+    from bcdnet.models import Loaded
 
 BATCH = 50
 SPLIT, IMAGES, DEVICE = "test", 500, "auto"
@@ -112,12 +112,14 @@ def _with_images(
     from bcdnet.analysis import binarisation, field, thresholds
     from bcdnet.cli.model import find_trained
     from bcdnet.data.match import dataset_name
+    from bcdnet.models import Loaded
     from bcdnet.training.assess import pick_device
 
     found = find_trained(model)
     where = pick_device(device)
     network: Any = found.module.to(where)
-    number, batches = _batches(found, model, data, split, count)
+    loaded = Loaded(network, found.labels, found.preprocess, found.provenance)
+    number, batches = _batches(loaded, model, data, split, count)
     pairs = ((x.to(where), y) for x, y in batches)
     origin = {"data": printable(dataset_name(data)), "split": split, "images": number}
     shown = f"{title}, {number} images"
@@ -126,8 +128,8 @@ def _with_images(
         binarisation.draw(errors, figure, f"binarisation error of the branches: {shown}")
         return origin | binarisation.to_json(errors)
     if kind is Kind.THRESHOLDS:
-        spread = thresholds.thresholds(network, pairs, len(found.labels))
-        thresholds.draw(spread, found.labels, figure, f"dynamic thresholds: {shown}")
+        spread = thresholds.thresholds(network, pairs, len(loaded.class_names))
+        thresholds.draw(spread, loaded.class_names, figure, f"dynamic thresholds: {shown}")
         return origin | thresholds.to_json(spread)
     fields = field.receptive_fields(network, (x for x, _ in pairs))
     field.draw(fields, figure, f"effective receptive field: {shown}")
@@ -135,7 +137,7 @@ def _with_images(
 
 
 def _batches(
-    found: Found, model: str, data: str, split: str, count: int
+    loaded: Loaded, model: str, data: str, split: str, count: int
 ) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
     """How many images, and these, normalised [N, C, H, W], with labels [N], as the model wants them."""
     import numpy as np
@@ -145,16 +147,14 @@ def _batches(
     from bcdnet.data.dataset import spread
     from bcdnet.data.match import check_channels, check_classes, dataset_name
     from bcdnet.data.resize import to_pixels
-    from bcdnet.models import Loaded
     from bcdnet.training.assess import data_config
 
-    network: Any = found.module
-    config = data_config(Loaded(network, found.labels, found.preprocess, found.provenance), data, split)
+    config = data_config(loaded, data, split)
     dataset = open_dataset(data, split)
-    check_classes(found.labels, dataset.class_names, model, data)
+    check_classes(loaded.class_names, dataset.class_names, model, data)
     if not len(dataset):
         raise DataError(f"{data}: split {split!r} is empty")
-    if found.provenance.get("data") != dataset_name(data):
+    if loaded.provenance.get("data") != dataset_name(data):
         check_channels(config.channels, dataset, model, data)
     chosen = spread(len(dataset), count)
 

@@ -122,9 +122,9 @@ def compare(
     session = InferenceSession(packed, threads=threads)
     config = data_config(loaded, data, split)
     dataset = open_dataset(data, split)
-    check_classes(loaded.labels, dataset.class_names, checkpoint, data)
+    check_classes(loaded.class_names, dataset.class_names, checkpoint, data)
     classes = int(session.get_outputs()[0].shape[1])
-    if classes != len(loaded.labels) or (session.labels and list(session.labels) != loaded.labels):
+    if classes != len(loaded.class_names) or (session.labels and list(session.labels) != loaded.labels):
         raise BcdnetError(f"{packed}: names other classes than {checkpoint}; export it again")
     if not len(dataset):
         raise DataError(f"{data}: split {split!r} is empty")

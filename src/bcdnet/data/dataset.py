@@ -67,7 +67,8 @@ class Subset:
         self.class_names = dataset.class_names
         self.labels = dataset.labels[indices]
         self.groups = None if dataset.groups is None else np.unique(np.searchsorted(indices, dataset.groups))
-        self.window = dataset.window
+        # As many as lie in a window of the dataset, whose cache holds no more.
+        self.window = max(1, dataset.window * len(indices) // max(1, len(dataset)))
 
     def __len__(self) -> int:
         return len(self.indices)

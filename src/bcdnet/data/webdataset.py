@@ -134,7 +134,8 @@ def expand(pattern: str, existing: bool = False) -> list[Path]:
         name = parts[0] + "".join(number + text for number, text in zip(numbers, parts[3::3], strict=True))
         if "*" in name or "?" in name:
             anchor = Path(name).anchor or "."
-            paths += sorted(Path(anchor).glob(os.path.relpath(name, anchor)), key=lambda path: natural_key(str(path)))
+            relative = os.path.relpath(name, anchor).replace("[", "[[]")  # which is no wildcard here
+            paths += sorted(Path(anchor).glob(relative), key=lambda path: natural_key(str(path)))
         else:
             paths.append(Path(name))
     return paths if not existing or all(path.is_file() for path in paths) else []

@@ -36,6 +36,11 @@ class Loaded:
     preprocess: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def class_names(self) -> list[str]:
+        """The labels; of a file that has none, the classes' numbers."""
+        return self.labels or [str(index) for index in range(self.model.num_classes)]
+
 
 def describe(model: Network) -> dict[str, Any]:
     """A network's family and configuration as plain values, from which `from_description` builds it again."""

@@ -31,14 +31,13 @@ def assess(checkpoint: Path, path: str, split: str, batch_size: int, device: tor
     loaded = load_model(checkpoint)
     config = data_config(loaded, path, split)
     dataset = open_dataset(path, split)
-    labels = loaded.labels or [str(index) for index in range(loaded.model.num_classes)]
-    check_classes(labels, dataset.class_names, str(checkpoint), path)
+    check_classes(loaded.class_names, dataset.class_names, str(checkpoint), path)
     if not own_data(checkpoint, path, loaded):
         check_channels(config.channels, dataset, str(checkpoint), path)
     source = load(dataset, config, AugmentConfig(), split)
     model = loaded.model.to(device)
     batches = evaluation_batches(source, batch_size, device, rank=0, world_size=1)
-    return evaluate(model, batches(0), partial(evaluate_transform, config=config), labels, device)
+    return evaluate(model, batches(0), partial(evaluate_transform, config=config), loaded.class_names, device)
 
 
 def recipe_of(checkpoint: Path) -> Recipe | None:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
+from bcdnet.errors import CheckpointError
 from bcdnet.files import lasting_file
 
 COLUMNS = (
@@ -41,12 +42,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def rewind(path: Path, finished: set[str], step: str, iteration: int) -> None:
-    """Keep the rows of the `finished` steps and those of `step` up to `iteration`, which is where it resumes."""
-    kept = [
-        row
-        for row in read_rows(path)
-        if row["step"] in finished or (row["step"] == step and int(row["iteration"]) <= iteration)
-    ]
+    """Keep the rows of the `finished` steps and those of `step` up to `iteration`, which is where it resumes.
+
+    Raises CheckpointError for a file that is damaged.
+    """
+    try:
+        kept = [
+            row
+            for row in read_rows(path)
+            if row["step"] in finished or (row["step"] == step and int(row["iteration"]) <= iteration)
+        ]
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); the run goes on without it: move it away") from None
     with lasting_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -17,7 +17,7 @@ from bcdnet.nn import set_progress
 from bcdnet.nn.sign import AnnealedEstimator
 from bcdnet.training.ema import WeightAverage
 from bcdnet.training.loss import TrainingLoss
-from bcdnet.training.optim import build_optimizer
+from bcdnet.training.optim import build_optimizer, restore_state
 from bcdnet.training.recipe import StepConfig, TrainerConfig
 from bcdnet.training.schedule import annealing, learning_rate, warmup_iterations
 
@@ -137,7 +137,7 @@ class StepModule(pl.LightningModule):
         """Lightning calls it once the parameters are on their device."""
         optimizer = build_optimizer(self.model, self.step)
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            restore_state(optimizer, self.optimizer_state)
             self.optimizer_state = None
         return optimizer
 

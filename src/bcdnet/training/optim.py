@@ -51,3 +51,16 @@ def build_optimizer(model: nn.Module, step: StepConfig) -> torch.optim.Optimizer
         return torch.optim.SGD(groups, lr=step.lr, momentum=step.momentum, nesterov=step.momentum > 0, fused=True)
     kind = torch.optim.AdamW if step.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=step.lr, fused=True)
+
+
+def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load `state` into a fresh optimiser, laid out in memory as the parameters are now.
+
+    torch's fused optimisers walk through memory: a checkpoint from before `channels_last` changed would give each
+    weight another one's moments.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, own in optimizer.state.items():
+        for key, value in own.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -175,12 +176,15 @@ def make_trainer(
     Checkpoints, evaluation and logging are ours: Lightning counts epochs and batches from its own start, which is not
     the step's in a resumed run.
     """
+    # Of one process Lightning would think, in an allocation of SLURM's, that it is one of as many as there are tasks.
+    alone = LightningEnvironment() if config.world_size == 1 else None
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=DDPStrategy() if config.world_size > 1 else "auto",
+        plugins=alone,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=-1,
         max_steps=plan.iterations - plan.start,

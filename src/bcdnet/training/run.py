@@ -33,7 +33,7 @@ from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_
 from bcdnet.training.recipe import TEACHER, Recipe
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.run_folder import RunFolder, environment
-from bcdnet.training.teacher import Teacher, examine, load_teacher
+from bcdnet.training.teacher import Teacher, check_logits, examine, load_teacher
 
 Results = dict[str, dict[str, Any]]
 
@@ -149,7 +149,9 @@ class Run:
                 self.initial = initial_weights(phase.model, model, self.recipe.data, data.class_names)
                 self.origin = self.initial[1].provenance
         if config is not None and config.train is None:
-            self._check_teacher(load_teacher(config, None, self.recipe.data, data.class_names))
+            teacher = load_teacher(config, None, self.recipe.data, data.class_names)
+            check_logits(teacher, self.recipe.data, len(data.class_names))
+            self._check_teacher(teacher)
 
     def _check_teacher(self, teacher: Teacher) -> None:
         digest = teacher.digest()

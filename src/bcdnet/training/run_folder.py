@@ -110,13 +110,21 @@ class RunFolder:
             partial.unlink()
         record = environment(recipe.seed)
         if self.environment.is_file():
-            record = json.loads(self.environment.read_text(encoding="utf-8"))
-            record.setdefault("resumed", []).append(environment(recipe.seed))
+            record = _resumed(self.environment, record)
         write_text(self.environment, json.dumps(record, indent=2) + "\n")
 
     def close(self) -> None:
         """Let other processes train in the folder."""
         self._lock.release()
+
+
+def _resumed(path: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """The record of how a run began, `now` among those of how it went on; of one that is damaged, `now` alone."""
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        return {**begun, "resumed": [*begun.get("resumed", []), now]}
+    except (ValueError, TypeError, AttributeError):
+        return {"resumed": [now]}
 
 
 def _passing(path: Path) -> bool:

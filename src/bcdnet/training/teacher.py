@@ -168,6 +168,21 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         raise CheckpointError(f"teacher.checkpoint: {path}: {' '.join(str(error).split())}") from None
 
 
+def check_logits(teacher: Teacher, data: DataConfig, classes: int) -> None:
+    """Raise RecipeError for a teacher that cannot take the student's images, or has not one logit for each class."""
+    images = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    try:
+        logits = teacher(images)
+    except Exception as error:  # each architecture has its own
+        reason = str(error).strip().split("\n")[0]
+        raise RecipeError(
+            f"teacher: cannot see images {list(images.shape[1:])} ({reason}); see teacher.image_size and teacher.kwargs"
+        ) from None
+    found = list(getattr(logits, "shape", ()))
+    if found != [1, classes]:
+        raise RecipeError(f"teacher: gives {found} for an image, not [1, {classes}] logits; see teacher.kwargs")
+
+
 def examine(teacher: Teacher, recipe: Recipe, data: RunData) -> Evaluation:
     """Evaluate a teacher on all that its student is evaluated on; what knows no more than chance is warned of.
 
