@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,23 @@ PLAIN: dict[str, Any] = {
     "steps": [{"name": "step1", **BINARY}, {"name": "step2", "weight_bits": 1, **BINARY}],
     "trainer": {"accelerator": "cpu", "log_every": 1},
 }
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def train_in_processes(recipe: Recipe, folder: Path, processes: int) -> list[dict[str, str]]:
+def command_of(recipe: Recipe, folder: Path, processes: int) -> list[str]:
+    """What trains the recipe in `folder / str(processes)`."""
     path = folder / f"{processes}.yaml"
     path.write_text(to_yaml(recipe))
     code = "from bcdnet.cli.main import main; main()"
     script = folder / "command.py"  # Lightning starts the other processes with this process's script and arguments
     script.write_text(code)
     command = [sys.executable, str(script), "train", str(path), f"trainer.devices={processes}"]
-    command.append(f"run_dir={folder / str(processes)}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
+    return [*command, f"run_dir={folder / str(processes)}"]
+
+
+def train_in_processes(recipe: Recipe, folder: Path, processes: int) -> list[dict[str, str]]:
+    command = command_of(recipe, folder, processes)
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=900)
     with (folder / str(processes) / "metrics.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["event"] == "train"]
 
@@ -69,6 +75,24 @@ def test_the_figures_are_those_of_what_is_exported(make_recipe: Callable[..., Re
     figures = json.loads((tmp_path / "2" / "metrics.json").read_text())["step2"]
     found = assess(tmp_path / "2", "digits", "test", 256, torch.device("cpu"))
     assert (figures["top5"], figures["loss"]) == pytest.approx((found.top5, found.loss), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    steps = [{"name": "step1", **BINARY, "iterations": 500}]
+    trainer = {**PLAIN["trainer"], "checkpoint_every": 1000}
+    recipe = make_recipe(**PLAIN | {"teacher": None, "steps": steps, "trainer": trainer, "validation": {"every": 1000}})
+    process = subprocess.Popen(
+        command_of(recipe, tmp_path, 2), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    rows = tmp_path / "2" / "metrics.csv"
+    while process.poll() is None and not (rows.is_file() and "step1,train" in rows.read_text()):
+        time.sleep(0.1)
+    process.terminate()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    (checkpoint,) = (tmp_path / "2" / "checkpoints").iterdir()
+    assert int(rows.read_text().splitlines()[-1].split(",")[3]) == int(checkpoint.stem[-9:])
 
 
 def batch_norm_worker(rank: int, folder: str, compiled: bool) -> None:

@@ -5,12 +5,15 @@ the average and the rows of the iteration that it is of.
 """
 
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -121,32 +124,38 @@ class Checkpointer(Callback):
         self.every = every
         self.recorder = recorder
         self.save = save
-        self.whole = False  # whether all that belongs to the newest iteration is done, its epoch's row included
-        self.saved = -1  # the newest checkpoint's iteration
+        self.terminated = False  # whether this process was sent SIGTERM, as schedulers do before they take the machine
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Take SIGTERM from Lightning, whose handler waits in it for other processes, and these elsewhere for it."""
+        if threading.current_thread() is threading.main_thread():  # Lightning puts back what was there before it
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, *_: Any) -> None:
+        self.terminated = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Within an epoch; at its end the evaluation comes first, so that a resumed run need not repeat it."""
         iteration = pl_module.iteration
-        self.whole = iteration_done(pl_module, batch) and not pl_module.plan.epoch_ends_at(iteration)
-        if self.whole and iteration % self.every == 0:
-            self._save(trainer, pl_module, self.recorder.elapsed())
+        if iteration_done(pl_module, batch) and not pl_module.plan.epoch_ends_at(iteration):
+            self._reach(trainer, pl_module, iteration % self.every == 0, self.recorder.elapsed())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """With the epoch's row and evaluation behind it."""
         # Epochs can be so short, on a GPU, that a checkpoint of each would take a tenth of the training.
         iteration = pl_module.iteration
-        self.whole = True
-        if iteration % self.every == 0 or iteration == self.recorder.evaluated_at:
-            self._save(trainer, pl_module, self.recorder.seconds)
+        due = iteration % self.every == 0 or iteration == self.recorder.evaluated_at
+        self._reach(trainer, pl_module, due, self.recorder.seconds)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """At SIGTERM, which a scheduler sends before it takes the machine, and Lightning raises between two batches.
-
-        Not with several processes: a signal reaches them in different iterations, and they would wait for each other.
-        """
-        new = self.whole and pl_module.iteration != self.saved
-        if isinstance(exception, SIGTERMException) and new and trainer.world_size == 1:
-            self._save(trainer, pl_module, self.recorder.elapsed())
+    def _reach(self, trainer: pl.Trainer, module: StepModule, due: bool, seconds: float) -> None:
+        """Save if it is due or a process is to end, which all do then: a signal reaches each in another iteration."""
+        ending = self.terminated
+        if trainer.world_size > 1:
+            ending = bool(trainer.strategy.reduce(torch.tensor(float(ending), device=module.device), reduce_op="sum"))
+        if due or ending:
+            self._save(trainer, module, seconds)
+        if ending:
+            raise SIGTERMException
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
@@ -156,7 +165,6 @@ class Checkpointer(Callback):
             for name, part in (("interval", module.interval), ("epoch", module.epoch))
         }
         check_converging(float(running["epoch"][0]))  # else it would take the place of a network that is worth more
-        self.saved = module.iteration
         if trainer.is_global_zero:
             self.save(
                 {
