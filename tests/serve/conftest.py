@@ -67,14 +67,10 @@ def served() -> Served:
     @contextmanager
     def run(*arguments: object, files: int | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
-        command = [
-            *limited,
-            sys.executable,
-            "-c",
-            "from bcdnet.cli.main import main; main()",
-            "serve",
-            *map(str, arguments),
-        ]
+        # What runs in the background may have been told to ignore Ctrl-C.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "from bcdnet.cli.main import main; main()"
+        command = [*limited, sys.executable, "-c", code, "serve", *map(str, arguments)]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
