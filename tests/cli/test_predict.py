@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,11 @@ import pytest
 from PIL import Image
 
 from bcdnet.cli.main import main
-from bcdnet.errors import BcdnetError, DataError
+from bcdnet.errors import DataError
 from bcdnet.runtime import InferenceSession
 from bcdnet.runtime import sources as sources_module
 from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.sources import find_images
-from bcdnet.runtime.stream import predict_stream
 
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -364,55 +362,3 @@ def test_webcam(packed_file, capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     code, _, err = call(capsys, "predict", packed_file, "3")
     assert code == 2 and "pip install opencv-python-headless" in err
-
-
-def test_decoding_runs_ahead_but_not_far(packed_file, folder) -> None:
-    session, opened = InferenceSession(packed_file, threads=1), []
-    (one,) = find_images([str(folder / "a.png")])
-
-    def endless():
-        while True:
-            opened.append(one)
-            yield one
-
-    stream = predict_stream(session, endless(), batch=2, decoders=2)
-    for _ in range(5):
-        next(stream)
-    assert 6 <= len(opened) <= 5 + 2 + 4 * 2
-    stream.close()
-
-
-def test_what_runs_ahead_is_dropped_when_nobody_waits(packed_file, folder) -> None:
-    opened = []
-    (one,) = find_images([str(folder / "a.png")])
-
-    def slowly():
-        time.sleep(0.02 if len(opened) > 16 else 0)
-        opened.append(one)
-        return one.open()
-
-    sources = [type(one)(str(index), Path("x"), slowly) for index in range(200)]
-    stream = predict_stream(InferenceSession(packed_file, threads=1), sources, batch=16, decoders=1)
-    next(stream)
-    stream.close()
-    assert 16 <= len(opened) < 16 + 4 * 16
-
-
-def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, folder) -> None:
-    (one,) = find_images([str(folder / "a.png")])
-
-    def large():
-        raise MemoryError
-
-    errors = [r.error for r in predict_stream(InferenceSession(packed_file), [type(one)("x", Path("x"), large), one])]
-    assert errors == ["x: needs more memory than there is", None]
-
-
-def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, folder) -> None:
-    (one,) = find_images([str(folder / "a.png")])
-
-    def broken():
-        raise BcdnetError("the environment is wrong")
-
-    with pytest.raises(BcdnetError, match="the environment is wrong"):
-        list(predict_stream(InferenceSession(packed_file), [one, type(one)("x", Path("x"), broken)]))

@@ -113,7 +113,7 @@ def test_moments_follow_their_weights_into_another_layout(optimizer: Literal["ad
         conv, state = torch.nn.Conv2d(4, 6, 3), None
         for layout in layouts:
             conv.to(memory_format=layout)
-            trained = build_optimizer(conv, step)  # type: ignore[arg-type]
+            trained = build_optimizer(conv, step)
             if state is not None:
                 restore_state(trained, state)
             for number in range(3):

@@ -1,0 +1,66 @@
+"""Predictions of a stream of images: decoding ahead, what is left when nobody waits, errors of one image."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bcdnet.errors import BcdnetError
+from bcdnet.runtime import InferenceSession
+from bcdnet.runtime.sources import Source
+from bcdnet.runtime.stream import predict_stream
+
+
+@pytest.fixture
+def one() -> Source:
+    """A picture that needs no file."""
+    return Source("one", Path("one.png"), lambda: Image.new("RGB", (30, 20)))
+
+
+def test_decoding_runs_ahead_but_not_far(packed_file, one) -> None:
+    session, opened = InferenceSession(packed_file, threads=1), []
+
+    def endless():
+        while True:
+            opened.append(one)
+            yield one
+
+    stream = predict_stream(session, endless(), batch=2, decoders=2)
+    for _ in range(5):
+        next(stream)
+    assert 6 <= len(opened) <= 5 + 2 + 4 * 2
+    stream.close()
+
+
+def test_what_runs_ahead_is_dropped_when_nobody_waits(packed_file, one) -> None:
+    opened = []
+
+    def slowly():
+        time.sleep(0.02 if len(opened) > 16 else 0)
+        opened.append(one)
+        return one.open()
+
+    sources = [Source(str(index), Path("x"), slowly) for index in range(200)]
+    stream = predict_stream(InferenceSession(packed_file, threads=1), sources, batch=16, decoders=1)
+    next(stream)
+    stream.close()
+    assert 16 <= len(opened) < 16 + 4 * 16
+
+
+def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, one) -> None:
+    def large():
+        raise MemoryError
+
+    errors = [r.error for r in predict_stream(InferenceSession(packed_file), [Source("x", Path("x"), large), one])]
+    assert errors == ["x: needs more memory than there is", None]
+
+
+def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, one) -> None:
+    def broken():
+        raise BcdnetError("the environment is wrong")
+
+    with pytest.raises(BcdnetError, match="the environment is wrong"):
+        list(predict_stream(InferenceSession(packed_file), [one, Source("x", Path("x"), broken)]))
