@@ -65,6 +65,14 @@ def test_features_only(name):
     assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_torch_fx_sees_through_every_network(name):
+    """As torchvision's create_feature_extractor does."""
+    model = timm.create_model(name, **settings_of(name)).eval()
+    x = torch.randn(2, 3, side_of(name), side_of(name))
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
 @pytest.mark.parametrize("stages", [1, 3, 5])
 def test_features_of_any_number_of_stages(stages):
     backbone = timm.create_model("reactnet_r18_small", layers=(1,) * stages, width=0.25, features_only=True).eval()

@@ -7,6 +7,7 @@ and one multiply by the scale comes after it. Packed integer arithmetic therefor
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ class _BinaryWeight(torch.autograd.Function):
         # A row of zeros has scale 0 and gradient 0; the bound keeps 0/0 from becoming NaN.
         grad = grad.to(latent.dtype) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
         return grad * (latent.abs() <= 1), None
+
+
+torch.fx.wrap("binarize_weight")  # one node to torch.fx, which cannot look into it
 
 
 def binarize_weight(latent: Tensor) -> tuple[Tensor, Tensor]:

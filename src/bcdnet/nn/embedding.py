@@ -1,26 +1,40 @@
 """The contextual dynamic embedding (BCDNet-B).  N images, I/O channels in/out, r reduction."""
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+torch.fx.wrap("_mean")  # one node each to torch.fx, which does not know the device
+torch.fx.wrap("_linear")
 
-def _sums_in_float64(module: nn.Module, x: Tensor) -> bool:
+
+def _sums_in_float64(training: bool, x: Tensor) -> bool:
     """Whether sums are taken in float64: in eval mode on a CPU.
 
     A threshold that differs in its last bit flips activations. Summed in float64 and rounded once, it hardly depends on
     the order of the sum any more, so that every implementation finds the same one. Training does not need that.
     """
-    return not module.training and x.device.type == "cpu"
+    return not training and x.device.type == "cpu"
+
+
+def _mean(x: Tensor, training: bool) -> Tensor:
+    if _sums_in_float64(training, x):
+        return x.mean(dim=(2, 3), dtype=torch.float64).to(x.dtype)
+    return x.mean(dim=(2, 3))
+
+
+def _linear(x: Tensor, weight: Tensor, training: bool) -> Tensor:
+    if _sums_in_float64(training, x):
+        return F.linear(x.double(), weight.double()).to(x.dtype)
+    return F.linear(x, weight)
 
 
 class SpatialMean(nn.Module):
     """Global average pooling: [N, C, H, W] -> [N, C], the same whoever sums (see `_sums_in_float64`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if _sums_in_float64(self, x):
-            return x.mean(dim=(2, 3), dtype=torch.float64).to(x.dtype)
-        return x.mean(dim=(2, 3))
+        return _mean(x, self.training)
 
 
 class ContextLinear(nn.Linear):
@@ -30,9 +44,7 @@ class ContextLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if _sums_in_float64(self, x):
-            return F.linear(x.double(), self.weight.double()).to(x.dtype)
-        return F.linear(x, self.weight)
+        return _linear(x, self.weight, self.training)
 
 
 class ContextualEmbedding(nn.Module):
