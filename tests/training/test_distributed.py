@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,19 +79,27 @@ def test_the_figures_are_those_of_what_is_exported(make_recipe: Callable[..., Re
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_ends_all_with_a_checkpoint(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     steps = [{"name": "step1", **BINARY, "iterations": 500}]
     trainer = {**PLAIN["trainer"], "checkpoint_every": 1000}
     recipe = make_recipe(**PLAIN | {"teacher": None, "steps": steps, "trainer": trainer, "validation": {"every": 1000}})
     process = subprocess.Popen(
-        command_of(recipe, tmp_path, 2), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command_of(recipe, tmp_path, 2),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background may ignore it
     )
     rows = tmp_path / "2" / "metrics.csv"
     while process.poll() is None and not (rows.is_file() and "step1,train" in rows.read_text()):
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(number)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, said
+    assert process.returncode == status, said
     (checkpoint,) = (tmp_path / "2" / "checkpoints").iterdir()
     assert int(rows.read_text().splitlines()[-1].split(",")[3]) == int(checkpoint.stem[-9:])
 

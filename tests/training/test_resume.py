@@ -28,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
     "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 3},
 }
+NONE_DUE = {**CHANGES["trainer"], "checkpoint_every": 1000}
 SHORT = [{**STEP, "name": "step1", "iterations": 2}]
 # In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
 # What each signal leaves as the exit status: 0 would tell a scheduler that the run is complete.
@@ -46,14 +47,16 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["iteration"]]
 
 
-def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run: Path, resume: bool) -> int:
-    """Start the command, stop it as soon as the row of that iteration is there, and return its exit status."""
+def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run: Path, *arguments: str) -> int:
+    """Start the command, stop it and its workers once the row of that iteration is there; return its exit status."""
     # What runs in the background may have been told to ignore Ctrl-C.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from bcdnet.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "train", str(recipe), *(["--resume"] if resume else [])]
+    command = [sys.executable, "-c", code, "train", str(recipe), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         while process.poll() is None:
             if any(row["step"] == step and int(row["iteration"]) >= iteration for row in rows(run)):
@@ -61,7 +64,7 @@ def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run
             time.sleep(0.005)
         assert process.poll() is None, f"ended before {step} {iteration}: {process.stderr and process.stderr.read()}"
     finally:
-        process.send_signal(stop)
+        os.killpg(process.pid, stop)  # as a terminal does
         process.communicate(timeout=180)  # a busy machine takes its time
     return process.returncode
 
@@ -86,7 +89,7 @@ def test_stopped_three_times_and_resumed_gives_the_same_bits(
     file = tmp_path / "tiny.yaml"
     file.write_text(to_yaml(recipe))
     for number, (step, iteration, stop, status) in enumerate(MOMENTS):
-        assert run_until(file, step, iteration, stop, killed, resume=number > 0) == status
+        assert run_until(file, step, iteration, stop, killed, *(["--resume"] if number else [])) == status
         assert not (killed / "model.safetensors").exists()
     said: list[str] = []
     train(recipe, resume=True, say=said.append)
@@ -99,12 +102,20 @@ def test_stopped_three_times_and_resumed_gives_the_same_bits(
     # Within an epoch; in its last batch, before its row and evaluation; after them.
     [("on_train_batch_end", 6), ("on_train_batch_end", 11), ("on_train_epoch_end", 11)],
 )
-def test_sigterm_keeps_what_was_trained(
-    hook: str, iteration: int, make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["sigterm", "sigint"]
+)
+def test_a_signal_keeps_what_was_trained(
+    number: signal.Signals,
+    raised: type[BaseException],
+    hook: str,
+    iteration: int,
+    make_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a scheduler that takes the machine sends it, with no checkpoint due."""
+    """As a scheduler that takes the machine sends it, or a person with Ctrl-C, with no checkpoint due."""
     torch.set_num_threads(1)
-    changes = {**CHANGES, "validation": {"every": 2}, "trainer": {**CHANGES["trainer"], "checkpoint_every": 1000}}
+    changes = {**CHANGES, "validation": {"every": 2}, "trainer": NONE_DUE}
     whole, stopped = make_recipe("whole", **changes), make_recipe("stopped", **changes)
     train(whole)
     original = getattr(Recorder, hook)
@@ -112,17 +123,47 @@ def test_sigterm_keeps_what_was_trained(
     def terminated(self: Recorder, trainer: Any, module: Any, *arguments: Any) -> None:
         original(self, trainer, module, *arguments)
         if module.iteration == iteration:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patched:
         patched.setattr(Recorder, hook, terminated)
-        with pytest.raises(SystemExit) as stop:
+        patched.setattr(signal, "default_int_handler", signal.getsignal(signal.SIGINT))  # where a parent ignores it
+        with pytest.raises(raised) as stop:
             train(stopped)
-    assert stop.value.code == 143
+    assert number == signal.SIGINT or stop.value.args == (143,)
     folder = Path(stopped.run_dir)
     assert [int(path.stem[-9:]) for path in checkpoints(folder / "checkpoints")] == [iteration]
     train(stopped, resume=True)
     check_same(Path(whole.run_dir), folder)
+
+
+def test_a_second_ctrl_c_does_not_wait(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe(**{**CHANGES, "trainer": NONE_DUE})
+    original = Recorder.on_train_batch_end
+
+    def interrupted(self: Recorder, trainer: Any, module: Any, *arguments: Any) -> None:
+        original(self, trainer, module, *arguments)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", interrupted)
+    monkeypatch.setattr(signal, "default_int_handler", signal.getsignal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe)
+    assert not checkpoints(Path(recipe.run_dir) / "checkpoints")
+
+
+def test_ctrl_c_of_a_terminal_leaves_the_workers_to_the_training(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """It reaches them too, which decode the batch that the training waits for."""
+    recipe = make_recipe("stopped", **{**CHANGES, "trainer": NONE_DUE})
+    file = tmp_path / "tiny.yaml"
+    file.write_text(to_yaml(recipe))
+    arguments = ("data.in_memory=false", "data.workers=1")
+    status = run_until(file, "step1", 6, signal.SIGINT, tmp_path / "stopped", *arguments)
+    assert status == 130
+    assert len(checkpoints(tmp_path / "stopped" / "checkpoints")) == 1
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"resumed": 3}', '{"seed": 3}'])

@@ -4,6 +4,7 @@ Legend: N images of the set, B of a batch, C channels, H and W the stored height
 """
 
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,12 +131,17 @@ class Stream:
             self._decoder,
             batch_sampler=self._plan,  # type: ignore[arg-type]  # a batch is what `__getitems__` takes
             num_workers=workers,
+            worker_init_fn=_leave_ctrl_c_to_the_parent,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             multiprocessing_context=context,
             generator=torch.Generator(),  # else it draws from the global one
         )
+
+
+def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent may want another batch yet
 
 
 Source = Images | Stream

@@ -5,6 +5,7 @@ the average and the rows of the iteration that it is of.
 """
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -118,21 +119,30 @@ class Recorder(Callback):
 
 
 class Checkpointer(Callback):
-    """Calls `save(snapshot)` on the first process, every `every` iterations, after every evaluation and at SIGTERM."""
+    """Calls `save(snapshot)` on the first process, every `every` iterations, after every evaluation and at the end that
+    SIGTERM or Ctrl-C asks for; a second Ctrl-C does not wait for it.
+    """
 
     def __init__(self, every: int, recorder: Recorder, save: Callable[[Snapshot], None]) -> None:
         self.every = every
         self.recorder = recorder
         self.save = save
-        self.terminated = False  # whether this process was sent SIGTERM, as schedulers do before they take the machine
+        self.signal = 0  # what this process was sent: SIGTERM, as by schedulers that take the machine, or SIGINT
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Take SIGTERM from Lightning, whose handler waits in it for other processes, and these elsewhere for it."""
         if threading.current_thread() is threading.main_thread():  # Lightning puts back what was there before it
-            signal.signal(signal.SIGTERM, self._terminate)
+            signal.signal(signal.SIGTERM, self._receive)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._receive)
 
-    def _terminate(self, *_: Any) -> None:
-        self.terminated = True
+    def _receive(self, number: int, _: Any) -> None:
+        if number == signal.SIGINT:
+            if self.signal:
+                raise KeyboardInterrupt
+            # Not by print, which a signal may have come in the middle of.
+            os.write(2, b"\nstopping after this iteration, with a checkpoint; Ctrl-C again stops at once\n")
+        self.signal = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Within an epoch; at its end the evaluation comes first, so that a resumed run need not repeat it."""
@@ -149,13 +159,13 @@ class Checkpointer(Callback):
 
     def _reach(self, trainer: pl.Trainer, module: StepModule, due: bool, seconds: float) -> None:
         """Save if it is due or a process is to end, which all do then: a signal reaches each in another iteration."""
-        ending = self.terminated
+        received = self.signal
         if trainer.world_size > 1:
-            ending = bool(trainer.strategy.reduce(torch.tensor(float(ending), device=module.device), reduce_op="sum"))
-        if due or ending:
+            received = int(trainer.strategy.reduce(torch.tensor(received, device=module.device), reduce_op="max"))
+        if due or received:
             self._save(trainer, module, seconds)
-        if ending:
-            raise SIGTERMException
+        if received:
+            raise KeyboardInterrupt if received == signal.SIGINT else SIGTERMException
 
     def _save(self, trainer: pl.Trainer, module: StepModule, seconds: float) -> None:
         # Processes have sums of their own; each gets its share of the whole back when the run is resumed.
