@@ -119,6 +119,9 @@ LAYERS = {
     "average of pixels": nn.AvgPool2d((3, 2), (1, 2), (1, 0), count_include_pad=False),
     "parts": nn.AdaptiveAvgPool2d((3, 4)),
     "columns": nn.AdaptiveAvgPool2d((None, 2)),
+    "a convolution's subclass": type("Conv", (nn.Conv2d,), {})(3, 4, 3),
+    "a batch norm's subclass": type("Norm", (nn.BatchNorm2d,), {})(3),
+    "a container's subclass": type("Block", (nn.Sequential,), {})(nn.Conv2d(3, 4, 3), nn.ReLU()),
 }
 
 
@@ -140,6 +143,8 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
         (lambda x: F.adaptive_avg_pool2d(x, 4).flatten(1), r"from \[6, 6\] to \[4, 4\], which does not divide it"),
         (lambda x: F.dropout(x, training=True).flatten(1), "dropout with training=True"),
         (lambda x: torch.add(x, x, alpha=2).flatten(1), "add with alpha=2"),
+        (lambda x: torch.sub(x, x, alpha=2).flatten(1), "sub with alpha=2"),
+        (lambda x: {1: x.flatten(1), "1": x.flatten(1)}, "outputs 1, '1' have equal names"),
         (lambda x: torch.cat([x, x], -1).flatten(1), "along the channels"),
         (lambda x: x.mean((1, 2)), "only over height and width"),
         (lambda x: x.mean(3).flatten(1), "only over height and width"),

@@ -17,6 +17,10 @@ from bcdnet.program import execute
 Body = Callable[["Net", Tensor], Tensor]
 
 
+class Flat(nn.Flatten):
+    pass
+
+
 class Net(nn.Module):
     """What `body` makes of a convolution's map, summed over its positions."""
 
@@ -25,7 +29,7 @@ class Net(nn.Module):
         self.stem = nn.Conv2d(3, 8, 1)
         self.relu = nn.ReLU(inplace=True)
         self.skip = nn.Dropout(inplace=True)
-        self.views = nn.ModuleList([nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.Flatten(2)])
+        self.views = nn.ModuleList([nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.Flatten(2), Flat(2)])
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,10 +58,17 @@ def _view(net: Net, x: Tensor) -> Tensor:
     return flat.view(x.shape[0], 8, 6, 6)
 
 
+def _sizes(net: Net, x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    channels *= height
+    return x.reshape(batch, channels, width).reshape(x.size(0), x.size()[1], height, width)
+
+
 @pytest.mark.parametrize(
     "body",
     [
         _residual,
+        _sizes,
         lambda net, x: net.relu(net.skip(x)),
         lambda net, x: F.relu(x.add_(0.5), inplace=True),
         lambda net, x: x * 2.0 + net.relu(x + 1.0),
@@ -89,6 +100,7 @@ def test_a_change_under_another_name_is_refused(body: Body, path: str) -> None:
         lambda net, x: net.views[1](x),
         lambda net, x: net.views[2](x),
         lambda net, x: net.views[3](x),
+        lambda net, x: net.views[4](x),
         lambda net, x: F.dropout(x, training=False),
         lambda net, x: x.contiguous().float(),
         lambda net, x: x.view_as(x).reshape_as(x),

@@ -29,21 +29,33 @@ def check_in_place(module: nn.Module, graph: fx.Graph) -> None:
     memory: dict[fx.Node, fx.Node] = {}  # of the node that made it
     seen: dict[fx.Node, int] = {}  # how often the memory had been overwritten when the node was computed
     overwritten: dict[fx.Node, list[str]] = {}  # by the memory, the module paths that did it
+    sizes: set[fx.Node] = set()  # numbers, or tuples of them, which nothing overwrites
     for node in graph.nodes:
+        if _is_shape(node) or (node.all_input_nodes and sizes.issuperset(node.all_input_nodes)):
+            sizes.add(node)
         for read in node.all_input_nodes:
             later = overwritten[memory[read]][seen[read] :]
             if later:
                 raise CompileError(
                     f"{later[0]}: computes in place what {module_path(node)} reads afterwards; use inplace=False"
                 )
-        target = type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
-        in_place = target in OVERWRITING or (target not in VIEWS and _asked_for(module, node))
+        target = _layer_type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+        in_place = node not in sizes and (target in OVERWRITING or (target not in VIEWS and _asked_for(module, node)))
         shares = (in_place or target in VIEWS) and bool(node.args) and isinstance(node.args[0], fx.Node)
         memory[node] = memory[node.args[0]] if shares else node
         changes = overwritten.setdefault(memory[node], [])
         if in_place:
             changes.append(module_path(node))
         seen[node] = len(changes)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return (node.target is getattr and node.args[1] == "shape") or (node.op == "call_method" and node.target == "size")
+
+
+def _layer_type(layer: nn.Module) -> type[nn.Module]:
+    """The view that it is a subclass of, else its own."""
+    return next((cls for cls in type(layer).__mro__ if cls in VIEWS), type(layer))
 
 
 def _asked_for(module: nn.Module, node: fx.Node) -> bool:

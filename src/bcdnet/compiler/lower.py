@@ -75,6 +75,8 @@ def _module_handler(layer: nn.Module, path: str) -> Handler | None:
 def _outputs(low: Lowering, result: Any) -> None:
     if isinstance(result, dict):
         named = {str(key): value for key, value in result.items()}
+        if len(named) < len(result):
+            raise CompileError(f"the outputs {', '.join(map(repr, result))} have equal names as text")
     elif isinstance(result, (tuple, list)):
         named = {f"output{i}": value for i, value in enumerate(result)}
     else:

@@ -78,10 +78,12 @@ def _merge_branches(left: Node, right: Node) -> Node | None:
     return Node(left.type, left.name, left.inputs, left.kind, left.shape, left.attrs | {"branches": branches})
 
 
-def subtract(low: Lowering, name: str, a: Any, b: Any) -> Any:
+def subtract(low: Lowering, name: str, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     """Difference of two tensors, or of a tensor and a number or per-channel parameter: a + (-b), exactly that."""
     if not isinstance(a, Value) and not isinstance(b, Value):
-        return a - b
+        return a - b if alpha == 1 else torch.sub(a, b, alpha=alpha)
+    if alpha != 1:
+        raise CompileError(f"{name}: sub with alpha={alpha} cannot be packed")
     return add(low, name, a, multiply(low, name, b, -1) if isinstance(b, Value) else -b)
 
 
@@ -240,6 +242,7 @@ FUNCTIONS: dict[Any, Handler] = {
     torch.add: add,
     operator.sub: subtract,
     operator.isub: subtract,
+    torch.sub: subtract,
     operator.mul: multiply,
     operator.imul: multiply,
     torch.mul: multiply,
@@ -269,6 +272,7 @@ FUNCTIONS: dict[Any, Handler] = {
 METHODS: dict[str, Handler] = {
     "add": add,
     "add_": add,
+    "sub": subtract,
     "mul": multiply,
     "mul_": multiply,
     "div": divide,

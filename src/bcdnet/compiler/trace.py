@@ -52,7 +52,10 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        # A subclass of a layer of torch's is one, too, as long as it computes the same.
+        defining = next(cls for cls in type(m).__mro__ if "forward" in vars(cls))
+        own = not defining.__module__.startswith("torch.nn.") or defining in (nn.Module, nn.Sequential)
+        return isinstance(m, LEAVES) or not own or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         try:
