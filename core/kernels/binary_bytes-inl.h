@@ -137,8 +137,8 @@ struct BytesAlgorithm {
     }
   }
 
-  static size_t IndexBytes(const ConvShape& s) {
-    return static_cast<size_t>(s.padded_h()) * s.padded_w() * StepsPerPixel(s) + kBytes;  // tiles read whole vectors
+  static uint64_t IndexBytes(const ConvShape& s) {
+    return static_cast<uint64_t>(s.padded_h()) * s.padded_w() * StepsPerPixel(s) + kBytes;  // tiles read whole vectors
   }
 
   static void Expand(const ConvShape& s, const uint32_t* bits, std::byte* index, int row_begin, int row_end) {

@@ -116,8 +116,8 @@ struct WordsAlgorithm {
     }
   }
 
-  static size_t IndexBytes(const ConvShape& s) {
-    return static_cast<size_t>(s.padded_h()) * s.padded_w() * s.words() * sizeof(uint32_t);
+  static uint64_t IndexBytes(const ConvShape& s) {
+    return static_cast<uint64_t>(s.padded_h()) * s.padded_w() * s.words() * sizeof(uint32_t);
   }
 
   static void Expand(const ConvShape& s, const uint32_t* bits, std::byte* index, int row_begin, int row_end) {

@@ -42,7 +42,7 @@ struct BinaryAlgorithm {
   size_t (*weight_bytes)(const ConvShape&);
   void (*pack_weights)(const ConvShape&, const uint32_t* weights, std::byte* packed);  // weights [O][kh][kw][words]
   /// The input re-laid for this kernel, with zeros around it: `expand` fills rows [row_begin, row_end) of padded_h().
-  size_t (*index_bytes)(const ConvShape&);
+  uint64_t (*index_bytes)(const ConvShape&);
   void (*expand)(const ConvShape&, const uint32_t* bits, std::byte* index, int row_begin, int row_end);
   /// Bytes of a sum: 2 (uint16_t) or 4 (int32_t).
   int sum_bytes;

@@ -19,8 +19,8 @@ void PackWeights(const ConvShape& s, const uint32_t* weights, std::byte* packed)
   std::memcpy(packed, weights, WeightBytes(s));
 }
 
-size_t IndexBytes(const ConvShape& s) {
-  return static_cast<size_t>(s.padded_h()) * s.padded_w() * s.words() * sizeof(uint32_t);
+uint64_t IndexBytes(const ConvShape& s) {
+  return static_cast<uint64_t>(s.padded_h()) * s.padded_w() * s.words() * sizeof(uint32_t);
 }
 
 void Expand(const ConvShape& s, const uint32_t* bits, std::byte* index, int row_begin, int row_end) {

@@ -139,11 +139,11 @@ class BinaryStep final : public Step {
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
     shifted_bytes_ = RoundUp(input_.bytes());
-    sums_bytes_ = RoundUp(static_cast<size_t>(chunks_.longest()) * block_ * algorithm_.sum_bytes);
+    sums_bytes_ = RoundUp(static_cast<uint64_t>(chunks_.longest()) * block_ * algorithm_.sum_bytes);
   }
 
-  size_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
-  size_t thread_scratch_bytes() const override { return branches_.size() * sums_bytes_; }
+  uint64_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
+  uint64_t thread_scratch_bytes() const override { return branches_.size() * sums_bytes_; }
   std::string algorithm() const override { return algorithm_.name; }
 
   void Run(const Frame& frame) const override {
@@ -231,7 +231,7 @@ class BinaryStep final : public Step {
   PreparedEpilogue epilogue_;
   std::vector<uint32_t> border_;
   std::vector<BranchData> branches_;
-  size_t index_bytes_, shifted_bytes_, sums_bytes_;
+  uint64_t index_bytes_, shifted_bytes_, sums_bytes_;
 };
 
 }  // namespace

@@ -2,13 +2,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <vector>
 
 namespace bcdnet {
 
 inline constexpr size_t kAlignment = 64;
-constexpr size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+// Sizes that follow from a file have 64 bits, also where size_t has 32, until it is known that they fit.
+constexpr uint64_t RoundUp(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 template <class T>
 struct AlignedAllocator {

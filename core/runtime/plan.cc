@@ -96,8 +96,8 @@ Plan MakePlan(const Program& program) {
                    [&](const Life& a, const Life& b) { return plan.places[a.id].bytes() > plan.places[b.id].bytes(); });
   std::vector<Life> placed;  // by offset
   for (const Life& life : lives) {
-    const size_t bytes = RoundUp(plan.places[life.id].bytes());
-    size_t offset = 0;
+    const uint64_t bytes = RoundUp(plan.places[life.id].bytes());
+    uint64_t offset = 0;
     for (const Life& other : placed) {
       if (other.last < life.first || other.first > life.last) continue;
       const Place& place = plan.places[other.id];
@@ -106,7 +106,7 @@ Plan MakePlan(const Program& program) {
     }
     plan.places[life.id].offset = offset;
     plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes);
-    const auto at = std::upper_bound(placed.begin(), placed.end(), offset, [&](size_t value, const Life& other) {
+    const auto at = std::upper_bound(placed.begin(), placed.end(), offset, [&](uint64_t value, const Life& other) {
       return value < plan.places[other.id].offset;
     });
     placed.insert(at, life);

@@ -11,7 +11,7 @@ namespace bcdnet {
 struct Plan {
   std::vector<Place> places;  // by buffer id; the image has none
   std::vector<int> writers;   // by buffer id: the op that writes it, -1 for none
-  size_t arena_bytes = 0;
+  uint64_t arena_bytes = 0;
 };
 
 /// `program` is valid.

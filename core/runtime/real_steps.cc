@@ -25,7 +25,7 @@ class Conv2dStep final : public Step {
     kernels_.conv2d_pack_weights(shape, groups_, op.weight.data, weight_.data());
   }
 
-  size_t thread_scratch_bytes() const override { return RoundUp(sizeof(float) * chunks_.longest() * kItemChannels); }
+  uint64_t thread_scratch_bytes() const override { return RoundUp(sizeof(float) * chunks_.longest() * kItemChannels); }
 
   void Run(const Frame& frame) const override {
     const int64_t h = shape_.in_h, w = shape_.in_w;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 
 #include "runtime/plan.h"
@@ -67,6 +69,7 @@ struct Session::Impl {
       thread_bytes = std::max(thread_bytes, RoundUp(steps.back()->thread_scratch_bytes()));
     }
     DropTensors(program);
+    if (run_bytes() > PTRDIFF_MAX) throw std::bad_alloc();  // more than this machine can address
   }
 
   static int CheckThreads(int threads) {
@@ -74,7 +77,7 @@ struct Session::Impl {
     return threads;
   }
 
-  size_t run_bytes() const { return RoundUp(plan.arena_bytes) + scratch_bytes + team.threads() * thread_bytes; }
+  uint64_t run_bytes() const { return RoundUp(plan.arena_bytes) + scratch_bytes + team.threads() * thread_bytes; }
 
   ~Impl() {
     if (Shared* last = shared; last != first.get() && last->forks == Forks()) delete last;
@@ -154,7 +157,7 @@ struct Session::Impl {
   const KernelTable& kernels;
   Team team;
   std::vector<std::unique_ptr<Step>> steps;
-  size_t scratch_bytes = 0, thread_bytes = 0;
+  uint64_t scratch_bytes = 0, thread_bytes = 0;
   std::unique_ptr<Shared> first = std::make_unique<Shared>();
   std::atomic<Shared*> shared{first.get()};
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,10 +18,10 @@ namespace bcdnet {
 /// Where a buffer lives. `stride`: floats per pixel (maps, vectors) or words per pixel (bits).
 struct Place {
   Buffer buffer;
-  size_t offset = 0;
+  uint64_t offset = 0;
   int stride = 0;
   int pixels() const { return buffer.height * buffer.width; }
-  size_t bytes() const { return static_cast<size_t>(pixels()) * stride * 4; }
+  uint64_t bytes() const { return static_cast<uint64_t>(pixels()) * stride * 4; }
 };
 
 /// Memory of one run.
@@ -29,7 +30,7 @@ struct Frame {
   std::byte* arena;
   std::byte* scratch;         // shared by the threads of the run
   std::byte* thread_scratch;  // thread_scratch_bytes for each thread
-  size_t thread_scratch_bytes;
+  uint64_t thread_scratch_bytes;
   Team* team;  // null: the caller's thread only
 
   float* floats(const Place& place) const { return reinterpret_cast<float*>(arena + place.offset); }
@@ -41,8 +42,8 @@ class Step {
  public:
   virtual ~Step() = default;
   virtual void Run(const Frame& frame) const = 0;
-  virtual size_t scratch_bytes() const { return 0; }
-  virtual size_t thread_scratch_bytes() const { return 0; }
+  virtual uint64_t scratch_bytes() const { return 0; }
+  virtual uint64_t thread_scratch_bytes() const { return 0; }
   virtual std::string algorithm() const { return {}; }
 };
 

@@ -13,7 +13,9 @@
 
 namespace {
 
+using bcdnet::Kind;
 using bcdnet::Session;
+using bcdnet::Shift;
 
 int failures = 0;
 
@@ -98,6 +100,40 @@ void TestWork() {
   }
 }
 
+/// Sizes of more than 32 bits in all, though each buffer's has fewer: right, or refused where there is no such memory.
+void TestAddressSpace() {
+  bcdnet::test::Network net(1);
+  bcdnet::Program& p = net.program;
+  constexpr int kSide = 1024, kBits = 4096, kChannels = 16;
+  p.input = net.AddBuffer(Kind::kImage, kSide, kSide, 1);
+  const int bits = net.AddBuffer(Kind::kBits, kSide, kSide, kBits);
+  const int wide = net.AddBuffer(Kind::kMap, kSide, kSide, 10 * kChannels);
+  const int map = net.AddBuffer(Kind::kMap, kSide, kSide, kChannels);
+  const int both = net.AddBuffer(Kind::kMap, kSide, kSide, 11 * kChannels);
+  const int vector = net.AddBuffer(Kind::kVector, 1, 1, 11 * kChannels);
+  const auto lens = [&](int channels, const bcdnet::Epilogue& epilogue) {
+    return bcdnet::Conv2dOp{p.input, net.MakeFloats({channels, 1, 1, 1}), {}, {1, 1}, {0, 0}, 1, epilogue};
+  };
+  bcdnet::Epilogue to_bits, to_wide, to_map;
+  to_bits.bits = {{bits, {}, std::nullopt}};
+  to_wide.map = wide;
+  to_map.map = map;
+  bcdnet::BinaryConv2dOp mlp{bits, {}, {1, 1}, {0, 0}, to_map};
+  for (Shift shift : {Shift::kNone, Shift::kShort, Shift::kLong})
+    mlp.branches.push_back({net.MakeWeights(kChannels, 1, 1, kBits), net.MakeFloats({kChannels}), shift});
+  p.ops = {{"bits", lens(kBits, to_bits)}, {"wide", lens(10 * kChannels, to_wide)}, {"mlp", mlp},
+           {"both", bcdnet::ConcatOp{{map, wide}, both}}, {"pool", bcdnet::GlobalAvgPoolOp{both, vector}}};
+  p.outputs = {vector};
+  bool refused = false;
+  uint64_t bytes = 0;
+  try {
+    bytes = Session(p, {1, {}, {}}).RunBytes();
+  } catch (const std::bad_alloc&) {
+    refused = true;
+  }
+  Expect(sizeof(size_t) == 4 ? refused : bytes > uint64_t{1} << 32, "a run of more than 4 GiB");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -108,6 +144,7 @@ int main(int argc, char** argv) {
   TestSharing();
   TestFma();
   TestWork();
+  TestAddressSpace();
   std::string names;
   for (const std::string& target : targets) names += " " + target;
   std::printf("%s:%s\n", failures == 0 ? "passed" : "failed", names.c_str());
