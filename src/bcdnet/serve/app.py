@@ -29,6 +29,7 @@ from bcdnet.serve.upload import Intake
 
 PAGE = Path(__file__).parent / "page"
 PATHS = frozenset({"/", "/v1/predict", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+MIN_DRAIN_BYTES = 64 * 2**20
 UNREADY = "the server is starting or shutting down"
 
 
@@ -74,7 +75,7 @@ def create_app(models: Sequence[Loaded], settings: Settings | None = None) -> Fa
     _add_operations(app, metrics, guards)
     _add_pages(app)
     _add_errors(app)
-    app.add_middleware(Shell, metrics=metrics, paths=PATHS, drain_bytes=settings.body_bytes)
+    app.add_middleware(Shell, metrics=metrics, paths=PATHS, drain_bytes=max(16 * settings.body_bytes, MIN_DRAIN_BYTES))
     return app
 
 
