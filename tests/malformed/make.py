@@ -161,6 +161,10 @@ def _metadata(value: dict[str, str]) -> Spoil:
     return spoil
 
 
+def _empty(file: File) -> None:
+    file.add("spare", "F32", [0, 2**62, 4], b"")
+
+
 def _unused(file: File) -> None:
     file.add("spare", *_tensor("F32", 1))
 
@@ -205,6 +209,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "tensor-beyond-data": (_header("vector.data_offsets", [2**40, 2**40 + 16]), CONTAINER),
     "tensor-shape-overflow": (_header("vector.shape", [2**62, 4]), CONTAINER),
     "tensor-dtype": (_header("vector.dtype", "I32"), "tensor 'vector': dtype I32; expected F32, F16, U32"),
+    "tensor-empty-overflow": (_empty, CONTAINER),
     "tensor-key-unknown": (_header("vector.stride", 1), "tensor 'vector': expected a dtype, a shape and data offsets"),
     "tensor-twice": (
         _header_text(

@@ -38,7 +38,7 @@ def read_program(path: str | os.PathLike[str]) -> Program:
             return validate(from_json(parse(text), {name: _tensor(handle, name) for name in handle.keys()}))  # noqa: SIM118
     except ProgramError as error:
         raise ProgramError(f"{path}: {error}") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:  # numpy's, of a shape that no array has
         raise ProgramError(f"{path}: not a complete .bcdn file ({printable(str(error))})") from None
 
 
