@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from bcdnet.cli.bench import Roof, _print_profile, _share
@@ -286,3 +287,17 @@ def test_classes_without_names_are_their_numbers(files, tmp_path, call) -> None:
     assert call("verify", nameless, tmp_path / "x.bcdn", "--data", "digits", "--limit", 3)[0] == 0
     code, _, err = call("analyze", "error", nameless, "--data", "digits", "--images", 5, "--out", tmp_path)
     assert code == 0, err
+
+
+def test_a_network_that_takes_no_images_is_refused_once(tmp_path, call) -> None:
+    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    preprocess = {"mean": [0.5] * 4, "std": [0.5] * 4, "interpolation": "bilinear", "crop_pct": 1.0}
+    packed = export(network, tmp_path / "four.bcdn", input_size=(4, 8, 8), preprocess=preprocess)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "a.png")
+    problem = "takes 4 channels; images have 1 or 3"
+    code, _, err = call("predict", packed, tmp_path / "a.png")
+    assert code == 2 and err.count(problem) == 1
+    code, _, err = call("export-web", packed, "-o", tmp_path / "site")
+    assert code == 2 and f"four.bcdn: {problem}" in err and not (tmp_path / "site").exists()
+    code, _, err = call("serve", packed, "--port", 0)
+    assert code == 2 and f"four.bcdn: {problem}" in err

@@ -302,11 +302,17 @@ def test_addresses(packed_file, folder, capsys, monkeypatch) -> None:
         server.shutdown()
 
 
-def test_an_address_that_trickles_is_given_up(packed_file, capsys, monkeypatch) -> None:
+def test_what_an_address_gives_in_part_is_no_image(packed_file, capsys, monkeypatch) -> None:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
+            short = self.path == "/short.png"
+            if short:
+                self.send_header("Content-Length", "99999")
             self.end_headers()
+            if short:
+                Image.new("RGB", (16, 16)).save(self.wfile, "PNG")  # whole, as it seems
+                return
             with contextlib.suppress(OSError):
                 while not done.wait(0.05):
                     self.wfile.write(b"x")
@@ -318,11 +324,21 @@ def test_an_address_that_trickles_is_given_up(packed_file, capsys, monkeypatch) 
     monkeypatch.setattr(sources_module, "DOWNLOAD_SECONDS", 0.3)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/x.png"
-        code, _, err = call(capsys, "predict", packed_file, address, "--allow-urls")
+        addresses = [f"http://127.0.0.1:{server.server_port}/{name}.png" for name in ("slow", "short")]
+        code, _, err = call(capsys, "predict", packed_file, *addresses, "--allow-urls")
         done.set()
         server.shutdown()
-    assert code == 1 and "cannot be fetched (not all there after 0.3 seconds)" in err
+    assert code == 1 and "slow.png: cannot be fetched (not all there after 0.3 seconds)" in err
+    assert re.search(r"short\.png: cannot be fetched \(it ended 99\d{3} bytes early\)", err)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_what_comes_from_a_pipe_and_is_no_image_is_said_at_once(packed_file, capsys, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"no image",), daemon=True)
+    writer.start()
+    code, _, err = call(capsys, "predict", packed_file, tmp_path / "pipe")
+    assert code == 1 and "pipe: is not an image" in err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal of POSIX")

@@ -113,7 +113,11 @@ def test_outputs_come_in_the_order_that_is_asked_for(tmp_path, images) -> None:
     session = InferenceSession(path, threads=1)
     logits, pooled = session.run(None, {"image": images})
     assert (logits.shape, pooled.shape) == ((5, 6), (5, 8))
-    for names, expected in ((["pooled", "logits"], (pooled, logits)), (["pooled"], (pooled,))):
+    for names, expected in (
+        (["pooled", "logits"], (pooled, logits)),
+        (["pooled"], (pooled,)),
+        ([], (logits, pooled)),
+    ):
         for ours, theirs in zip(session.run(names, {"image": images}), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     picture = Image.new("RGB", (16, 16), "red")
@@ -136,9 +140,13 @@ def test_one_image_alone_is_a_list_of_one(packed, tmp_path) -> None:
     expected = session.predict([pixels], topk=2)
     for alone in (pixels, picture, tmp_path / "a.png", str(tmp_path / "a.png")):
         assert session.predict(alone, topk=2) == expected
-    greys = np.random.default_rng(0).integers(0, 256, (4, 20, 30), np.uint8)
+    greys = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 1), np.uint8)
     assert session.predict(greys[1]) == [session.predict(greys)[1]] and len(session.predict(greys)) == 4
-    assert session.predict(greys[1][..., None]) == session.predict(greys[1])
+    assert session.predict(greys[1][..., 0]) == session.predict(greys[1])
+    seen = np.dstack([pixels, greys[0]])
+    assert session.predict(seen) == session.predict(Image.fromarray(seen))
+    with pytest.raises(DataError, match=r"an array \[3, 20, 30\] is no image"):
+        session.predict(pixels.transpose(2, 0, 1))
     for nothing in ([], np.zeros((0, 20, 30, 3), np.uint8)):
         with pytest.raises(DataError, match="no images"):
             session.predict(nothing)
@@ -184,7 +192,7 @@ def test_one_clear_error_for_a_bad_file_or_option(packed, tmp_path) -> None:
     session = InferenceSession(packed, threads=1)
     with pytest.raises(DataError, match="unknown output 'y'"):
         session.run(["y"], {"image": np.zeros((1, 3, 16, 16), np.float32)})
-    for bad in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), "none.png", 3):
+    for bad in (np.zeros((4, 4, 3)), np.zeros((4, 4, 5, 3, 1), np.uint8), "none.png", 3):
         with pytest.raises(DataError):
             session.run_images([bad])  # type: ignore[list-item]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.runtime import InferenceSession
 from bcdnet.runtime.sources import Source
 from bcdnet.runtime.stream import predict_stream
@@ -56,6 +56,11 @@ def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, one) -> No
 
     errors = [r.error for r in predict_stream(InferenceSession(packed_file), [Source("x", Path("x"), large), one])]
     assert errors == ["x: needs more memory than there is", None]
+
+
+def test_a_batch_of_none_is_refused(packed_file, one) -> None:
+    with pytest.raises(DataError, match="batch: at least 1, not 0"):
+        next(predict_stream(InferenceSession(packed_file), [one], batch=0))
 
 
 def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, one) -> None:

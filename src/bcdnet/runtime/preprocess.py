@@ -34,7 +34,7 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     file's.
     """
     name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
-    picture = _with_channels(_open(image, name), preprocess.input_size[0], name)
+    picture = _with_channels(_open(image, name), preprocess, name)
     pixels = np.asarray(_crop(picture, preprocess, name))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     # The same two float32 roundings as in training: one multiply, one add.
@@ -44,18 +44,29 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     return np.add(scaled, offset[:, None, None], out=scaled)
 
 
-def as_images(images: Sequence[ImageLike] | ImageLike) -> Sequence[ImageLike]:
-    """A sequence of images as it is; an image alone, in a list.
+def image_problem(preprocess: Preprocess) -> str | None:
+    """Why no image can be given to a network, in words that follow its name; None if one can."""
+    channels = preprocess.input_size[0]
+    return None if channels in (1, 3) else f"takes {channels} channels; images have 1 or 3"
 
-    An array of two axes is one image, and so is one of three whose last axis has 1 or 3 elements; else its first axis
-    counts images.
+
+def as_images(images: Sequence[ImageLike] | ImageLike, channels: int) -> Sequence[ImageLike]:
+    """A sequence of images as it is; an image alone, in a list. `channels`: what the network takes.
+
+    An array of two axes is one image, and so is one of three whose last axis has 1, 3 or 4 elements; else its first
+    axis counts images. Raises DataError where those of a network of colours would be grey, lest [3, H, W] pass for it.
     """
     from PIL import Image
 
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return [images]
     if isinstance(images, np.ndarray):
-        alone = images.ndim in (0, 2) or (images.ndim == 3 and images.shape[2] in (1, 3))
+        alone = images.ndim in (0, 2) or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+        if images.ndim == 3 and not alone and channels == 3:
+            raise DataError(
+                f"an array {list(images.shape)} is no image [H, W, 3], and no images [N, H, W, 3]; "
+                "grey ones are [N, H, W, 1] here, or a list"
+            )
         return [images] if alone else list(images)
     return images
 
@@ -103,6 +114,8 @@ def _head(source: bytes | BinaryIO | str | os.PathLike[str]) -> bytes:
     if isinstance(source, bytes):
         return source[:HEAD]
     if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):  # of a pipe the beginning is gone
+            return b""
         with open(source, "rb") as file:
             return file.read(HEAD)
     source.seek(0)
@@ -132,9 +145,10 @@ def _open(image: ImageLike, name: str) -> Image:
             raise DataError(f"{name}: cannot be decoded ({error})") from None
         return upright(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
             raise DataError(
-                f"an image array must be uint8 [H, W, 3], [H, W, 1] or [H, W], got {image.dtype} {list(image.shape)}"
+                "an image array must be uint8 [H, W, 3], [H, W, 4] (RGBA), [H, W, 1] or [H, W], "
+                f"got {image.dtype} {list(image.shape)}"
             )
         if 0 in image.shape:
             raise DataError("an image array must not be empty")
@@ -144,12 +158,12 @@ def _open(image: ImageLike, name: str) -> Image:
     return open_image(image)
 
 
-def _with_channels(image: Image, channels: int, name: str) -> Image:
-    if channels not in (1, 3):
-        raise DataError(f"the model takes {channels} channels; images have 1 or 3: pass arrays to run()")
+def _with_channels(image: Image, preprocess: Preprocess, name: str) -> Image:
+    if problem := image_problem(preprocess):
+        raise DataError(f"the model {problem}: pass arrays to run()")
     if image.mode == "F":
         raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
-    return with_channels(image, channels)
+    return with_channels(image, preprocess.input_size[0])
 
 
 def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:

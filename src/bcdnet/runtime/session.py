@@ -118,14 +118,14 @@ class InferenceSession:
         return [NodeArg(port.name, ["N", *self._program.buffers[port.buffer].shape]) for port in self._program.outputs]
 
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.NDArray[Any]]) -> list[Array]:
-        """Outputs float32 [N, C] (all of them for None) for `{"image": float32 [N, C, H, W]}`, already normalised.
+        """Outputs float32 [N, C] for `{"image": float32 [N, C, H, W]}`, already normalised; all of them for None or [].
 
         Raises DataError: another input name, shape or dtype, NaN or infinity, an unknown output.
         """
         results = dict(
             zip([port.name for port in self._program.outputs], self._session.run(self._input(feed)), strict=True)
         )
-        if output_names is None:
+        if not output_names:
             return list(results.values())
         if unknown := [name for name in output_names if name not in results]:
             raise DataError(f"unknown output {unknown[0]!r}; the model has {', '.join(results)}")
@@ -208,11 +208,11 @@ class InferenceSession:
 
     def _prepare(self, images: Sequence[ImageLike] | ImageLike) -> Array:
         preprocess = self._program.preprocess
-        images = as_images(images)
-        if not len(images):
-            raise DataError("no images")
         if preprocess is None:
             raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
+        images = as_images(images, preprocess.input_size[0])
+        if not len(images):
+            raise DataError("no images")
         return np.stack([to_input(image, preprocess) for image in images])
 
     def _input(self, feed: Mapping[str, npt.NDArray[Any]]) -> Array:

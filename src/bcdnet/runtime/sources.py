@@ -120,6 +120,8 @@ def _download(url: str) -> bytes:
                 body += block
                 if time.monotonic() > end:
                     raise TimeoutError(f"not all there after {DOWNLOAD_SECONDS:g} seconds")
+            if len(body) <= MAX_DOWNLOAD and (missing := getattr(answer, "length", None)):
+                raise ConnectionError(f"it ended {missing} bytes early")
     except HTTPError as error:
         error.close()
         raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bcdnet.errors import DataError
 from bcdnet.runtime.native import available_threads
 from bcdnet.runtime.prediction import Prediction, check_topk
-from bcdnet.runtime.preprocess import to_input
+from bcdnet.runtime.preprocess import image_problem, to_input
 from bcdnet.runtime.session import InferenceSession
 from bcdnet.runtime.sources import Source
 
@@ -59,12 +59,16 @@ def predict_stream(
     """One `Outcome` for each source, in their order; an image that cannot be read costs no other.
 
     At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU that the process may
-    use). Raises DataError for a file that says nothing of preprocessing.
+    use). Raises DataError for a file that says nothing of preprocessing, or takes no images.
     """
     preprocess = session.preprocess
     check_topk(topk)
+    if batch < 1:
+        raise DataError(f"batch: at least 1, not {batch}")
     if preprocess is None:
         raise DataError("the model's file says nothing of preprocessing, so that images cannot be given to it")
+    if problem := image_problem(preprocess):
+        raise DataError(f"the model {problem}")
 
     def decode(source: Source) -> _Decoded:
         try:

@@ -13,6 +13,7 @@ from bcdnet.errors import DataError
 from bcdnet.program.file import read_program
 from bcdnet.program.schema import BinaryConv2d, Preprocess
 from bcdnet.runtime import InferenceSession
+from bcdnet.runtime.preprocess import image_problem
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Loaded:
 def load(path: str | os.PathLike[str], name: str | None = None, threads: int | None = None) -> Loaded:
     """Read a packed file, and run it once so that the first request does not pay for it.
 
-    Raises ProgramError for a bad file, DataError for one that says nothing of preprocessing or has no finite logits.
+    Raises ProgramError for a bad file, DataError for one that says nothing of preprocessing, takes no images or has no
+    finite logits.
     """
     path = Path(path)
     session = InferenceSession(path, threads=threads)
     if session.preprocess is None:
         raise DataError(f"{path}: says nothing of preprocessing, so that it cannot be served; export it again with it")
+    if problem := image_problem(session.preprocess):
+        raise DataError(f"{path}: {problem}")
     (port,) = session.get_inputs()
     shape = tuple(int(size) for size in port.shape[1:])
     Image.init()  # Pillow imports its decoders when the first image comes
