@@ -102,18 +102,22 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _each(rows: list[dict[str, Any]], key: str) -> str:
+    return ", ".join(sorted({str(row[key]) for row in rows}))
+
+
 def page(title: str, rows: list[dict[str, Any]]) -> str:
     """The result folder's README."""
-    first = rows[0]
     commands = "\n".join(f"{row['command']}    # {row['train_seconds'] / 60:.0f} min of training" for row in rows)
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    versions = {f"{name} {version}" for row in rows for name, version in row["versions"].items()}
+    images = " or ".join(f"{count:,}" for count in sorted({row["images"] for row in rows}))
     return (
         f"# {title}\n\n{table(rows)}\n\n![comparison](comparison.png)\n\n"
-        f"Evaluated on {first['images']:,} test images. FLOPs and OPs count convolutions and linear layers only "
+        f"Evaluated on {images} test images. FLOPs and OPs count convolutions and linear layers only "
         "(docs/counting.md).\n\n"
         f"```bash\n{commands}\n```\n\n"
-        f"Seed {', '.join(sorted({str(row['seed']) for row in rows}))}; "
-        f"commit {', '.join(sorted({row['commit'] for row in rows}))}; {first['machine']}; {versions}.\n"
+        f"Seed {_each(rows, 'seed')}; commit {_each(rows, 'commit')}; {_each(rows, 'machine')}; "
+        f"{', '.join(sorted(versions))}.\n"
     )
 
 

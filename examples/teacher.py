@@ -24,11 +24,12 @@ from bcdnet.data import Batches, preprocess_of
 from bcdnet.files import lasting_file
 from bcdnet.training.assess import pick_device
 from bcdnet.training.data import RunData, augmentation
+from bcdnet.training.module import mixed_seed
 from bcdnet.training.recipe import Recipe, TeacherConfig
 from bcdnet.training.recipe_file import load_recipe
 from bcdnet.training.teacher import Teacher, examine
 
-WARMUP = 150  # iterations
+WARMUP = 150  # iterations, of a short training half of them
 
 
 def pretrained(config: TeacherConfig, weights: Path | None, num_classes: int, channels: int) -> Any:
@@ -65,16 +66,17 @@ def fine_tune(network: nn.Module, frozen: list[nn.Module], recipe: Recipe, data:
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     total, done = args.epochs * len(batches), 0
+    warmup = min(WARMUP, max(1, total // 2))
     size = recipe.teacher.image_size if recipe.teacher and recipe.teacher.image_size else recipe.data.image_size
     for epoch in range(args.epochs):
         network.train()
         for module in frozen:
             module.eval()
         for pixels, labels in track(batches(epoch), f"epoch {epoch + 1} of {args.epochs}", len(batches)):
-            images, targets = augment(pixels, labels, done)
+            images, targets = augment(pixels, labels, mixed_seed(recipe.seed, done))
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=size < images.shape[-1])
             for group in optimizer.param_groups:
-                group["lr"] = args.lr * min(1, (done + 1) / WARMUP) * (1 + math.cos(math.pi * done / total)) / 2
+                group["lr"] = args.lr * min(1, (done + 1) / warmup) * (1 + math.cos(math.pi * done / total)) / 2
             with torch.autocast(device.type, torch.bfloat16):
                 logits = network(images.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()

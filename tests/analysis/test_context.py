@@ -15,7 +15,15 @@ from bcdnet.analysis import binarisation, field, flips, thresholds
 from bcdnet.cli.main import main
 from bcdnet.errors import BcdnetError
 from bcdnet.models import Network, build, configure, load_model, save_model
-from bcdnet.nn import BinaryConv2d, BinaryLayer, BinaryMLPBlock, ContextualEmbedding, RSign, ShortRangeShift
+from bcdnet.nn import (
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryMLPBlock,
+    ContextualEmbedding,
+    RSign,
+    ShortRangeShift,
+    set_progress,
+)
 from bcdnet.training.flips import SignHistory
 from bcdnet.training.recipe_file import resolve
 from bcdnet.training.run import train
@@ -143,6 +151,19 @@ def test_the_long_range_widens_the_field() -> None:
     assert fields["with"].pixels[0.9] > fields["without"].pixels[0.9]
     assert fields["with"].distance > fields["without"].distance > 0
     assert fields["with"].map.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("estimator", ["tanh", "reste"])
+def test_a_field_is_that_of_the_estimators_end(estimator: str) -> None:
+    """A file does not say how far its estimators had come."""
+    model = network("bcdnet_a_small", estimator=estimator)
+    images, maps = torch.randn(1, 1, 32, 32), []
+    for progress in (0.0, 0.5, 1.0):
+        set_progress(model, progress)
+        maps.append(field.receptive_fields(model, [images])["with"].map)
+        assert {float(value) for name, value in model.named_buffers() if "progress" in name} == {progress}
+    np.testing.assert_array_equal(maps[0], maps[2])
+    np.testing.assert_array_equal(maps[1], maps[2])
 
 
 class Sees(nn.Module):

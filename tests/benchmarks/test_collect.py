@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from collect import curve, describe, main, portable_file
+from collect import curve, describe, main, page, portable_file
 
 ROWS = """step,event,epoch,iteration,val_top1
 teacher,epoch,1,10,90.5
@@ -25,6 +25,15 @@ def test_a_run_whose_teacher_was_not_trained_in_it_is_described() -> None:
     results = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-cifar10-taught"
     (kept,) = json.loads((results / "results.json").read_text())
     assert describe(results / kept["run"]) == kept and kept["teacher_top1"] == pytest.approx(93.76)
+
+
+def test_a_page_names_every_machine_and_version() -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-cifar10-taught"
+    (row,) = json.loads((results / "results.json").read_text())
+    other = {**row, "machine": "Abacus", "versions": {"torch": "9.9"}, "images": 360}
+    told = page("title", [row, other])
+    assert f"; {row['machine']}, Abacus; " in told and "torch 9.9" in told and f"torch {row['versions']['torch']}" in told
+    assert "Evaluated on 360 or 10,000 test images" in told
 
 
 def test_files_keep_their_numbers_and_lose_their_places(tmp_path: Path) -> None:

@@ -119,6 +119,16 @@ def test_a_network_that_is_certain_is_held_to_it() -> None:
     assert (found.top1, found.ece, found.loss) == (50, 0.5, 500)
 
 
+def test_certainty_is_calibrated_alike_in_both_ways() -> None:
+    """Half of them certain, 96 % of those right; the others right, and sure by 96 %: one bin, which is calibrated."""
+    logits = torch.tensor([[30.0, 0.0]] * 50 + [[float(np.log(0.96 / 0.04)), 0.0]] * 50)
+    labels = torch.tensor([1, 1] + [0] * 98)
+    pixels = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1)
+    ours = evaluate(Lookup(logits), [(pixels, labels)], lambda x: x, ["a", "b"], CPU).ece
+    packed = evaluate_logits(logits.numpy(), labels.numpy(), ["a", "b"], 1.0).ece
+    assert ours == pytest.approx(0, abs=1e-5) and packed == pytest.approx(0, abs=1e-5)
+
+
 def test_classes_of_one_name_are_told_apart() -> None:
     logits = np.eye(3, dtype=np.float32)
     result = evaluate_logits(logits, np.array([0, 1, 1]), ["crane", "ox", "crane"], 1.0)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.figures import COLOURS, blank_figure, literal, save_figure
 from bcdnet.models import Network
-from bcdnet.nn import BinaryMLPBlock
+from bcdnet.nn import BinaryMLPBlock, set_progress
+from bcdnet.nn.sign import AnnealedEstimator
 
 SHARES = (0.5, 0.9)
 
@@ -50,11 +51,12 @@ def receptive_fields(model: Network, batches: Iterable[Tensor]) -> dict[str, Fie
         raise BcdnetError("the network has no MLP block with a long-range branch")
     middle = (0.0, 0.0)
     sums: dict[str, Any] = {"with": 0.0, "without": 0.0}
-    for images in batches:
-        whole, middle = _gradient(model, images)
-        sums["with"] += whole
-        with _silenced(found):
-            sums["without"] += _gradient(model, images)[0]
+    with _annealed(model):
+        for images in batches:
+            whole, middle = _gradient(model, images)
+            sums["with"] += whole
+            with _silenced(found):
+                sums["without"] += _gradient(model, images)[0]
     return {name: _field(total.cpu().double().numpy(), middle) for name, total in sums.items()}
 
 
@@ -66,6 +68,19 @@ def _gradient(model: Network, images: Tensor) -> tuple[Tensor, tuple[float, floa
     (gradient,) = torch.autograd.grad(last[:, :, row, column].abs().sum(), images)
     steps = [pixels / size for pixels, size in zip(images.shape[2:], last.shape[2:], strict=True)]
     return gradient.abs().sum((0, 1)), ((row + 0.5) * steps[0] - 0.5, (column + 0.5) * steps[1] - 0.5)
+
+
+@contextmanager
+def _annealed(model: nn.Module) -> Iterator[None]:
+    """With estimators as training ends, which no file says."""
+    estimators = [module for module in model.modules() if isinstance(module, AnnealedEstimator)]
+    before = [float(estimator.progress) for estimator in estimators]
+    set_progress(model, 1.0)
+    try:
+        yield
+    finally:
+        for estimator, progress in zip(estimators, before, strict=True):
+            set_progress(estimator, progress)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def check_in_place(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def _is_shape(node: fx.Node) -> bool:
-    return (node.target is getattr and node.args[1] == "shape") or (node.op == "call_method" and node.target == "size")
+    return node.target in ("size", getattr) and (node.op == "call_method" or node.args[1:] == ("shape",))
 
 
 def _layer_type(layer: nn.Module) -> type[nn.Module]:

@@ -27,13 +27,17 @@ MEMORY_SHARE = 0.25
 THREADED_PIXELS = 64 * 64
 CHUNK = 64
 LOOKED_AT = 8  # images, for their sizes
+VALIDATION_SEED = 0
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def load_train(
-    config: DataConfig, augment: AugmentConfig | None = None, seed: int = 0, processes: int = 1
+    config: DataConfig, augment: AugmentConfig | None = None, processes: int = 1
 ) -> tuple[Source, Dataset | None]:
-    """The training set, loaded, and its validation part, which is not: held out, stratified, by `seed`, or None.
+    """The training set, loaded, and its validation part, which is not: held out, stratified, or None.
+
+    What is held out is the same in every run, lest one that goes on from another's network be judged by what that was
+    trained on.
 
     `augment` is the augmentation of the training set, which decides at what size it is kept; `processes` of this
     machine do the same and share its memory. Raises DataError as `load_images` does; RecipeError if
@@ -46,7 +50,7 @@ def load_train(
         count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
         if not 0 < count < len(train):
             raise RecipeError(f"data.validation: {config.validation} holds {count} of {len(train)} training images out")
-        rest, chosen = split_off(train.labels, count, seed)
+        rest, chosen = split_off(train.labels, count, VALIDATION_SEED)
         train, held_out = Subset(train, rest), Subset(train, chosen)
     return load(train, config, augment or AugmentConfig(), config.train_split, processes), held_out
 

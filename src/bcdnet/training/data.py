@@ -41,7 +41,7 @@ class RunData:
         self.seed = recipe.seed
         self.augment = recipe.steps[0].augment
         self.processes = recipe.trainer.devices
-        self.source, held_out = load_train(self.config, self.augment, self.seed, self.processes)
+        self.source, held_out = load_train(self.config, self.augment, self.processes)
         self.class_names = self.source.class_names
         names = json.dumps(self.class_names).encode()
         self.digest = hashlib.sha256(names + self.source.labels.numpy().tobytes()).hexdigest()
@@ -62,7 +62,7 @@ class RunData:
         if isinstance(train, Images) and cropped[0] == cropped[1]:
             self.source = replace(train, augment=augment)
         else:
-            self.source = load_train(self.config, augment, self.seed, self.processes)[0]
+            self.source = load_train(self.config, augment, self.processes)[0]
         return self.source
 
     def sample(self, step: StepConfig) -> Iterator[Tensor]:

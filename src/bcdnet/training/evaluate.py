@@ -13,6 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from bcdnet.evaluation import CALIBRATION_BINS, Evaluation, accuracy_by_class, check_finite
 
+BELOW_ONE = 1 - 2**-24  # the largest confidence of the last bin; torchmetrics gives that of 1 a bin of its own
+
 
 def make_metrics(num_classes: int) -> MetricCollection:
     """Everything that one pass accumulates; torchmetrics adds the processes of a distributed run together."""
@@ -62,7 +64,7 @@ def evaluate(
             logits = logits.nan_to_num()
             # Softmax makes equal what differs by little: the order of classes is that of the logits.
             for name, metric in metrics.items():
-                metric.update(logits.softmax(1) if name == "ece" else logits, labels)
+                metric.update(logits.softmax(1).clamp(max=BELOW_ONE) if name == "ece" else logits, labels)
             loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
     for module, training in modes.items():
         module.training = training
