@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from collect import describe, keep, widened
+from collect import describe, each, keep, widened
 from matrix import finished, read_matrix
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
@@ -116,11 +116,11 @@ def page(results: dict[str, Cells]) -> str:
         text += [
             f"## {recipe}", "", table(cells), "",
             f"Mean ± standard deviation over seeds, of {images:,} test images (one standard error of such a test set: "
-            f"{error:.2f} points); {', '.join(sorted({str(run['epochs']) for run in runs}))} epochs; "
+            f"{error:.2f} points); {each(runs, 'epochs')} epochs; "
             f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training on "
-            f"{', '.join(sorted({run['machine'] for run in runs}))}; "
+            f"{each(runs, 'machine')}; "
             f"torch {', '.join(sorted({run['versions']['torch'] for run in runs}))}; "
-            f"commit {', '.join(sorted({run['commit'] for run in runs}))}.",
+            f"commit {each(runs, 'commit')}.",
             "", "```bash", *(run["command"] for run in runs), "```", "",
         ]  # fmt: skip
     return "\n".join(text)

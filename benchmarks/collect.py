@@ -102,8 +102,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _each(rows: list[dict[str, Any]], key: str) -> str:
-    return ", ".join(sorted({str(row[key]) for row in rows}))
+def each(rows: list[dict[str, Any]], key: str) -> str:
+    """What the rows have there, each value once."""
+    return ", ".join(map(str, sorted({row[key] for row in rows})))
 
 
 def page(title: str, rows: list[dict[str, Any]]) -> str:
@@ -116,7 +117,7 @@ def page(title: str, rows: list[dict[str, Any]]) -> str:
         f"Evaluated on {images} test images. FLOPs and OPs count convolutions and linear layers only "
         "(docs/counting.md).\n\n"
         f"```bash\n{commands}\n```\n\n"
-        f"Seed {_each(rows, 'seed')}; commit {_each(rows, 'commit')}; {_each(rows, 'machine')}; "
+        f"Seed {each(rows, 'seed')}; commit {each(rows, 'commit')}; {each(rows, 'machine')}; "
         f"{', '.join(sorted(versions))}.\n"
     )
 

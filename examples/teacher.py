@@ -75,8 +75,9 @@ def fine_tune(network: nn.Module, frozen: list[nn.Module], recipe: Recipe, data:
         for pixels, labels in track(batches(epoch), f"epoch {epoch + 1} of {args.epochs}", len(batches)):
             images, targets = augment(pixels, labels, mixed_seed(recipe.seed, done))
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=size < images.shape[-1])
+            fallen = max(0, done - warmup) / max(1, total - warmup)
             for group in optimizer.param_groups:
-                group["lr"] = args.lr * min(1, (done + 1) / warmup) * (1 + math.cos(math.pi * done / total)) / 2
+                group["lr"] = args.lr * min(1, (done + 1) / warmup) * (1 + math.cos(math.pi * fallen)) / 2
             with torch.autocast(device.type, torch.bfloat16):
                 logits = network(images.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()

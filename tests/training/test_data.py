@@ -32,6 +32,12 @@ def test_images_held_out_stay_so_where_the_others_are_read_again(make_recipe: Ma
     assert torch.equal(data.train(AugmentConfig(crop="random_resized")).labels, labels)
 
 
+def test_the_same_images_are_held_out_for_every_seed(make_recipe: MakeRecipe) -> None:
+    first, other = (RunData(make_recipe(data=DATA, seed=seed)) for seed in (0, 1))
+    assert isinstance(first.evaluated, Images) and isinstance(other.evaluated, Images)
+    assert torch.equal(first.evaluated.images, other.evaluated.images) and first.digest == other.digest
+
+
 @pytest.mark.parametrize(("split", "images"), [(None, 200), ("validation", 200), ("test", 360)])
 def test_the_split_that_is_evaluated(make_recipe: MakeRecipe, split: str | None, images: int) -> None:
     data = RunData(make_recipe(data=DATA, validation={"split": split}))

@@ -87,14 +87,14 @@ def spread(length: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, length - 1, min(most, length)).round().astype(np.int64)
 
 
-def split_off(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_off(labels: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide range(N) into (rest, held out), both ascending int64, the second of exactly `count` members.
 
     Stratified: each class gives its share of `count`, rounded by largest remainder. A pure function of its arguments.
     """
     if not count:
         return np.arange(len(labels)), np.arange(0)
-    generator = np.random.default_rng([seed, 0x5EED])
+    generator = np.random.default_rng([0, 0x5EED])
     order = generator.permutation(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
     shares = sizes * (count / len(labels))
@@ -146,7 +146,7 @@ def holdout(dataset: Dataset, split: str, place: str) -> Dataset:
     if name is None:
         raise missing_split(place, split, ("train", "test", "all"))
     _warn_of_holdout(place, name)
-    train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT), seed=0)
+    train, test = split_off(dataset.labels, round(len(dataset) * HOLDOUT))
     return Subset(dataset, train if name == "train" else test)
 
 

@@ -8,7 +8,6 @@ from bcdnet.data.dataset import find_split, missing_split, split_off
 from bcdnet.errors import DataError
 
 TEST_SIZE = 360  # 20 % of 1,797
-SPLIT_SEED = 0
 
 
 class Digits:
@@ -27,7 +26,7 @@ class Digits:
             raise missing_split("digits", split, ("train", "test"))
         source = load_digits()
         labels = source.target.astype(np.int64)
-        train, test = split_off(labels, TEST_SIZE, SPLIT_SEED)
+        train, test = split_off(labels, TEST_SIZE)
         self._rows = train if name == "train" else test
         self._pixels = np.rint(source.images[self._rows] * (255 / 16)).astype(np.uint8)
         self.labels: NDArray[np.int64] = labels[self._rows]

@@ -27,7 +27,6 @@ MEMORY_SHARE = 0.25
 THREADED_PIXELS = 64 * 64
 CHUNK = 64
 LOOKED_AT = 8  # images, for their sizes
-VALIDATION_SEED = 0
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -50,7 +49,7 @@ def load_train(
         count = round(config.validation * len(train)) if config.validation < 1 else int(config.validation)
         if not 0 < count < len(train):
             raise RecipeError(f"data.validation: {config.validation} holds {count} of {len(train)} training images out")
-        rest, chosen = split_off(train.labels, count, VALIDATION_SEED)
+        rest, chosen = split_off(train.labels, count)
         train, held_out = Subset(train, rest), Subset(train, chosen)
     return load(train, config, augment or AugmentConfig(), config.train_split, processes), held_out
 
