@@ -65,7 +65,7 @@ def test_features_only(name):
     assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("_small")])
 def test_torch_fx_sees_through_every_network(name):
     """As torchvision's create_feature_extractor does."""
     model = timm.create_model(name, **settings_of(name)).eval()

@@ -98,24 +98,27 @@ def test_stopped_three_times_and_resumed_gives_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("hook", "iteration"),
+    ("hook", "iteration", "number", "raised"),
     # Within an epoch; in its last batch, before its row and evaluation; after them.
-    [("on_train_batch_end", 6), ("on_train_batch_end", 11), ("on_train_epoch_end", 11)],
-)
-@pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["sigterm", "sigint"]
+    [
+        ("on_train_batch_end", 6, signal.SIGTERM, SystemExit),
+        ("on_train_batch_end", 11, signal.SIGTERM, SystemExit),
+        ("on_train_epoch_end", 11, signal.SIGTERM, SystemExit),
+        ("on_train_batch_end", 6, signal.SIGINT, KeyboardInterrupt),
+    ],
 )
 def test_a_signal_keeps_what_was_trained(
-    number: signal.Signals,
-    raised: type[BaseException],
     hook: str,
     iteration: int,
+    number: signal.Signals,
+    raised: type[BaseException],
     make_recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a scheduler that takes the machine sends it, or a person with Ctrl-C, with no checkpoint due."""
     torch.set_num_threads(1)
-    changes = {**CHANGES, "validation": {"every": 2}, "trainer": NONE_DUE}
+    steps = [{**step, "iterations": 13} for step in CHANGES["steps"]]
+    changes = {"steps": steps, "validation": {"every": 2}, "trainer": NONE_DUE}
     whole, stopped = make_recipe("whole", **changes), make_recipe("stopped", **changes)
     train(whole)
     original = getattr(Recorder, hook)
