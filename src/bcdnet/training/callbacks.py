@@ -130,7 +130,10 @@ class Checkpointer(Callback):
         self.signal = 0  # what this process was sent: SIGTERM, as by schedulers that take the machine, or SIGINT
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Take SIGTERM from Lightning, whose handler waits in it for other processes, and these elsewhere for it."""
+        """Take SIGTERM from Lightning, whose handler waits in it for other processes, and these elsewhere for it.
+
+        And Ctrl-C, unless it is ignored or somebody else's already.
+        """
         if threading.current_thread() is threading.main_thread():  # Lightning puts back what was there before it
             signal.signal(signal.SIGTERM, self._receive)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
