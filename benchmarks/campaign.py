@@ -45,13 +45,21 @@ def gather(folders: list[Path], out: Path) -> list[str]:
 
 
 def read_results(out: Path) -> dict[str, Cells]:
-    """By recipe and row: seeds' runs, mean and standard deviation (of the sample; None for one seed) of top-1."""
+    """By recipe and row: seeds' runs, mean and standard deviation (of the sample; None for one seed) of top-1.
+
+    ValueError for two runs of one row and seed.
+    """
     results: dict[str, Cells] = {}
     for recipe in sorted(path for path in out.iterdir() if path.is_dir()):
         runs: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for run in sorted(recipe.iterdir()):
             if run.is_dir() and (named := RUN_NAME.fullmatch(run.name)):
-                runs[named[1]].append(describe(run))
+                found = describe(run)
+                if twin := next((other for other in runs[named[1]] if other["seed"] == found["seed"]), None):
+                    raise ValueError(
+                        f"{twin['run']} and {run.name} in {recipe} are both of seed {found['seed']}; remove one"
+                    )
+                runs[named[1]].append(found)
         if not runs:  # the files of a teacher that they share
             continue
         results[recipe.name] = {
@@ -181,11 +189,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         unfinished = gather(arguments.runs, arguments.out)
+        results = read_results(arguments.out)
     except ValueError as error:
         parser.error(str(error))
     for name in unfinished:
         print(f"left out, not finished: {name}")
-    results = read_results(arguments.out)
     if not results:
         parser.error(f"{arguments.out} holds no results; give folders of finished runs")
     (arguments.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")

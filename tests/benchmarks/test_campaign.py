@@ -84,3 +84,11 @@ def test_runs_that_are_called_alike_are_refused(runs: Path, tmp_path: Path, monk
     with pytest.raises(SystemExit):
         campaign.main()
     assert "runs/reactnet-s0 are called alike; rename one" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_seed_are_not_two_seeds(runs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    shutil.copytree(runs / "reactnet-s0", tmp_path / "other" / "reactnet")
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "out"), str(runs), str(tmp_path / "other")])
+    with pytest.raises(SystemExit):
+        campaign.main()
+    assert "reactnet and reactnet-s0 in" in (message := capsys.readouterr().err) and "both of seed 0" in message
