@@ -38,7 +38,7 @@ def network(name: str = "bcdnet_b_r18_small", **changes: object) -> Network:
         if isinstance(module, RSign):
             nn.init.normal_(module.bias, std=0.3)
         if isinstance(module, ContextualEmbedding):
-            for head in (module.to_alpha, module.to_beta):
+            for head in filter(None, (module.to_alpha, module.to_beta, module.to_gain)):
                 nn.init.normal_(head.weight, std=0.3)
     return model
 
@@ -116,6 +116,19 @@ def test_a_diverged_network_has_no_figures(
     call(2, kind, path, "--data", "digits", "--images", "60", "--out", tmp_path / "out")
     message = capsys.readouterr().err
     assert "training diverged" in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_gain_has_figures_too(tmp_path: Path) -> None:
+    model = network("reactnet_r18_small", embedding="full")
+    images, labels = torch.randn(12, 1, 16, 16), torch.arange(12) % 3
+    found = thresholds.thresholds(model, [(images, labels)], 3)
+    assert list(found.by_class) == ["alpha", "beta", "gain"]
+    with torch.no_grad():
+        gain = model.stages[0][0].embedding(model.stem(images))[2].flatten(1).double().numpy()
+    spread = found.blocks[0].gain
+    np.testing.assert_allclose(spread.quantiles, np.quantile(gain, thresholds.QUANTILES), rtol=1e-4)
+    thresholds.draw(found, list("abc"), tmp_path / "x.svg", "a title")
+    assert "gain: 5 to 95" in (tmp_path / "x.svg").read_text()
 
 
 def test_half_an_embedding_and_none() -> None:

@@ -118,6 +118,16 @@ def test_contextual_block_adds_pooling_and_three_small_layers() -> None:
     assert dynamic.elementwise | {"pooling": 0} == plain.elementwise | {"pooling": 0}
 
 
+def test_a_full_embedding_adds_a_layer_and_a_product_per_output_of_each() -> None:
+    paper = count(ContextualConvBlock(8, 16, 3, embedding=ContextualEmbedding(8, 16)), (8, 4, 4))
+    embedding = ContextualEmbedding(8, 16, gain=True, diagonal=True)
+    full = count(ContextualConvBlock(8, 16, 3, embedding=embedding), (8, 4, 4))
+    # The gain is constant over a map, and so part of the BatchNorm's factor.
+    assert full.elementwise == paper.elementwise and full.bops == paper.bops
+    assert full.flops == paper.flops + 2 * 16 + (8 + 16 + 16)
+    assert full.params == paper.params + 2 * 16 + (8 + 16 + 16)
+
+
 def test_mlp_block() -> None:
     counts = count(BinaryMLPBlock(8), (8, 4, 4))
     assert counts.bops == 3 * 16 * 64

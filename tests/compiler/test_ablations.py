@@ -48,12 +48,19 @@ def test_any_branches(name, branches, prepared, tmp_path) -> None:
         np.testing.assert_array_equal(packed, ours)
 
 
-@pytest.mark.parametrize("embedding", ["alpha", "beta", "both"])
+@pytest.mark.parametrize("embedding", ["alpha", "beta", "both", "full"])
 @pytest.mark.parametrize("mlp_blocks", [0, 9])
-def test_half_an_embedding_with_and_without_mlp_blocks(embedding, mlp_blocks, prepared) -> None:
+def test_any_embedding_with_and_without_mlp_blocks(embedding, mlp_blocks, prepared, tmp_path) -> None:
     settings = {**SETTINGS, "embedding": embedding, "mlp_blocks": mlp_blocks, "reduction": 16}
     model = prepared(build(configure("bcdnet_b_r18_small", **settings)), 3, 32, 32)
     images = torch.randn(3, 3, 32, 32)
-    (ours,) = execute(compile_module(model, input_size=(3, 32, 32)), images.numpy())
+    program = compile_module(model, input_size=(3, 32, 32))
+    gains = [op.name for op in program.ops if op.type == "binary_conv2d" and op.epilogue.gain is not None]
+    assert len(gains) == (embedding == "full") * sum(hasattr(module, "embedding") for module in model.modules())
+    (ours,) = execute(program, images.numpy())
     with torch.no_grad():
         np.testing.assert_allclose(ours, model(images).numpy(), rtol=0, atol=1e-4)
+    session = pytest.importorskip("bcdnet.runtime.session")
+    path = write_program(program, tmp_path / "x.bcdn")
+    (packed,) = session.InferenceSession(path, threads=2).run(None, {"image": images.numpy()})
+    np.testing.assert_array_equal(packed, ours)

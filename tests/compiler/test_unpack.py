@@ -47,7 +47,7 @@ def made(prepared: Any, name: str = "bcdnet_b_r18_small", **settings: Any) -> An
         settings |= {"img_size": 32, "patch_size": 8, "depth": 2}
     model = prepared(timm.create_model(name, num_classes=7, width=0.125, **settings), 3, 32, 32)
     for embedding in (part for part in model.modules() if hasattr(part, "to_alpha")):
-        for head in filter(None, (embedding.to_alpha, embedding.to_beta)):
+        for head in filter(None, (embedding.to_alpha, embedding.to_beta, embedding.to_gain)):
             torch.nn.init.normal_(head.weight, std=0.1)
     return model
 
@@ -72,6 +72,7 @@ def test_a_program_unpacks_to_a_network_that_packs_to_it(name: str, prepared: An
     [
         ("bcdnet_b_r18_small", {"embedding": "alpha", "mlp_branches": ("long", "none", "none")}),
         ("bcdnet_b_small", {"embedding": "beta", "mlp_branches": ("short",)}),
+        ("reactnet_r18_small", {"embedding": "full"}),
         ("reactnet_a_small", {"distilled": True}),
         ("bcdnet_a_r18_small", {"distilled": False}),
     ],

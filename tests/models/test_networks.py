@@ -117,6 +117,7 @@ def test_a_configuration_has_its_name_and_the_settings_that_differ(name):
         ("bcdnet_b_small", {"mlp_blocks": 12, "reduction": 8}),
         ("binary_mixer", {"img_size": 64, "patch_size": 8, "depth": 3}),
         ("reactnet_r18", {"embedding": "alpha"}),
+        ("reactnet_a_small", {"embedding": "full", "reduction": 16}),
     ],
 )
 def test_other_settings_are_found_again(name, settings):
@@ -168,13 +169,16 @@ def test_every_sign_has_the_estimator_that_was_asked_for(name):
 
 @pytest.mark.parametrize("name", ["reactnet_a_small", "reactnet_r18_small"])
 @pytest.mark.parametrize(
-    ("kind", "halves"), [("none", ""), ("alpha", "alpha"), ("beta", "beta"), ("both", "alpha beta")]
+    ("kind", "parts"),
+    [("none", ""), ("alpha", "alpha"), ("beta", "beta"), ("both", "alpha beta"), ("full", "alpha beta gain")],
 )
-def test_embeddings_have_the_halves_and_the_size_asked_for(name, kind, halves):
+def test_embeddings_have_the_parts_and_the_size_asked_for(name, kind, parts):
     embeddings = [m for m in modules(name, embedding=kind, reduction=8) if isinstance(m, ContextualEmbedding)]
-    assert bool(embeddings) == bool(halves)
+    assert bool(embeddings) == bool(parts)
     for embedding in embeddings:
-        assert [embedding.to_alpha is not None, embedding.to_beta is not None] == ["alpha" in halves, "beta" in halves]
+        heads = {part: getattr(embedding, f"to_{part}") for part in ("alpha", "beta", "gain")}
+        assert [part for part, head in heads.items() if head is not None] == parts.split()
+        assert all((head.diagonal is not None) == (kind == "full") for head in heads.values() if head is not None)
         assert embedding.reduce.out_features == max(1, embedding.reduce.in_features // 8)
 
 
@@ -233,7 +237,7 @@ def test_grey_images_and_the_width_multiplier():
         ("birealnet18", {"embedding": "both"}, "belong to kind 'reactnet'"),
         ("binary_mixer", {"img_size": 100}, "not a multiple of patch_size"),
         ("reactnet_a", {"in_chans": 0}, "in_chans: from 1 to 1,048,576, not 0"),
-        ("bcdnet_b_small", {"embedding": "betta"}, "embedding: must be one of 'none', 'both', 'alpha', 'beta'"),
+        ("bcdnet_b_small", {"embedding": "betta"}, "embedding: must be one of 'none', 'both', 'alpha', 'beta', 'full'"),
         ("bcdnet_b_small", {"distilled": 1}, "distilled: expected true or false"),
         ("resnet18_twin", {"kind": "rael"}, "kind: must be one of"),
         ("mobilenet_v1_twin", {"embedding": "both"}, "belong to kind 'binary'"),

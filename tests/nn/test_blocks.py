@@ -40,6 +40,7 @@ BLOCKS = {
     "plain": lambda: ContextualConvBlock(8, 8, 3),
     "stride": lambda: ContextualConvBlock(8, 8, 3, 2, embedding=ContextualEmbedding(8, 8)),
     "doubling": lambda: ContextualConvBlock(8, 16, 1, embedding=ContextualEmbedding(8, 16)),
+    "full": lambda: ContextualConvBlock(8, 16, 3, 2, embedding=ContextualEmbedding(8, 16, gain=True, diagonal=True)),
     "projection": lambda: ContextualConvBlock(8, 16, 3, 2, projection=True),
     "mlp": lambda: BinaryMLPBlock(8),
     "pointwise": lambda: PointwiseBlock(8),
@@ -92,16 +93,25 @@ def test_blocks_under_bfloat16_autocast_and_channels_last(name):
     assert (half - expected).abs().median() <= 0.02
 
 
-def test_contextual_block_is_the_papers_formula():
-    block = randomise(ContextualConvBlock(8, 16, 1, embedding=ContextualEmbedding(8, 16))).eval()
+@pytest.mark.parametrize("full", [False, True])
+def test_contextual_block_is_the_papers_formula_or_the_full_ones(full):
+    embedding = ContextualEmbedding(8, 16, gain=full, diagonal=full)
+    block = randomise(ContextualConvBlock(8, 16, 1, embedding=embedding)).eval()
     x = torch.randn(3, 8, 5, 5)
     e, conv, bn, act = block.embedding, block.conv, block.bn, block.act
-    context = x.mean((2, 3)) @ e.reduce.weight.T
+    mean = x.mean((2, 3))
+    context = mean @ e.reduce.weight.T
     alpha, beta = context @ e.to_alpha.weight.T, context @ e.to_beta.weight.T
+    gain = torch.ones(3, 16)
+    if full:
+        twice = torch.cat((mean, mean), 1)
+        alpha, beta = alpha + e.to_alpha.diagonal * mean, beta + e.to_beta.diagonal * twice
+        gain = 1 + context @ e.to_gain.weight.T + e.to_gain.diagonal * twice
     bits = sign(x + block.binarize.bias[:, None, None] - alpha[:, :, None, None])
     weight = conv.latent_weight[:, :, 0, 0]
     scale = weight.abs().mean(1)
-    out = torch.einsum("oi,nihw->nohw", weight.sign(), bits) * scale[:, None, None] + beta[:, :, None, None]
+    out = torch.einsum("oi,nihw->nohw", weight.sign(), bits) * scale[:, None, None]
+    out = out * gain[:, :, None, None] + beta[:, :, None, None]
     out = (out - bn.running_mean[:, None, None]) / (bn.running_var + bn.eps).sqrt()[:, None, None]
     out = out * bn.weight[:, None, None] + bn.bias[:, None, None] + torch.cat((x, x), 1)
     out = out + act.bias_in[:, None, None]
@@ -109,10 +119,11 @@ def test_contextual_block_is_the_papers_formula():
     torch.testing.assert_close(block(x), out, rtol=1e-4, atol=1e-5)
 
 
-def test_an_untrained_embedding_is_exactly_reactnets_block():
+@pytest.mark.parametrize("full", [False, True])
+def test_an_untrained_embedding_is_exactly_reactnets_block(full):
     torch.manual_seed(0)
     plain = ContextualConvBlock(8, 8, 3)
-    contextual = ContextualConvBlock(8, 8, 3, embedding=ContextualEmbedding(8, 8))
+    contextual = ContextualConvBlock(8, 8, 3, embedding=ContextualEmbedding(8, 8, gain=full, diagonal=full))
     contextual.load_state_dict(plain.state_dict() | contextual.embedding.state_dict(prefix="embedding."))
     x = torch.randn(2, 8, 6, 6)
     assert torch.equal(plain(x), contextual(x))
@@ -132,8 +143,8 @@ def test_sums_that_move_thresholds_are_rounded_once():
 @pytest.mark.parametrize("dropped", ["alpha", "beta"])
 def test_half_an_embedding(dropped):
     embedding = ContextualEmbedding(8, 16, **{dropped: False})
-    alpha, beta = embedding(torch.randn(2, 8, 3, 3))
-    assert (alpha is None) == (dropped == "alpha") and (beta is None) == (dropped == "beta")
+    alpha, beta, gain = embedding(torch.randn(2, 8, 3, 3))
+    assert gain is None and (alpha is None) == (dropped == "alpha") and (beta is None) == (dropped == "beta")
     kept = beta if alpha is None else alpha
     assert kept.shape == (2, 16 if dropped == "alpha" else 8, 1, 1)
 

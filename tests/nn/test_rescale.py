@@ -12,6 +12,7 @@ from bcdnet.nn import BinaryConv2d, BinaryLayer, rescale_latent_weights, set_wei
 NETWORKS = {
     "bcdnet_b_r18_small": {"width": 1 / 16},
     "bcdnet_b_small": {"width": 1 / 8},
+    "reactnet_r18_small": {"width": 1 / 16, "embedding": "full"},
     "binary_mixer_small": {"width": 1 / 64, "depth": 2},
     "resnet18_twin_small": {"width": 1 / 16},
 }

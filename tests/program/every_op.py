@@ -11,9 +11,10 @@ from safetensors.numpy import save
 Document = tuple[dict[str, Any], dict[str, Any]]
 
 
-def _epilogue(**fields: Any) -> dict[str, Any]:
-    empty = {"beta": None, "mul": None, "add": None, "shortcut": None, "prelu": None, "map": None, "bits": []}
-    return empty | fields
+def epilogue(**fields: Any) -> dict[str, Any]:
+    """These steps and results, and no others."""
+    steps = dict.fromkeys(("gain", "beta", "mul", "add", "shortcut", "prelu", "map"))
+    return steps | {"bits": []} | fields
 
 
 def build(channels: int = 8, seed: int = 0) -> Document:
@@ -41,14 +42,14 @@ def build(channels: int = 8, seed: int = 0) -> Document:
     pool = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0]}
     ops: list[dict[str, Any]] = [
         {"type": "conv2d", "input": 0, "weight": "stem", "bias": "vector", "stride": [1, 1], "padding": [1, 1],
-         "groups": 1, "epilogue": _epilogue(mul="vector", add="vector", map=1, bits=bits)},
+         "groups": 1, "epilogue": epilogue(mul="vector", add="vector", map=1, bits=bits)},
         {"type": "global_avg_pool", "input": 1, "output": 5},
         {"type": "binary_conv2d", "input": 2, "branches": branches, **plain,
-         "epilogue": _epilogue(beta=5, shortcut=shortcut, prelu=prelu, map=3)},
+         "epilogue": epilogue(gain=5, beta=5, shortcut=shortcut, prelu=prelu, map=3)},
         {"type": "elementwise", "input": 3,
-         "epilogue": _epilogue(bits=[{"buffer": 4, "bias": None, "alpha": 5}])},
+         "epilogue": epilogue(bits=[{"buffer": 4, "bias": None, "alpha": 5}])},
         {"type": "unpack", "input": 4, "output": 6},
-        {"type": "elementwise", "input": 6, "epilogue": _epilogue(shortcut=shortcut, map=13)},
+        {"type": "elementwise", "input": 6, "epilogue": epilogue(shortcut=shortcut, map=13)},
         {"type": "max_pool", "input": 13, "output": 7, **pool, "ceil": False},
         {"type": "avg_pool", "input": 3, "output": 8, **pool, "ceil": True, "count_include_pad": True},
         {"type": "concat", "inputs": [7, 7], "output": 9},
@@ -58,7 +59,7 @@ def build(channels: int = 8, seed: int = 0) -> Document:
         {"type": "linear", "input": 14, "output": 12, "weight": "head", "bias": None},
     ]  # fmt: skip
     document = {
-        "format": 1,
+        "format": 2,
         "buffers": [{"kind": kind, "shape": shape} for kind, shape in kinds],
         "ops": [{"name": f"op{i}"} | op for i, op in enumerate(ops)],
         "inputs": [{"name": "image", "buffer": 0}],

@@ -87,7 +87,8 @@ def _set(path: str, value: Any):
 
 BROKEN = {
     "format_zero": ("format", 0, "format: expected a positive integer"),
-    "newer": ("format", 2, "newer"),
+    "newer": ("format", 3, "newer"),
+    "older": ("format", 1, "op 0 'op0'.epilogue: unknown key 'gain'"),
     "format_bool": ("format", True, "format"),
     "unknown_key": ("ops.0.colour", 1, "op 0 'op0': unknown key 'colour'"),
     "unknown_type": ("ops.1.type", "conv3d", "op 1: unknown op type 'conv3d'"),
@@ -186,6 +187,21 @@ def test_names_what_is_wrong(case, document, save, tmp_path) -> None:
     assert str(file) in str(caught.value)
 
 
+def test_a_file_without_gains_has_format_1(document, tmp_path) -> None:
+    """What bcdnet read before there were any, it reads and writes as then."""
+    program = from_json(*document)
+    assert to_json(program) == document[0]
+    document[0]["format"] = 1
+    for op in document[0]["ops"]:
+        if "epilogue" in op:
+            del op["epilogue"]["gain"]
+    first = from_json(*document)
+    assert [op.epilogue.gain for op in first.ops if hasattr(op, "epilogue")] == [None] * 4
+    assert to_json(read_program(write_program(first, tmp_path / "x.bcdn"))) == document[0]
+    with pytest.raises(ProgramError, match="missing key 'gain'"):
+        from_json(document[0] | {"format": 2}, document[1])
+
+
 @pytest.mark.parametrize("key", ["format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"])
 def test_no_key_is_optional(key, document, save, tmp_path) -> None:
     del document[0][key]
@@ -246,7 +262,7 @@ def test_a_buffer_that_nothing_writes(document) -> None:
         validate(from_json(*document))
 
 
-@pytest.mark.parametrize("place", ["ops.3.epilogue.beta", "ops.3.epilogue.bits.0.alpha"])
+@pytest.mark.parametrize("place", ["ops.3.epilogue.gain", "ops.3.epilogue.beta", "ops.3.epilogue.bits.0.alpha"])
 def test_vectors_of_another_size(place, document) -> None:
     document[0]["buffers"].append({"kind": "vector", "shape": [240]})
     document[0]["ops"].insert(2, {"type": "reshape", "name": "flat", "input": 1, "output": 15})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_op import epilogue
 
 from bcdnet.errors import ProgramError
 from bcdnet.program import read_program, write_program
@@ -70,13 +71,12 @@ def test_a_convolution_sums_what_int32_and_float32_hold(binary, document) -> Non
     """Of 255 x 255 taps by 259 channels; the weights take no memory here."""
     buffers, tensors = [{"kind": "image", "shape": [259, 255, 255]}], {}
     ops: list[dict[str, Any]] = [{"type": "transpose", "name": "t", "input": 0, "output": 1}]
-    results = dict.fromkeys(("beta", "mul", "add", "shortcut", "prelu", "map")) | {"bits": []}
     plain = {"stride": [1, 1], "padding": [0, 0]}
     tensors["scale"] = np.ones(1, np.float32)
     if binary:
         buffers += [{"kind": kind, "shape": [255, 255, 259]} for kind in ("map", "bits")]
         bits = [{"buffer": 2, "bias": None, "alpha": None}]
-        ops.append({"type": "elementwise", "name": "s", "input": 1, "epilogue": results | {"bits": bits}})
+        ops.append({"type": "elementwise", "name": "s", "input": 1, "epilogue": epilogue(bits=bits)})
         branches = [{"weight": "w", "scale": "scale", "shift": "none"}]
         ops.append({"type": "binary_conv2d", "name": "c", "input": 2, "branches": branches, **plain})
         tensors["w"] = np.broadcast_to(np.uint32(0), (1, 255, 255, 9))
@@ -84,7 +84,7 @@ def test_a_convolution_sums_what_int32_and_float32_hold(binary, document) -> Non
         buffers.append({"kind": "map", "shape": [255, 255, 259]})
         ops.append({"type": "conv2d", "name": "c", "input": 1, "weight": "w", "bias": None, "groups": 1, **plain})
         tensors["w"] = np.broadcast_to(np.float32(0), (1, 255, 255, 259))
-    ops[-1]["epilogue"] = results | {"map": len(buffers)}
+    ops[-1]["epilogue"] = epilogue(map=len(buffers))
     buffers.append({"kind": "map", "shape": [1, 1, 1]})
     with pytest.raises(ProgramError, match="weight: a sum of 16841475 terms; at most 16777216"):
         validate(from_json(document[0] | {"buffers": buffers, "ops": ops}, tensors))

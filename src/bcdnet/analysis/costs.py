@@ -2,8 +2,8 @@
 
 The conventions, and how they compare with the published figures, are defined in docs/counting.md. In short: one
 operation is one multiply-add, addition or comparison on one element, after everything that is constant over the
-positions of a map has been folded: a binary convolution's scale and the embedding's beta into the BatchNorm that
-follows, alpha into the threshold of the sign, an RPReLU into one multiply-add whose coefficients the sign selects.
+positions of a map has been folded: a binary convolution's scale and the embedding's gain and beta into the BatchNorm
+that follows, alpha into the threshold of the sign, an RPReLU into one multiply-add whose coefficients the sign selects.
 
 Shapes: N images (always 1 here), C channels, H x W positions.
 """
@@ -20,6 +20,7 @@ from bcdnet.nn import (
     BinaryConv2d,
     BinaryLinear,
     BinaryMLPBlock,
+    ContextHead,
     ContextualConvBlock,
     RPReLU,
     RSign,
@@ -94,6 +95,11 @@ def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, y: Tensor
 @cost.register
 def _linear(module: nn.Linear, x: Tensor, y: Tensor) -> Cost:
     return _real(module, macs=y.numel() * module.in_features)
+
+
+@cost.register
+def _context_head(module: ContextHead, x: Tensor, y: Tensor) -> Cost:
+    return _real(module, macs=y.numel() * (module.in_features + (module.diagonal is not None)))
 
 
 @cost.register

@@ -1,4 +1,4 @@
-"""The dynamic embedding at work: how alpha and beta vary from image to image and from class to class.
+"""The dynamic embedding at work: how alpha, beta and the gain vary from image to image and from class to class.
 
 N images, I/O channels in/out, K classes.
 """
@@ -18,12 +18,13 @@ from bcdnet.evaluation import check_logits
 from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
 from bcdnet.nn import ContextualConvBlock, sign
 
+PARTS = ("alpha", "beta", "gain")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One vector (alpha or beta) of one block over images and channels.
+    """One vector (alpha, beta or gain) of one block over images and channels.
 
     `quantiles`: at 5, 25, 50, 75, 95 % of all values; `image_std`: standard deviation over the images, the mean of the
     channels; `class_share`: part of the variance over the images that the class explains (0: none, 1: all of it), less
@@ -42,14 +43,15 @@ class BlockThresholds:
     block: str
     alpha: Spread | None
     beta: Spread | None
+    gain: Spread | None
     flipped: float
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """All blocks, in order, and for each half by class the mean of the block in which the class explains most.
+    """All blocks, in order, and for each part by class the mean of the block in which the class explains most.
 
-    `by_class`: half ("alpha", "beta") -> (block, float [K, channels]).
+    `by_class`: part (of `PARTS`, those there are) -> (block, float [K, channels]).
     """
 
     blocks: list[BlockThresholds]
@@ -58,7 +60,7 @@ class Thresholds:
 
 @torch.no_grad()
 def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Thresholds:
-    """Collect alpha and beta of every block over batches of (normalised images [N, C, H, W], labels [N]).
+    """Collect alpha, beta and gain of every block over batches of (normalised images [N, C, H, W], labels [N]).
 
     Raises BcdnetError for a network without a dynamic embedding, DataError for logits that are not finite.
     """
@@ -74,10 +76,10 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
 
     def record(path: str, block: ContextualConvBlock, x: Tensor) -> None:
         assert block.embedding is not None
-        for half, value in zip(("alpha", "beta"), block.embedding(x), strict=True):
+        for part, value in zip(PARTS, block.embedding(x), strict=True):
             if value is not None:
-                vectors.setdefault((path, half), []).append(value.flatten(1).cpu().double())
-                if half == "alpha":
+                vectors.setdefault((path, part), []).append(value.flatten(1).cpu().double())
+                if part == "alpha":
                     bias: Any = block.binarize.bias  # RSign's: blocks that have none take no alpha
                     shifted = x + bias.view(1, -1, 1, 1)
                     flips[path][0] += int((sign(shifted - value) != sign(shifted)).sum())
@@ -100,16 +102,20 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
     spreads = {key: _spread(value, classes, num_classes) for key, value in values.items()}
     rows = [
         BlockThresholds(
-            path, spreads.get((path, "alpha")), spreads.get((path, "beta")), flips[path][0] / flips[path][1]
+            path,
+            spreads.get((path, "alpha")),
+            spreads.get((path, "beta")),
+            spreads.get((path, "gain")),
+            flips[path][0] / flips[path][1],
         )
         for path in blocks
     ]
     by_class = {}
-    for half in ("alpha", "beta"):
-        own = {path: found.class_share for (path, kind), found in spreads.items() if kind == half}
+    for part in PARTS:
+        own = {path: found.class_share for (path, kind), found in spreads.items() if kind == part}
         if own:
             path = max(own, key=lambda name: own[name])
-            by_class[half] = (path, _class_means(values[path, half], classes, num_classes))
+            by_class[part] = (path, _class_means(values[path, part], classes, num_classes))
     return Thresholds(rows, by_class)
 
 
@@ -141,23 +147,19 @@ def to_json(found: Thresholds) -> dict[str, Any]:
 
 
 def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> None:
-    """Above: alpha and beta of every block. Below: their class means in the block where classes matter most."""
-    figure = blank_figure(10, 7)
+    """Above: each part in every block. Below: its class means in the block where classes matter most."""
+    figure = blank_figure(5 * len(found.by_class), 7)
     figure.suptitle(literal(title))
-    grid = figure.subplots(2, 2, gridspec_kw={"height_ratios": (1, 1.25)})
-    for axes, half, colour in zip(grid[0], ("alpha", "beta"), COLOURS, strict=False):
-        _boxes(tidy(axes), found, half, colour)
-    for axes, half in zip(grid[1], ("alpha", "beta"), strict=True):
-        if half not in found.by_class:
-            axes.set_axis_off()
-            continue
-        block, means = found.by_class[half]
+    grid = figure.subplots(2, len(found.by_class), squeeze=False, gridspec_kw={"height_ratios": (1, 1.25)})
+    for axes, part, colour in zip(grid[0], found.by_class, COLOURS, strict=False):
+        _boxes(tidy(axes), found, part, colour)
+    for axes, (part, (block, means)) in zip(grid[1], found.by_class.items(), strict=True):
         telling = np.sort(np.argsort(-np.nanstd(means, axis=0))[:24])
         limit = float(np.nanmax(np.abs(means[:, telling] - np.nanmean(means[:, telling], axis=0)))) or 1.0
         centred = means[:, telling] - np.nanmean(means[:, telling], axis=0)
         image = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        share = max(spread.class_share for row in found.blocks if (spread := getattr(row, half)))
-        axes.set_title(f"{half} of {block} by class; classes explain {100 * share:.0f} %", fontsize=9)
+        share = max(spread.class_share for row in found.blocks if (spread := getattr(row, part)))
+        axes.set_title(f"{part} of {block} by class; classes explain {100 * share:.0f} %", fontsize=9)
         axes.set_xlabel("the channels that differ most")
         axes.set_xticks([])
         if len(class_names) <= 20:
@@ -166,18 +168,18 @@ def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> N
     save_figure(figure, path)
 
 
-def _boxes(axes: Any, found: Thresholds, half: str, colour: str) -> None:
-    spreads = [(place, getattr(row, half)) for place, row in enumerate(found.blocks, 1) if getattr(row, half)]
+def _boxes(axes: Any, found: Thresholds, part: str, colour: str) -> None:
+    spreads = [(place, getattr(row, part)) for place, row in enumerate(found.blocks, 1) if getattr(row, part)]
     for place, spread in spreads:
         low, left, middle, right, high = spread.quantiles
         axes.plot([place, place], [low, high], color=colour, lw=1.2)
         axes.plot([place, place], [left, right], color=colour, lw=7, solid_capstyle="butt", alpha=0.55)
         axes.plot(place, middle, "o", ms=3.5, color="white", mec=colour)
-    axes.axhline(0, color="black", lw=0.6)
-    axes.set(xlabel="convolution block", ylabel=half, title=f"{half}: 5 to 95 % and quartiles over images and channels")
+    axes.axhline(float(part == "gain"), color="black", lw=0.6)
+    axes.set(xlabel="convolution block", ylabel=part, title=f"{part}: 5 to 95 % and quartiles over images and channels")
     axes.title.set_fontsize(9)
     axes.set_xticks(range(1, len(found.blocks) + 1))
-    if half == "alpha" and spreads:
+    if part == "alpha":
         right = axes.twinx()
         right.plot(
             [p for p, _ in spreads], [100 * found.blocks[p - 1].flipped for p, _ in spreads], "--", c="#777777", lw=1

@@ -53,9 +53,9 @@ def run(
     """Write KIND.json and a figure of it.
 
     error: the binarisation error of the three branches of every MLP block, over real images. flips: how many weights
-    change their sign in each epoch, and in each layer from the first step to the last. thresholds: the dynamic alpha
-    and beta over images and classes. field: which pixels the middle of the last map depends on, with and without the
-    long range.
+    change their sign in each epoch, and in each layer from the first step to the last. thresholds: the dynamic alpha,
+    beta and gain over images and classes. field: which pixels the middle of the last map depends on, with and without
+    the long range.
     """
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
     title = printable(Path(model).resolve().name)

@@ -14,7 +14,7 @@ import numpy as np
 
 from bcdnet.compiler.ir import Graph, Node
 
-STEPS = ("beta", "mul", "add", "shortcut", "prelu")
+STEPS = ("gain", "beta", "mul", "add", "shortcut", "prelu")
 
 
 def merge_twins(graph: Graph) -> None:
@@ -103,7 +103,7 @@ def _merge(graph: Graph, chains: list[list[Node]]) -> Node:
 
 
 def _other(step: Node, main: Node) -> Node | None:
-    """What the step adds to its chain: the shortcut's map or the vector beta."""
+    """What the step brings to its chain: the shortcut's map, or the vector gain or beta."""
     if step.type == "shortcut":
         return step.inputs[1] if step.inputs[0] is main else step.inputs[0]
-    return step.inputs[1] if step.type == "beta" else None
+    return step.inputs[1] if step.type in ("gain", "beta") else None

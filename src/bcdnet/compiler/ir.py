@@ -17,7 +17,7 @@ from bcdnet.errors import CompileError
 from bcdnet.program.schema import Kind, Pair, conv_size, pool_size
 
 NodeType = Literal[
-    "image", "conv2d", "binary_conv2d", "mul", "add", "beta", "shortcut", "prelu", "sign", "shift", "unpack",
+    "image", "conv2d", "binary_conv2d", "gain", "beta", "mul", "add", "shortcut", "prelu", "sign", "shift", "unpack",
     "avg_pool", "max_pool", "global_avg_pool", "linear", "concat", "transpose", "reshape",
 ]  # fmt: skip
 
@@ -121,7 +121,7 @@ class Graph:
     # Elementwise steps on maps.
 
     def step(self, type_: NodeType, source: Node, name: str, *more: Node, **attrs: Any) -> Node:
-        """An elementwise step: `mul`, `add`, `prelu` (per channel), `beta` (a vector), `shortcut` (a map)."""
+        """An elementwise step: `mul`, `add`, `prelu` (per channel), `gain`, `beta` (a vector), `shortcut` (a map)."""
         source = self.as_map(source, name)
         return self.insert(Node(type_, name, [source, *more], "map", source.shape, attrs))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,11 +44,17 @@ def add(low: Lowering, name: str, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     low.expect(a, name, 1, 2, 3)
     if a.torch_shape == b.torch_shape:
         return _add_equal(low, name, a, b)
+    return _per_image(low, name, "beta", a, b)
+
+
+def _per_image(low: Lowering, name: str, kind: Literal["gain", "beta"], a: Value, b: Value) -> Value:
+    """A step of a map with one number per channel and image."""
     if a.torch_shape[1:] == (1, 1):
         a, b = b, a
     if len(a.torch_shape) != 3 or b.torch_shape != (a.torch_shape[0], 1, 1):
-        raise CompileError(f"{name}: cannot add {['N', *a.torch_shape]} and {['N', *b.torch_shape]}")
-    return low.step("beta", a, name, low.graph.as_vector(low.real(b, name), name))
+        verb = "add" if kind == "beta" else "multiply"
+        raise CompileError(f"{name}: cannot {verb} {['N', *a.torch_shape]} and {['N', *b.torch_shape]}")
+    return low.step(kind, a, name, low.graph.as_vector(low.real(b, name), name))
 
 
 def _add_equal(low: Lowering, name: str, a: Value, b: Value) -> Value:
@@ -88,13 +94,13 @@ def subtract(low: Lowering, name: str, a: Any, b: Any, *, alpha: Any = 1) -> Any
 
 
 def multiply(low: Lowering, name: str, a: Any, b: Any) -> Any:
-    """Product with a number or per-channel parameter."""
+    """Product with a number, a per-channel parameter, or a map's with one number per channel and image."""
     if not isinstance(a, Value) and not isinstance(b, Value):
         return a * b
     if not isinstance(a, Value):
         a, b = b, a
     if isinstance(b, Value):
-        raise CompileError(f"{name}: the product of two tensors cannot be packed")
+        return _per_image(low, name, "gain", a, b)
     return _scale(low, name, a, low.channel_constant(b, a, name))
 
 

@@ -12,21 +12,24 @@ from torch import nn
 from bcdnet.compiler.ir import Node, Value
 from bcdnet.compiler.lower_functions import (
     adaptive_avg_pool2d,
+    add,
     avg_pool2d,
     concat,
     linear,
     max_pool2d,
     mean,
+    multiply,
     pair,
     prelu,
 )
-from bcdnet.compiler.lower_views import flatten
+from bcdnet.compiler.lower_views import as_column, flatten
 from bcdnet.compiler.lowering import Handler, Lowering, array
 from bcdnet.errors import CompileError
 from bcdnet.nn import (
     BinaryConv2d,
     BinaryLayer,
     BinaryLinear,
+    ContextHead,
     ContextLinear,
     Duplicate,
     LongRangeShift,
@@ -125,6 +128,15 @@ def _linear(low: Lowering, name: str, layer: nn.Linear, x: Any) -> Value:
     return linear(low, name, x, layer.weight, layer.bias)
 
 
+def _context_head(low: Lowering, name: str, layer: ContextHead, context: Any, mean: Any) -> Value:
+    bias = torch.full(layer.weight.shape[:1], layer.base) if layer.base else None
+    out = linear(low, name, context, layer.weight, bias)
+    if layer.diagonal is not None:
+        means = mean if mean.torch_shape == out.torch_shape else concat(low, name, (mean, mean), 1)
+        out = add(low, name, multiply(low, name, means, layer.diagonal), out)
+    return as_column(low, name, out)
+
+
 def _spatial_mean(low: Lowering, name: str, layer: SpatialMean, x: Any) -> Value:
     return mean(low, name, x, (2, 3))
 
@@ -215,6 +227,7 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.MaxPool2d: _max_pool2d,
     nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
     nn.Linear: _linear,
+    ContextHead: _context_head,
     ContextLinear: _linear,
     SpatialMean: _spatial_mean,
     nn.Flatten: _flatten,

@@ -1,8 +1,9 @@
 """Fused graph -> packed program: chains of steps become epilogues, values become buffers, constants become tensors.
 
 A chain is an op and the steps after it, each reading the one before alone and each later in the epilogue's order
-(beta, mul, add, shortcut, prelu). Its last value, the tail, becomes the op's results: bits for every sign that reads it
-and a map where anything else does. The op is placed where its tail stands, where all that the steps read is known.
+(gain, beta, mul, add, shortcut, prelu). Its last value, the tail, becomes the op's results: bits for every sign that
+reads it and a map where anything else does. The op is placed where its tail stands, where all that the steps read is
+known.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from bcdnet.program.schema import (
     Unpack,
 )
 
-ORDER = {"conv2d": 0, "binary_conv2d": 0, "beta": 1, "mul": 2, "add": 3, "shortcut": 4, "prelu": 5}
+ORDER = {"conv2d": 0, "binary_conv2d": 0, "gain": 1, "beta": 2, "mul": 3, "add": 4, "shortcut": 5, "prelu": 6}
 
 
 def plan(graph: Graph) -> Program:
@@ -109,7 +110,7 @@ class _Planner:
         return (binary or able[::-1] or step.inputs)[0]
 
     def _base(self, node: Node) -> Node:
-        while node.type in ("beta", "mul", "add") and self.users[node.inputs[0]] == [node]:
+        while node.type in ("gain", "beta", "mul", "add") and self.users[node.inputs[0]] == [node]:
             node = node.inputs[0]
         return node
 
@@ -178,8 +179,8 @@ class _Planner:
         for step in steps:
             if step.type in ("mul", "add"):
                 fields[step.type] = self._tensor(name, step.type, step.attrs["constant"])
-            elif step.type == "beta":
-                fields["beta"] = self.ids[step.inputs[1]]
+            elif step.type in ("gain", "beta"):
+                fields[step.type] = self.ids[step.inputs[1]]
             elif step.type == "shortcut":
                 other, duplicate, avg_pool = self._fold_shortcut(step)
                 fields["shortcut"] = Shortcut(self.ids[other], duplicate, avg_pool)

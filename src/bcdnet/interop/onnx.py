@@ -230,6 +230,8 @@ class _Graph:
     # ---- What follows a convolution
 
     def epilogue(self, value: str, epilogue: Epilogue) -> None:
+        if epilogue.gain is not None:
+            value = self.node("Mul", value, self.vector(epilogue.gain))
         if epilogue.beta is not None:
             value = self.node("Add", value, self.vector(epilogue.beta))
         if epilogue.mul is not None:

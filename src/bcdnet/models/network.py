@@ -10,7 +10,7 @@ from bcdnet.errors import RecipeError
 from bcdnet.models.limits import MAX_SIZE, check_range
 from bcdnet.nn import ESTIMATORS, ContextualEmbedding, lacks_statistics
 
-Embedding = Literal["none", "both", "alpha", "beta"]
+Embedding = Literal["none", "both", "alpha", "beta", "full"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
 
 
@@ -135,10 +135,18 @@ class Network(nn.Module):
 
 
 def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reduction: int) -> ContextualEmbedding | None:
-    """The embedding of one block: none, or with its alpha half, its beta half, or both."""
+    """One block's embedding: none, its alpha or beta half, both as in the paper, or full, which goes beyond it."""
     if kind == "none":
         return None
-    return ContextualEmbedding(in_channels, out_channels, reduction, alpha=kind != "beta", beta=kind != "alpha")
+    return ContextualEmbedding(
+        in_channels,
+        out_channels,
+        reduction,
+        alpha=kind != "beta",
+        beta=kind != "alpha",
+        gain=kind == "full",
+        diagonal=kind == "full",
+    )
 
 
 def scale_width(channels: int, width: float) -> int:

@@ -3,7 +3,7 @@
 from bcdnet.nn.activation import RPReLU, RSign, Sign
 from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits
 from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
-from bcdnet.nn.embedding import ContextLinear, ContextualEmbedding, SpatialMean
+from bcdnet.nn.embedding import ContextHead, ContextLinear, ContextualEmbedding, SpatialMean
 from bcdnet.nn.mixer import TokenMixingBlock
 from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
 from bcdnet.nn.rescale import rescale_latent_weights
@@ -17,6 +17,7 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "BinaryMLPBlock",
+    "ContextHead",
     "ContextLinear",
     "ContextualConvBlock",
     "ContextualEmbedding",

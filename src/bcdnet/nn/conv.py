@@ -1,7 +1,7 @@
 """The contextual binary convolution block.  N images, I/O channels in/out, H x W positions.
 
-    A ──┬─────────────────────────► Sign(A - alpha) ──► binary conv ──► (+ beta) ──► BN ──► (+ shortcut) ──► RPReLU
-        └─► embedding ──► alpha, beta
+    A ──┬────────────► Sign(A - alpha) ──► binary conv ──► (* gain + beta) ──► BN ──► (+ shortcut) ──► RPReLU
+        └─► embedding ──► alpha, beta, gain
 
 Without an embedding it is ReActNet's block; with `Sign` and no RPReLU, Bi-Real Net's.
 """
@@ -47,8 +47,7 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, projection: 
 
 
 class ContextualConvBlock(nn.Module):
-    """act(bn(conv(binarize(x - alpha)) + beta) + shortcut(x)), the unit that all the convolutional networks are made
-    of.
+    """act(bn(conv(binarize(x - alpha)) * gain + beta) + shortcut(x)), the unit of all the convolutional networks.
 
     Where channels double, the published networks run two 1 x 1 convolutions on one input and concatenate them; here
     that is one convolution with 2C outputs, which is the same network. `binarize`, `conv` and `act` replace the
@@ -82,8 +81,10 @@ class ContextualConvBlock(nn.Module):
         if self.embedding is None:
             out = self.conv(self.binarize(x))
         else:
-            alpha, beta = self.embedding(x)
+            alpha, beta, gain = self.embedding(x)
             out = self.conv(self.binarize(x, alpha))
+            if gain is not None:
+                out = out * gain
             if beta is not None:
                 out = out + beta
         out = self.act(self.bn(out) + self.shortcut(x))

@@ -57,7 +57,8 @@ def _rescale(block: nn.Module, layers: list[BinaryLayer], factor: float) -> None
         layer.latent_weight.mul_(factor)
     for child in block.children():
         if isinstance(child, ContextualEmbedding) and child.to_beta is not None:
-            child.to_beta.weight.mul_(factor)
+            for parameter in child.to_beta.parameters():
+                parameter.mul_(factor)
     bn = block.get_submodule("bn")
     assert isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and bn.running_var is not None
     bn.running_mean.mul_(factor)

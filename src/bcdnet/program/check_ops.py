@@ -184,6 +184,8 @@ def _concat(op: Concat, context: Context) -> None:
 def _epilogue(epilogue: Epilogue, shape: tuple[int, ...], context: Context, dynamic: bool = False) -> None:
     """`shape` is that of the op's value (H', W', O); `dynamic` allows per-image thresholds."""
     outputs = shape[2]
+    if epilogue.gain is not None:
+        _vector(epilogue.gain, outputs, context, "epilogue.gain")
     if epilogue.beta is not None:
         _vector(epilogue.beta, outputs, context, "epilogue.beta")
     _optional(epilogue.mul, outputs, context, "epilogue.mul")

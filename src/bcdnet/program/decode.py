@@ -12,11 +12,11 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from bcdnet.errors import ProgramError
-from bcdnet.program.schema import FORMAT, OPS, Op, Program
+from bcdnet.program.schema import FORMAT, OPS, Epilogue, Op, Program
 
 Reader = Callable[[Any], Any]
 
@@ -54,7 +54,7 @@ def from_json(document: Any, tensors: dict[str, Any]) -> Program:
         raise ProgramError(f"the file has format {version}, newer than this bcdnet reads ({FORMAT}): upgrade bcdnet")
     rest = {key: value for key, value in document.items() if key != "format"}
     try:
-        return Program(**_object(rest, _readers(Program)), tensors=tensors)
+        return Program(**_object(rest, _readers(Program, version)), tensors=tensors)
     except ProgramError as error:
         raise ProgramError(_OP.sub(r"op \1", str(error).lstrip(".: "))) from None
 
@@ -64,34 +64,39 @@ _OP = re.compile(r"^ops\[(\d+)\]")
 
 
 def to_json(program: Program) -> dict[str, Any]:
-    """Program -> plain JSON values, with the tensors left out; the inverse of `from_json`."""
-    return {"format": FORMAT} | {key: _plain(getattr(program, key)) for key in _readers(Program)}
+    """Program -> plain JSON values, with the tensors left out; the inverse of `from_json`.
+
+    In the lowest format that holds it, so that the oldest readers read it.
+    """
+    version = 1 if all(getattr(op, "epilogue", Epilogue()).gain is None for op in program.ops) else FORMAT
+    return {"format": version} | {key: _plain(getattr(program, key), version) for key in _readers(Program, version)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, version: int) -> Any:
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_plain(item, version) for item in value]
     cls: Any = type(value)
-    if keys := _keys(cls):
-        return {key: _plain(getattr(value, key)) for key in keys}
+    if keys := _keys(cls, version):
+        return {key: _plain(getattr(value, key), version) for key in keys}
     return value
 
 
 @cache
-def _keys(cls: Any) -> tuple[str, ...]:
-    return tuple(_fields(cls)) if hasattr(cls, "__dataclass_fields__") else ()
+def _keys(cls: Any, version: int) -> tuple[str, ...]:
+    return tuple(_fields(cls, version)) if hasattr(cls, "__dataclass_fields__") else ()
 
 
 @cache
-def _fields(cls: Any) -> dict[str, Any]:
+def _fields(cls: Any, version: int) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.metadata.get("since", 1) <= version}
 
 
 @cache
-def _readers(cls: Any) -> dict[str, Reader]:
-    """Every field of the dataclass and what reads it; the tensors are no part of the JSON."""
-    return {key: _reader(hint) for key, hint in _fields(cls).items() if cls is not Program or key != "tensors"}
+def _readers(cls: Any, version: int) -> dict[str, Reader]:
+    """Every key of the dataclass in that format and what reads it; the tensors are no part of the JSON."""
+    fields = _fields(cls, version)
+    return {key: _reader(hint, version) for key, hint in fields.items() if cls is not Program or key != "tensors"}
 
 
 def _object(value: Any, readers: dict[str, Reader]) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _object(value: Any, readers: dict[str, Reader]) -> dict[str, Any]:
     return result
 
 
-def _op(value: Any) -> Any:
+def _op(value: Any, version: int) -> Any:
     if type(value) is not dict:
         raise ProgramError(f": expected an object, got {_show(value)}")
     kind = value.get("type")
@@ -120,32 +125,32 @@ def _op(value: Any) -> Any:
     if cls is None:
         raise ProgramError(f": unknown op type {_show(kind)}; known: {', '.join(OPS)}")
     try:
-        return cls(**_object(value, _readers(cls)))
+        return cls(**_object(value, _readers(cls, version)))
     except ProgramError as error:
         name = f" {_show(value['name'])}" if isinstance(value.get("name"), str) else ""
         raise ProgramError(f"{name}{error}") from None
 
 
 @cache
-def _reader(hint: Any) -> Reader:
+def _reader(hint: Any, version: int) -> Reader:
     """What turns a JSON value into one of the annotated type.
 
     It raises ProgramError with ": " and the reason; whoever holds the value puts its place in front.
     """
     hint = getattr(hint, "__supertype__", hint)
     if hint == Op:
-        return _op
+        return partial(_op, version=version)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        cls, readers = hint, _readers(hint)
+        cls, readers = hint, _readers(hint, version)
         return lambda value: cls(**_object(value, readers))
     origin, arms = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        (inner,) = (_reader(arm) for arm in arms if arm is not types.NoneType)
+        (inner,) = (_reader(arm, version) for arm in arms if arm is not types.NoneType)
         return lambda value: None if value is None else inner(value)
     if origin is Literal:
         return _one_of(arms)
     if origin is tuple:
-        return _tuple(arms)
+        return _tuple(arms, version)
     if origin is dict:
         return _free
     return _float if hint is float else _exactly(hint)
@@ -179,9 +184,9 @@ def _float(value: Any) -> float:
     return float(value)
 
 
-def _tuple(arms: tuple[Any, ...]) -> Reader:
+def _tuple(arms: tuple[Any, ...], version: int) -> Reader:
     """Either any number of elements of one type (its arms end with an ellipsis) or one element per arm."""
-    read_item = _reader(arms[0])
+    read_item = _reader(arms[0], version)
     length = None if arms[-1] is Ellipsis else len(arms)
 
     def read(value: Any) -> tuple[Any, ...]:

@@ -166,6 +166,8 @@ class _Executor:
 
     def epilogue(self, epilogue: Epilogue, v: Array) -> None:
         values, tensor = self.values, self.tensor
+        if epilogue.gain is not None:
+            v = v * values[epilogue.gain][:, None, None]
         if epilogue.beta is not None:
             v = v + values[epilogue.beta][:, None, None]
         if epilogue.mul is not None and epilogue.add is not None:

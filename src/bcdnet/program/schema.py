@@ -12,7 +12,7 @@ from typing import Any, Literal, NewType
 
 import numpy.typing as npt
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "bcdnet_program"
 
 Id = NewType("Id", int)
@@ -81,6 +81,7 @@ class Bits:
 class Epilogue:
     """The elementwise steps after an op, in this order, and its results."""
 
+    gain: Id | None = field(default=None, metadata={"since": 2})  # a key of files from that format on
     beta: Id | None = None
     mul: Tensor | None = None
     add: Tensor | None = None

@@ -55,7 +55,7 @@ def _pixels(epilogue: Epilogue, program: Program) -> int:
 def _reads(op: Op) -> list[int]:
     reads: list[int | None] = list(op.inputs) if isinstance(op, Concat) else [op.input]
     if isinstance(op, (Conv2d, BinaryConv2d, Elementwise)):
-        reads.append(op.epilogue.beta)
+        reads += [op.epilogue.gain, op.epilogue.beta]
         reads += [bits.alpha for bits in op.epilogue.bits]
         if op.epilogue.shortcut is not None:
             reads.append(op.epilogue.shortcut.buffer)
