@@ -83,15 +83,19 @@ def test_fields(drawn: list[Figure]) -> None:
 def test_thresholds(drawn: list[Figure]) -> None:
     low = thresholds.Spread((-2.0, -1.0, 0.0, 1.0, 2.0), 1.0, 0.25)
     high = thresholds.Spread((1.0, 2.0, 3.0, 4.0, 5.0), 1.0, 0.5)
-    blocks = [thresholds.BlockThresholds("x", low, None, 0.125), thresholds.BlockThresholds("y", high, None, 0.25)]
+    blocks = [
+        thresholds.BlockThresholds("x", low, None, None, 0.125),
+        thresholds.BlockThresholds("y", high, None, low, 0.25),
+    ]
     means = np.array([[0.0, 5.0, 1.0], [2.0, 5.0, 1.0]])
-    found = thresholds.Thresholds(blocks, {"alpha": ("y", means)})
+    found = thresholds.Thresholds(blocks, {"alpha": ("y", means), "gain": ("y", means + 1)})
     thresholds.draw(found, ["cat", "dog"], Path("x.png"), "the title")
-    alpha, beta, by_class, nothing = drawn[0].axes[:4]
+    alpha, gain, by_class, _ = drawn[0].axes[:4]  # and no beta, which no block has
     marks = [np.transpose(line.get_data()).tolist() for line in alpha.lines[:6]]
     assert marks[:3] == [[[1, -2], [1, 2]], [[1, -1], [1, 1]], [[1, 0]]]
     assert marks[3:] == [[[2, 1], [2, 5]], [[2, 2], [2, 4]], [[2, 3]]]
-    assert len(beta.lines) == 1 and not nothing.axison  # the line at zero alone: there is no beta
+    spread, *_, neutral = (np.transpose(line.get_data()).tolist() for line in gain.lines)
+    assert spread == [[2, -2], [2, 2]] and [y for _, y in neutral] == [1, 1]  # a gain of one does nothing
     assert by_class.images[0].get_array().tolist() == [[-1, 0, 0], [1, 0, 0]]
     assert by_class.images[0].get_clim() == (-1, 1)
     assert by_class.get_title() == "alpha of y by class; classes explain 50 %"
