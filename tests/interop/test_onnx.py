@@ -17,7 +17,15 @@ from bcdnet.cli.main import main
 from bcdnet.compiler import compile_module
 from bcdnet.errors import InteropError
 from bcdnet.interop.onnx import to_onnx, write_onnx
-from bcdnet.nn import BinaryConv2d, ContextualConvBlock, LongRangeShift, RPReLU, RSign, ShortRangeShift
+from bcdnet.nn import (
+    BinaryConv2d,
+    ContextualConvBlock,
+    ContextualEmbedding,
+    LongRangeShift,
+    RPReLU,
+    RSign,
+    ShortRangeShift,
+)
 from bcdnet.program import Program, execute, write_program
 
 NETWORKS = {
@@ -74,6 +82,7 @@ LAYERS = {
     "short": nn.Sequential(RSign(4), ShortRangeShift(), BinaryConv2d(4, 5, 1)),
     "long": nn.Sequential(RSign(4), LongRangeShift(), BinaryConv2d(4, 5, 1)),
     "halved": ContextualConvBlock(4, 4, 3, stride=2),
+    "full": ContextualConvBlock(4, 8, 3, embedding=ContextualEmbedding(4, 8, 2, gain=True, diagonal=True)),
     "activation": RPReLU(4),
     "maximum": nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
     "average": nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
