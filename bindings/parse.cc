@@ -28,6 +28,8 @@ class Fields {
     return PyDict_GetItemString(dict_.ptr(), key);
   }
 
+  bool Has(const char* key) const { return dict_.contains(key); }
+
   bool IsNull(const char* key) const { return Raw(key).is_none(); }
 
   template <class T>
@@ -88,6 +90,7 @@ class Fields {
 
 Epilogue ParseEpilogue(const Fields& f) {
   Epilogue e;
+  if (f.Has("gain")) e.gain = f.OptionalId("gain");  // a program of format 1 lacks the key
   e.beta = f.OptionalId("beta");
   e.mul = f.GetFloats("mul");
   e.add = f.GetFloats("add");

@@ -12,7 +12,7 @@
 namespace bcdnet {
 namespace {
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr size_t kMaxOutputs = 16, kMaxLabel = 1024;
 constexpr int kMaxProvenanceDepth = 8;
 
@@ -31,9 +31,14 @@ BitsOutput ReadBits(const Node& node) {
   return {node.At("buffer").Int(), node.At("bias").OptionalFloats(), node.At("alpha").OptionalInt()};
 }
 
-Epilogue ReadEpilogue(const Node& node) {
-  node.Keys({"beta", "mul", "add", "shortcut", "prelu", "map", "bits"});
+Epilogue ReadEpilogue(const Node& node, int format) {
   Epilogue e;
+  if (format == 1) {
+    node.Keys({"beta", "mul", "add", "shortcut", "prelu", "map", "bits"});
+  } else {
+    node.Keys({"gain", "beta", "mul", "add", "shortcut", "prelu", "map", "bits"});
+    e.gain = node.At("gain").OptionalInt();
+  }
   e.beta = node.At("beta").OptionalInt();
   e.mul = node.At("mul").OptionalFloats();
   e.add = node.At("add").OptionalFloats();
@@ -56,19 +61,19 @@ Branch ReadBranch(const Node& node) {
           static_cast<Shift>(node.At("shift").OneOf({"none", "short", "long"}))};
 }
 
-Conv2dOp ReadConv2d(const Node& node) {
+Conv2dOp ReadConv2d(const Node& node, int format) {
   node.Keys({"type", "name", "input", "weight", "bias", "stride", "padding", "groups", "epilogue"});
   return {node.At("input").Int(),           node.At("weight").GetFloats(), node.At("bias").OptionalFloats(),
           node.At("stride").GetPair(),      node.At("padding").GetPair(),  node.At("groups").Int(),
-          ReadEpilogue(node.At("epilogue"))};
+          ReadEpilogue(node.At("epilogue"), format)};
 }
 
-BinaryConv2dOp ReadBinaryConv2d(const Node& node) {
+BinaryConv2dOp ReadBinaryConv2d(const Node& node, int format) {
   node.Keys({"type", "name", "input", "branches", "stride", "padding", "epilogue"});
   std::vector<Branch> branches;
   for (const Node& branch : node.At("branches").Items()) branches.push_back(ReadBranch(branch));
   return {node.At("input").Int(), std::move(branches), node.At("stride").GetPair(), node.At("padding").GetPair(),
-          ReadEpilogue(node.At("epilogue"))};
+          ReadEpilogue(node.At("epilogue"), format)};
 }
 
 PoolOp ReadPool(const Node& node, bool maximum) {
@@ -107,16 +112,16 @@ T ReadPlain(const Node& node) {
   return {node.At("input").Int(), node.At("output").Int()};
 }
 
-decltype(Op::body) ReadBody(const Node& node) {
+decltype(Op::body) ReadBody(const Node& node, int format) {
   switch (node.At("type").OneOf({"conv2d", "binary_conv2d", "elementwise", "unpack", "avg_pool", "max_pool",
                                  "global_avg_pool", "linear", "concat", "transpose", "reshape"})) {
     case 0:
-      return ReadConv2d(node);
+      return ReadConv2d(node, format);
     case 1:
-      return ReadBinaryConv2d(node);
+      return ReadBinaryConv2d(node, format);
     case 2:
       node.Keys({"type", "name", "input", "epilogue"});
-      return ElementwiseOp{node.At("input").Int(), ReadEpilogue(node.At("epilogue"))};
+      return ElementwiseOp{node.At("input").Int(), ReadEpilogue(node.At("epilogue"), format)};
     case 3:
       return ReadPlain<UnpackOp>(node);
     case 4:
@@ -136,13 +141,13 @@ decltype(Op::body) ReadBody(const Node& node) {
   }
 }
 
-std::vector<Op> ReadOps(const Node& node) {
+std::vector<Op> ReadOps(const Node& node, int format) {
   std::set<std::string> names;
   std::vector<Op> ops;
   for (const Node& item : node.Items()) {
     std::string name = item.At("name").Name();
     if (!names.insert(name).second) item.Fail("another op is called '" + name + "'");
-    ops.push_back({std::move(name), ReadBody(item)});
+    ops.push_back({std::move(name), ReadBody(item, format)});
   }
   return ops;
 }
@@ -239,7 +244,7 @@ PackedFile ReadPackedFile(std::span<const uint8_t> bytes) {
   root.Keys({"format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"});
 
   for (const Node& node : root.At("buffers").Items()) file.program.buffers.push_back(ReadBuffer(node));
-  file.program.ops = ReadOps(root.At("ops"));
+  file.program.ops = ReadOps(root.At("ops"), format);
   const int buffers = static_cast<int>(file.program.buffers.size());
   file.program.input = ReadPorts(root.At("inputs"), 1, buffers)[0].buffer;
   for (Port& port : ReadPorts(root.At("outputs"), kMaxOutputs, buffers)) {

@@ -85,6 +85,7 @@ class Stream {
 
 Epilogue ReadEpilogue(Stream& s) {
   Epilogue e;
+  e.gain = s.OptionalInt();
   e.beta = s.OptionalInt();
   e.mul = s.OptionalFloats();
   e.add = s.OptionalFloats();

@@ -87,7 +87,7 @@ class Mutator {
   void Change(bcdnet::Epilogue& e) {
     switch (net_.Number(0, 7)) {
       case 0:
-        return Change(e.beta);
+        return Change(net_.Number(0, 1) ? e.gain : e.beta);
       case 1:
         return Change(e.mul);
       case 2:

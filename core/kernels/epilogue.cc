@@ -73,6 +73,7 @@ HWY_INLINE VF LoadModulo(const float* pixel, int channel, int channels) {
 /// The 32 channels from `channel` on.
 struct Group {
   const float* parameters;
+  const float* gain;
   const float* beta;
   const int32_t* base[kMaxBranches];
   size_t channel;
@@ -83,6 +84,7 @@ struct Group {
   Group() = default;
   Group(const EpilogueArgs& a, int channel)
       : parameters(a.parameters + ParameterIndex(0, channel)),
+        gain(a.gain != nullptr ? a.gain + channel : nullptr),
         beta(a.beta != nullptr ? a.beta + channel : nullptr),
         channel(channel),
         column(channel - a.channel_begin),
@@ -198,6 +200,9 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pix
       }
     }
   }
+  if (kSource != Source::kPlain && group.gain != nullptr) {
+    each([&](VF& v, int, int c) HWY_ATTR { v = hn::Mul(v, hn::Load(d, group.gain + c)); });
+  }
   if (kSource != Source::kPlain && group.beta != nullptr) {
     each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, group.beta + c)); });
   }
@@ -266,7 +271,8 @@ void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
 void Epilogue(const EpilogueArgs& a) {
   // The plain algorithm's sums of 32 bits, which few layers have.
   if (a.values == nullptr && a.sum_bytes != sizeof(uint16_t)) return reference::Epilogue(a);
-  const bool plain = a.values != nullptr && !a.affine && !a.activation && a.beta == nullptr && a.shortcut == nullptr;
+  const bool changed = a.affine || a.activation || a.gain != nullptr || a.beta != nullptr || a.shortcut != nullptr;
+  const bool plain = a.values != nullptr && !changed;
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
     const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (plain) {

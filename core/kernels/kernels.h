@@ -102,7 +102,8 @@ struct EpilogueArgs {
   const float* parameters;
   bool affine;        // whether kConvBias, kMul and kAdd change anything
   bool activation;    // whether kBiasIn, kSlope and kBiasOut change anything
-  const float* beta;  // [padded O], of this image
+  const float* gain;  // [padded O], of this image
+  const float* beta;  // likewise
 
   const float* shortcut;  // map [shortcut_h][shortcut_w][shortcut_stride]
   int shortcut_h, shortcut_w, shortcut_stride;

@@ -59,6 +59,7 @@ void Epilogue(const EpilogueArgs& a) {
     for (int c = a.channel_begin; c < channel_end; ++c) {
       float v = SourceValue(a, pixel, c);
       if (a.values != nullptr) v = v + Constant(a, kConvBias, c);
+      if (a.gain != nullptr) v = v * a.gain[c];
       if (a.beta != nullptr) v = v + a.beta[c];
       v = std::fma(v, Constant(a, kMul, c), Constant(a, kAdd, c));
       if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);

@@ -27,6 +27,7 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
   Set(kMul, e.mul);
   Set(kAdd, e.add);
   const auto place = [&](int id) { return context.places[id]; };
+  if (e.gain) gain_ = place(*e.gain);
   if (e.beta) beta_ = place(*e.beta);
   if (e.shortcut) {
     shortcut_ = place(e.shortcut->buffer);
@@ -56,6 +57,7 @@ EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
   EpilogueArgs args{};
   args.out_w = out_w_;
   args.out_c = out_c_;
+  if (gain_) args.gain = frame.floats(*gain_);
   if (beta_) args.beta = frame.floats(*beta_);
   args.parameters = parameters_.data();
   args.affine = affine_;

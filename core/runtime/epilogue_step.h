@@ -23,7 +23,7 @@ class PreparedEpilogue {
     std::optional<Place> alpha;
   };
   int out_w_, out_c_;
-  std::optional<Place> beta_, shortcut_, map_;
+  std::optional<Place> gain_, beta_, shortcut_, map_;
   bool duplicate_ = false, avg_pool_ = false, affine_ = false, activation_ = false;
   AlignedVector<float> parameters_;
   std::vector<Bits> bits_;

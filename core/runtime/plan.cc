@@ -9,6 +9,7 @@ namespace {
 /// Calls f(id) for every buffer that an op reads or writes.
 template <class F>
 void ForBuffers(const Epilogue& e, const F& f) {
+  if (e.gain) f(*e.gain);
   if (e.beta) f(*e.beta);
   if (e.shortcut) f(e.shortcut->buffer);
   if (e.map) f(*e.map);

@@ -107,8 +107,8 @@ class Validator {
     if (tensor) Shape(tensor, {channels}, role);
   }
 
-  void Channels(const Buffer& b, int channels, const char* role) const {
-    Require(b.channels == channels, std::string(role) + " has the wrong number of channels");
+  void OptionalVector(std::optional<int> id, int c, const char* role) const {
+    Require(!id || Read(*id, Kind::kVector, role).channels == c, std::string(role) + " has the wrong length");
   }
 
   static bool InRange(const Pair& p, int64_t low, int64_t high) {
@@ -138,7 +138,8 @@ class Validator {
 
   void CheckEpilogue(const Epilogue& e, const Buffer& value, bool elementwise) {
     const int c = value.channels;
-    if (e.beta) Channels(Read(*e.beta, Kind::kVector, "epilogue.beta"), c, "epilogue.beta");
+    OptionalVector(e.gain, c, "epilogue.gain");
+    OptionalVector(e.beta, c, "epilogue.beta");
     OptionalVector(e.mul, c, "epilogue.mul");
     OptionalVector(e.add, c, "epilogue.add");
     if (e.shortcut) {
@@ -159,7 +160,7 @@ class Validator {
     for (const BitsOutput& bits : e.bits) {
       OptionalVector(bits.bias, c, "epilogue.bits.bias");
       Require(elementwise || !bits.alpha, "epilogue.bits.alpha is for elementwise ops only");
-      if (bits.alpha) Channels(Read(*bits.alpha, Kind::kVector, "epilogue.bits.alpha"), c, "epilogue.bits.alpha");
+      OptionalVector(bits.alpha, c, "epilogue.bits.alpha");
     }
     if (e.map) Write(*e.map, {Kind::kMap, value.height, value.width, c}, "epilogue.map");
     for (const BitsOutput& bits : e.bits)
@@ -213,9 +214,8 @@ class Validator {
   void Check(const ElementwiseOp& op) { CheckEpilogue(op.epilogue, Read(op.input, Kind::kMap, "input"), true); }
 
   void Check(const UnpackOp& op) {
-    Buffer expected = Read(op.input, Kind::kBits, "input");
-    expected.kind = Kind::kMap;
-    Write(op.output, expected, "output");
+    const Buffer& in = Read(op.input, Kind::kBits, "input");
+    Write(op.output, {Kind::kMap, in.height, in.width, in.channels}, "output");
   }
 
   /// Size of one axis of a pool, 0 if there is none.

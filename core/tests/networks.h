@@ -63,6 +63,7 @@ inline Network UsualNetwork(uint32_t seed) {
   p.input = net.AddBuffer(Kind::kImage, h, w, net.Number(1, 4));
   const int bits1 = net.AddBuffer(Kind::kBits, h, w, c), map1 = net.AddBuffer(Kind::kMap, h, w, c);
   const int bits2 = net.AddBuffer(Kind::kBits, h, w, c), map2 = net.AddBuffer(Kind::kMap, h, w, o);
+  const int gate = net.AddBuffer(Kind::kVector, 1, 1, c);
   const int pooled = net.AddBuffer(Kind::kVector, 1, 1, o), logits = net.AddBuffer(Kind::kVector, 1, 1, classes);
 
   Epilogue stem = net.Norm(c);
@@ -75,7 +76,9 @@ inline Network UsualNetwork(uint32_t seed) {
                                     {1, 1},
                                     1,
                                     stem}});
+  p.ops.push_back({"gate", GlobalAvgPoolOp{map1, gate}});
   Epilogue block = net.Norm(c);
+  if (net.Number(0, 1) == 1) block.gain = gate;
   block.shortcut = Shortcut{map1, false, false};
   block.bits = {{bits2, {}, std::nullopt}};
   p.ops.push_back(
@@ -137,6 +140,7 @@ inline Network UnusualNetwork(uint32_t seed) {
       {"average", PoolOp{largest, average, {2, 2}, {2, 2}, {0, 0}, true, false, net.Number(0, 1) == 1}});
   p.ops.push_back({"vector", GlobalAvgPoolOp{average, vector}});
   Epilogue dynamic;
+  dynamic.gain = vector;
   dynamic.beta = vector;
   dynamic.map = shifted;
   dynamic.bits = {{signs, net.MakeFloats({2 * c}), vector}};

@@ -50,7 +50,8 @@ class Network:
         self.ops.append({"type": kind, "name": f"op{len(self.ops)}", **fields})
 
     def epilogue(self, shape: list[int], **parts: Any) -> dict[str, Any]:
-        """`shape` is the value's; parts: beta, shortcut as given; mul, add, prelu ("slope", "all"), map, bits wished.
+        """`shape` is the value's; parts: gain, beta, shortcut as given; mul, add, prelu ("slope", "all"), map, bits
+        wished.
 
         `bits` is a list of (has bias, alpha id or None). Ids of results are left in `self.map` and `self.bits`.
         """
@@ -64,6 +65,7 @@ class Network:
         ]
         self.bits = [entry["buffer"] for entry in bits]
         return {
+            "gain": parts.get("gain"),
             "beta": parts.get("beta"),
             "mul": self.reals(channels) if parts.get("mul") else None,
             "add": self.reals(channels) if parts.get("add") else None,
@@ -135,6 +137,10 @@ class Network:
         self.add(kind, **fields, output=output)
         return output
 
+    def vector(self, channels: int) -> int:
+        """A vector of small random values."""
+        return self.simple("global_avg_pool", "vector", [channels], input=self.start(channels))
+
     def start(self, channels: int, **more: Any) -> int | None:
         """A map of small random values: a 1x1 convolution of the image."""
         return self.conv2d(self.image, channels, **more)
@@ -156,7 +162,7 @@ class Network:
 
     def document(self) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": 2,
             "buffers": self.buffers,
             "ops": self.ops,
             "inputs": [{"name": "image", "buffer": self.image}],

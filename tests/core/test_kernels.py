@@ -41,7 +41,10 @@ def flags(*names: str) -> Any:
     return st.fixed_dictionaries({name: st.booleans() for name in names})
 
 
-@given(seeds, windows(), channels, channels, batches, flags("mul", "add"), st.sampled_from([None, "slope", "all"]))
+@given(
+    seeds, windows(), channels, channels, batches, flags("gain", "beta"), flags("mul", "add"),
+    st.sampled_from([None, "slope", "all"]),
+)  # fmt: skip
 def test_binary_convolution(
     new_network: Any,
     check_network: Any,
@@ -50,23 +53,27 @@ def test_binary_convolution(
     inputs: int,
     outputs: int,
     count: int,
+    dynamic: Any,
     norm: Any,
     prelu: Any,
 ) -> None:
     network = new_network(seed, 2, *place["size"])
+    more = norm | {step: network.vector(outputs) for step, given in dynamic.items() if given}
     network.start(inputs, map=False, bits=[(True, None)])
-    network.binary_conv2d(network.bits[0], outputs, **place["window"], **norm, prelu=prelu, bits=[(True, None)])
+    network.binary_conv2d(network.bits[0], outputs, **place["window"], **more, prelu=prelu, bits=[(True, None)])
     check_network(network, count, algorithms=True)
 
 
 @given(seeds, sizes, sizes, st.integers(1, 40).map(lambda n: 4 * n), channels,
-       st.lists(st.sampled_from(["none", "short", "long"]), min_size=1, max_size=3))  # fmt: skip
+       st.lists(st.sampled_from(["none", "short", "long"]), min_size=1, max_size=3), st.booleans())  # fmt: skip
 def test_shifted_branches(
-    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, shifts: Any
-) -> None:
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, shifts: Any,
+    gain: bool,
+) -> None:  # fmt: skip
     network = new_network(seed, 2, height, width)
+    vector = network.vector(outputs) if gain else None
     network.start(inputs, map=False, bits=[(False, None)])
-    network.binary_conv2d(network.bits[0], outputs, shifts=shifts, mul=True, add=True)
+    network.binary_conv2d(network.bits[0], outputs, shifts=shifts, gain=vector, mul=True, add=True)
     check_network(network, algorithms=True)
 
 
@@ -114,21 +121,25 @@ def test_sums_of_maps(
     check_network(network, 2, finished=True)
 
 
+NONE = dict.fromkeys(("mul", "add", "gain", "beta", "alpha", "bias"), False)
+
+
 @given(
     seeds,
     sizes,
     sizes,
     channels,
     st.sampled_from([None, "slope", "all"]),
-    flags("mul", "add", "beta", "alpha", "bias"),
+    flags(*NONE),
     st.sampled_from([None, "same", "duplicate", "avg_pool", "both"]),
     st.integers(0, 2),
 )
 @example(  # values that are only compared, as a dynamic embedding's are
-    0, 9, 9, 70, None, {"mul": False, "add": False, "beta": False, "alpha": True, "bias": True}, None, 2
+    0, 9, 9, 70, None, NONE | {"alpha": True, "bias": True}, None, 2
 )
-@example(0, 9, 9, 70, "all", {"mul": True, "add": True, "beta": True, "alpha": True, "bias": True}, "avg_pool", 1)
-@example(0, 8, 8, 70, "all", {"mul": True, "add": True, "beta": True, "alpha": True, "bias": True}, "avg_pool", 1)
+@example(0, 9, 9, 70, None, NONE | {"gain": True, "alpha": True, "bias": True}, None, 2)
+@example(0, 9, 9, 70, "all", dict.fromkeys(NONE, True), "avg_pool", 1)
+@example(0, 8, 8, 70, "all", dict.fromkeys(NONE, True), "avg_pool", 1)
 def test_epilogue(
     new_network: Any, check_network: Any, seed: int, height: int, width: int, channel: int, prelu: Any, has: Any,
     shortcut: Any, bits: int,
@@ -141,6 +152,7 @@ def test_epilogue(
     vector = network.simple("global_avg_pool", "vector", network.shape(value)[2:], input=value)
     network.elementwise(
         value,
+        gain=vector if has["gain"] else None,
         beta=vector if has["beta"] else None,
         mul=has["mul"],
         add=has["add"],
@@ -152,13 +164,15 @@ def test_epilogue(
     check_network(network)
 
 
-@given(seeds, windows(), st.integers(1, 20), st.integers(1, 70), st.booleans(), st.booleans())
+@given(seeds, windows(), st.integers(1, 20), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans())
 def test_convolution(
-    new_network: Any, check_network: Any, seed: int, place: Any, inputs: int, outputs: int, from_image: bool, bias: bool
-) -> None:
+    new_network: Any, check_network: Any, seed: int, place: Any, inputs: int, outputs: int, from_image: bool,
+    bias: bool, gain: bool,
+) -> None:  # fmt: skip
     network = new_network(seed, 3, *place["size"])
+    vector = network.vector(outputs) if gain else None
     source = network.image if from_image else network.start(inputs)
-    network.conv2d(source, outputs, **place["window"], bias=bias, prelu="slope")
+    network.conv2d(source, outputs, **place["window"], bias=bias, gain=vector, prelu="slope")
     check_network(network)
 
 

@@ -133,6 +133,13 @@ def test_wrong_images(network: Any) -> None:
             session.run(wrong)
 
 
+def a_gain_of_40_for_70(document: Any, tensors: Any) -> None:
+    document["buffers"].append({"kind": "vector", "shape": [40]})
+    gain = len(document["buffers"]) - 1
+    document["ops"].insert(2, {"type": "global_avg_pool", "name": "gain", "input": 1, "output": gain})
+    document["ops"][3]["epilogue"]["gain"] = gain
+
+
 MALFORMED: list[tuple[str, Any, str]] = [
     ("read before", lambda d, t: d["ops"].reverse(), "before it is written"),
     ("no buffer", lambda d, t: d["ops"][1].update(input=99), "is not a buffer"),
@@ -154,6 +161,8 @@ MALFORMED: list[tuple[str, Any, str]] = [
     ("large", lambda d, t: d["buffers"][1].update(shape=[65536, 65536, 1]), r"2\^31"),
     ("second image", lambda d, t: d["buffers"][1].update(kind="image"), "image"),
     ("branches", lambda d, t: d["ops"][1].update(branches=[]), "branches"),
+    ("gain", lambda d, t: d["ops"][1]["epilogue"].update(gain=1), "epilogue.gain is a buffer of the wrong kind"),
+    ("gain's length", a_gain_of_40_for_70, "epilogue.gain has the wrong length"),
     ("no result", lambda d, t: d["ops"][1]["epilogue"].update(map=None, bits=[]), "no result"),
     ("output", lambda d, t: d["outputs"][0].update(buffer=1), "wrong kind"),
     ("no outputs", lambda d, t: d["outputs"].clear(), "outputs"),

@@ -100,6 +100,19 @@ def test_weights_of_float16_are_what_they_stand_for(library: Library, tmp_path: 
     assert np.array_equal(model.run(np.ones((1, 1, 1, 1), np.float32))[0][0], HALVES)
 
 
+def test_a_gain_is_of_format_2(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "gain.bcdn").write_bytes(packed(8))
+    session = InferenceSession(tmp_path / "gain.bcdn", threads=1)
+    images = RNG.standard_normal((2, *session.get_inputs()[0].shape[1:]), np.float32)
+    got = library.model(tmp_path / "gain.bcdn").run(images)
+    assert [output.tobytes() for output in got] == [
+        output.tobytes() for output in session.run(None, {session.get_inputs()[0].name: images})
+    ]
+    for name, message in (("format-of-gain", "unknown key 'gain'"), ("newer-format", "format 3, newer than")):
+        with pytest.raises(LibraryError, match=message):
+            library.model(TESTS / "malformed" / f"{name}.bcdn")
+
+
 def test_many_threads_may_run_one_model(library: Library) -> None:
     model = library.model(locate("reactnet_r18_cifar10"), threads=2)
     images = [RNG.standard_normal((2, *model.input_size), np.float32) for _ in range(8)]

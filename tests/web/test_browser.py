@@ -142,9 +142,11 @@ def damaged(packed: Path) -> dict[str, bytes]:
         "longer or shorter": good[:-4],
         "longer or shorter ": good + bytes(4),
         "the key": container(text.replace('{"format"', '{"format": 1, "format"')),
-        "newer": file(setter("format", 2)),
+        "newer": file(setter("format", 3)),
         "positive integer": container(text.replace('"format": 1', '"format": 1.0')),
         "unknown key": file(setter("more", 1)),
+        'unknown key "gain"': file(setter("ops", 0, "epilogue", "gain", None)),
+        "missing key 'gain'": file(setter("format", 2)),
         "missing key": file(lambda changed: changed.pop("labels")),
         "expected true or false": file(
             setter("ops", 0, "epilogue", "shortcut", {"buffer": 0, "duplicate": 1, "avg_pool": False})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_op import packed as packed_ops
 from PIL import features
 
 from bcdnet.program.schema import Preprocess
@@ -19,6 +20,7 @@ from bcdnet.runtime.preprocess import to_input
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
+MALFORMED = Path(__file__).parents[1] / "malformed"
 RNG = np.random.default_rng(0)
 
 
@@ -48,6 +50,22 @@ def test_logits_are_those_of_python(site: Path, packed: Path, tmp_path: Path) ->
         fs.writeFileSync(words[2], logits); print(session.labels)"""
     assert run(site, script, packed, tmp_path / "images", tmp_path / "logits") == [f"class {i}" for i in range(10)]
     (expected,) = InferenceSession(packed).run(None, {"image": images})
+    assert (tmp_path / "logits").read_bytes() == expected.tobytes()
+
+
+def test_a_gain_is_of_format_2(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "gain.bcdn").write_bytes(packed_ops(8))
+    images = RNG.standard_normal((2, 3, 5, 6), np.float32)
+    (tmp_path / "images").write_bytes(images.tobytes())
+    script = """const session = await Session.load(words[0]);
+        const logits = session.run(new Float32Array(new Uint8Array(fs.readFileSync(words[1])).buffer));
+        fs.writeFileSync(words[2], logits);
+        const tell = (file) => Session.load(file).catch((error) => error.message);
+        print(await Promise.all(words.slice(3).map(tell)))"""
+    refused = [MALFORMED / f"{name}.bcdn" for name in ("format-of-gain", "newer-format")]
+    older, newer = run(site, script, tmp_path / "gain.bcdn", tmp_path / "images", tmp_path / "logits", *refused)
+    assert 'unknown key "gain"' in older and "format 3, newer than this page reads (2)" in newer
+    expected = InferenceSession(tmp_path / "gain.bcdn", threads=1).run(["logits"], {"image": images})[0]
     assert (tmp_path / "logits").read_bytes() == expected.tobytes()
 
 

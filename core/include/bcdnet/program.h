@@ -56,6 +56,7 @@ struct BitsOutput {
 };
 
 struct Epilogue {
+  std::optional<int> gain;
   std::optional<int> beta;
   Floats mul;
   Floats add;

@@ -3,7 +3,7 @@
 import { check, readContainer, within } from "./container.js";
 import { Float, parseJson } from "./json.js";
 
-const FORMAT = 1;
+const FORMAT = 2;
 const MAX_JSON_BYTES = 2 ** 24;
 
 // Each reader takes a value and appends to `out` what web/core.cc reads.
@@ -69,7 +69,7 @@ function checkKeys(value, names) {
 
 const BUFFER = object({ kind: oneOf(["image", "map", "vector", "bits"]), shape: list(int) });
 
-const EPILOGUE = object({
+const STEPS = {
   beta: optional(int),
   mul: optional(tensor),
   add: optional(tensor),
@@ -77,21 +77,27 @@ const EPILOGUE = object({
   prelu: optional(object({ bias_in: optional(tensor), slope: tensor, bias_out: optional(tensor) })),
   map: optional(int),
   bits: list(object({ buffer: int, bias: optional(tensor), alpha: optional(int) })),
-});
+};
+
+function epilogue(value, out, context) {
+  if (context.version > 1) return object({ gain: optional(int), ...STEPS })(value, out, context);
+  out.push(0); // format 1 has no gain
+  object(STEPS)(value, out, context);
+}
 
 const POOL = { input: int, output: int, kernel: pair, stride: pair, padding: pair, ceil: bool };
 const COPY = { input: int, output: int };
 
 const OPS = {
   conv2d: {
-    input: int, weight: tensor, bias: optional(tensor), stride: pair, padding: pair, groups: int, epilogue: EPILOGUE,
+    input: int, weight: tensor, bias: optional(tensor), stride: pair, padding: pair, groups: int, epilogue,
   },
   binary_conv2d: {
     input: int,
     branches: list(object({ weight: tensor, scale: tensor, shift: oneOf(["none", "short", "long"]) })),
-    stride: pair, padding: pair, epilogue: EPILOGUE,
+    stride: pair, padding: pair, epilogue,
   },
-  elementwise: { input: int, epilogue: EPILOGUE },
+  elementwise: { input: int, epilogue },
   unpack: COPY,
   avg_pool: { ...POOL, count_include_pad: bool },
   max_pool: POOL,
@@ -219,7 +225,7 @@ export function readFile(buffer) {
   checkKeys(program, ["format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"]);
 
   const index = new Map([...tensors.keys()].map((name, i) => [name, i]));
-  const context = { tensors, index, used: new Set(), values: 0, names: new Set() };
+  const context = { version, tensors, index, used: new Set(), values: 0, names: new Set() };
   const stream = [];
   const [buffers, ops] = [program.get("buffers"), program.get("ops")];
   within("buffers", () => list(BUFFER)(buffers, stream, context));
