@@ -15,7 +15,7 @@ from torch import nn
 
 from bcdnet.compiler import compile_module
 from bcdnet.errors import CompileError
-from bcdnet.nn import BinaryConv2d, RPReLU, ShortRangeShift, Sign
+from bcdnet.nn import BinaryConv2d, ContextHead, RPReLU, ShortRangeShift, Sign, SpatialMean
 from bcdnet.program import execute
 
 
@@ -67,6 +67,21 @@ def test_a_map_times_one_number_per_channel_and_image(function: Callable[..., to
     x = torch.randn(4, 3, 6, 8)
     (ours,) = execute(compile_module(module, input_size=(3, 6, 8)), x.numpy())
     np.testing.assert_array_equal(ours, module(x).numpy())
+
+
+def test_a_head_without_a_diagonal_needs_no_means() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.head = SpatialMean(), ContextHead(3, 3, base=1.0)
+            nn.init.normal_(self.head.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.head(self.pool(x))).flatten(1)
+
+    module, x = Gated().eval(), torch.randn(2, 3, 4, 5)
+    (ours,) = execute(compile_module(module, input_size=(3, 4, 5)), x.numpy())
+    np.testing.assert_array_equal(ours, module(x).detach().numpy())
 
 
 def test_other_products_of_tensors_are_refused() -> None:

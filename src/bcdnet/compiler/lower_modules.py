@@ -128,7 +128,7 @@ def _linear(low: Lowering, name: str, layer: nn.Linear, x: Any) -> Value:
     return linear(low, name, x, layer.weight, layer.bias)
 
 
-def _context_head(low: Lowering, name: str, layer: ContextHead, context: Any, mean: Any) -> Value:
+def _context_head(low: Lowering, name: str, layer: ContextHead, context: Any, mean: Any = None) -> Value:
     bias = torch.full(layer.weight.shape[:1], layer.base) if layer.base else None
     out = linear(low, name, context, layer.weight, bias)
     if layer.diagonal is not None:
