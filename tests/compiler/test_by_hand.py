@@ -15,7 +15,7 @@ from torch import nn
 
 from bcdnet.compiler import compile_module
 from bcdnet.errors import CompileError
-from bcdnet.nn import BinaryConv2d, ContextHead, RPReLU, ShortRangeShift, Sign, SpatialMean
+from bcdnet.nn import BinaryConv2d, RPReLU, ShortRangeShift, Sign
 from bcdnet.program import execute
 
 
@@ -48,46 +48,6 @@ def test_affine_functions_round_after_every_step(function: Callable[[torch.Tenso
     x = torch.randn(4, 3, 32, 32)
     (ours,) = execute(compile_module(module, input_size=(3, 32, 32)), x.numpy())
     np.testing.assert_array_equal(ours, module(x).numpy())
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x, s: x * s,
-        lambda x, s: s * x + s,
-        lambda x, s: F.relu(x) * s * 0.3 + 0.1,
-        lambda x, s: torch.mul(x * 0.3, s) + x,
-        lambda x, s: (x + s) * s,  # a product after the sum is an op of its own
-        lambda x, s: s * (s * 0.5) * x,
-    ],
-)
-def test_a_map_times_one_number_per_channel_and_image(function: Callable[..., torch.Tensor]) -> None:
-    """The numbers are maxima over the image, which every implementation finds alike."""
-    module = Computes(lambda x: function(x, F.max_pool2d(x, (6, 8))).flatten(1)).eval()
-    x = torch.randn(4, 3, 6, 8)
-    (ours,) = execute(compile_module(module, input_size=(3, 6, 8)), x.numpy())
-    np.testing.assert_array_equal(ours, module(x).numpy())
-
-
-def test_a_head_without_a_diagonal_needs_no_means() -> None:
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pool, self.head = SpatialMean(), ContextHead(3, 3, base=1.0)
-            nn.init.normal_(self.head.weight)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (x * self.head(self.pool(x))).flatten(1)
-
-    module, x = Gated().eval(), torch.randn(2, 3, 4, 5)
-    (ours,) = execute(compile_module(module, input_size=(3, 4, 5)), x.numpy())
-    np.testing.assert_array_equal(ours, module(x).detach().numpy())
-
-
-def test_other_products_of_tensors_are_refused() -> None:
-    for function in (lambda x: x * x, lambda x: x * x.mean(1, keepdim=True)):
-        with pytest.raises(CompileError, match="cannot"):
-            compile_module(Computes(lambda x, function=function: function(x).flatten(1)).eval(), input_size=(3, 6, 8))
 
 
 def test_a_value_on_its_threshold_keeps_its_sign() -> None:

@@ -116,17 +116,6 @@ class Twins(nn.Module):
         return torch.cat(parts, 1).mean([2, 3])
 
 
-class GainedTwins(Twins):
-    """Each with a factor per image of its own, too."""
-
-    def forward(self, x):
-        x = self.stem(x)
-        bits, mean = self.sign(x), x.mean([2, 3], keepdim=True)
-        gains = (mean, mean * 0.5)
-        parts = zip(self.convs, gains, self.bns, self.acts, strict=True)
-        return torch.cat([act(bn(conv(bits) * gain) + x) for conv, gain, bn, act in parts], 1).mean([2, 3])
-
-
 class Perceptron(nn.Module):
     """Binary linear layers on vectors; batch normalisation in one dimension; two outputs; views by size."""
 
@@ -158,13 +147,6 @@ def test_twins_become_one(prepared) -> None:
     assert types(program) == {"conv2d": 1, "binary_conv2d": 1, "global_avg_pool": 1}
     (op,) = [op for op in program.ops if op.type == "binary_conv2d"]
     assert program.tensors[op.branches[0].weight].shape[0] == 24 and op.epilogue.shortcut.duplicate
-
-
-def test_twins_keep_their_gains(prepared) -> None:
-    program = compare(prepared(GainedTwins(), 3, 5, 7), 3, 5, 7)
-    (op,) = [op for op in program.ops if op.type == "binary_conv2d"]
-    (gains,) = [other for other in program.ops if other.type == "concat"]
-    assert op.epilogue.gain == gains.output and program.buffers[gains.output].shape == (24,)
 
 
 class Wrapped(nn.Module):
