@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.image_files import SUFFIXES, walk_images
@@ -42,7 +42,8 @@ def find_images(names: Sequence[str], *, allow_urls: bool = False, max_pixels: i
     """Every image that `names` mean, folders and globs in sorted order; only standard input is read yet.
 
     A name is a file, a folder (searched at any depth; hidden files are passed over), a glob, `-` for standard input, an
-    address (http, https) if `allow_urls`, or a webcam's number. Raises DataError for a name that means nothing.
+    address (http, https; with NAME:PASSWORD@ where the server asks for them) if `allow_urls`, or a webcam's number.
+    Raises DataError for a name that means nothing.
     """
     return [source for name in names for source in _find(name, allow_urls, max_pixels)]
 
@@ -59,10 +60,13 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         if not allow_urls:
             raise DataError(f"{name}: is not fetched unless you say --allow-urls")
         try:
-            relative = Path(PurePosixPath(urlsplit(name).path).name or "download")
+            parts = urlsplit(name)
         except ValueError as error:
             raise DataError(f"{name}: is no address ({error})") from None
-        yield Source(name, relative, lambda: open_image(_download(name), name, max_pixels=max_pixels))
+        # A password is for the server alone, and not for a log.
+        shown = name.replace(f":{parts.password}@", ":***@", 1) if parts.password else name
+        relative = Path(PurePosixPath(parts.path).name or "download")
+        yield Source(shown, relative, lambda: open_image(_download(parts, shown), shown, max_pixels=max_pixels))
     elif path.is_dir():
         files = list(_files(path, max_pixels))
         if not files:
@@ -97,10 +101,11 @@ def _read_stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _download(url: str) -> bytes:
+def _download(parts: SplitResult, shown: str) -> bytes:
+    from base64 import b64encode
     from http.client import HTTPException
     from urllib.error import HTTPError
-    from urllib.parse import quote, urlunsplit
+    from urllib.parse import quote, unquote_to_bytes, urlunsplit
     from urllib.request import Request, urlopen
 
     from bcdnet import __version__
@@ -108,12 +113,15 @@ def _download(url: str) -> bytes:
     end = time.monotonic() + DOWNLOAD_SECONDS
     try:
         # As browsers do, what an address cannot hold is escaped; what is escaped already stays so.
-        parts = urlsplit(url)
-        host, (path, query) = parts.netloc.encode("idna").decode(), (quote(part, UNESCAPED) for part in parts[2:4])
+        login, at, host = parts.netloc.rpartition("@")
+        host, (path, query) = host.encode("idna").decode(), (quote(part, UNESCAPED) for part in parts[2:4])
         # The scheme was checked, and urllib follows redirections to http, https and ftp only.
         request = Request(
             urlunsplit((parts.scheme, host, path, query, "")), headers={"User-Agent": f"bcdnet/{__version__}"}
         )
+        if at:  # NAME:PASSWORD, as cameras ask for; not for a server that this one may send us on to
+            secret = b64encode(unquote_to_bytes(login if ":" in login else f"{login}:")).decode()
+            request.add_unredirected_header("Authorization", f"Basic {secret}")
         with urlopen(request, timeout=DOWNLOAD_SILENCE_SECONDS) as answer:
             body = bytearray()
             while len(body) <= MAX_DOWNLOAD and (block := answer.read1(2**16)):
@@ -124,11 +132,11 @@ def _download(url: str) -> bytes:
                 raise ConnectionError(f"it ended {missing} bytes early")
     except HTTPError as error:
         error.close()
-        raise DataError(f"{url}: the server answers {error.code} {error.reason}") from None
+        raise DataError(f"{shown}: the server answers {error.code} {error.reason}") from None
     except (OSError, HTTPException, ValueError) as error:
-        raise DataError(f"{url}: cannot be fetched ({error})") from None
+        raise DataError(f"{shown}: cannot be fetched ({error})") from None
     if len(body) > MAX_DOWNLOAD:
-        raise DataError(f"{url}: is longer than {MAX_DOWNLOAD // 2**20} MiB")
+        raise DataError(f"{shown}: is longer than {MAX_DOWNLOAD // 2**20} MiB")
     return bytes(body)
 
 

@@ -1,0 +1,69 @@
+"""Images at addresses that ask for a name and a password."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import threading
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from bcdnet.errors import DataError
+from bcdnet.runtime.sources import find_images
+
+LOGIN = "Basic " + base64.b64encode("a name:p@ss:wörd".encode()).decode()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str | None]]]:
+    """HOST:PORT of a server that gives /a.png to whom it knows and sends /elsewhere on, and what it was told."""
+    told: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told.append(self.headers["Authorization"])
+            moved, known = self.path == "/elsewhere", told[-1] == LOGIN
+            self.send_response(302 if moved else 200 if known else 401)
+            if moved:
+                self.send_header("Location", "/a.png")
+            self.end_headers()
+            if known and not moved:
+                Image.new("RGB", (3, 2)).save(self.wfile, "PNG")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{found.server_port}", told
+        found.shutdown()
+
+
+def test_a_server_is_told_name_and_password_and_nobody_else(server) -> None:
+    host, told = server
+    known, unknown, moved = find_images(
+        [
+            f"http://a%20name:p%40ss:w%C3%B6rd@{host}/a.png",
+            f"http://a%20name:guess@{host}/a.png",
+            f"http://a%20name:p%40ss:w%C3%B6rd@{host}/elsewhere",
+        ],
+        allow_urls=True,
+    )
+    assert known.open().size == (3, 2)
+    assert known.name == f"http://a%20name:***@{host}/a.png"
+    with pytest.raises(DataError) as caught:
+        unknown.open()
+    assert "answers 401" in str(caught.value) and "guess" not in str(caught.value)
+    with pytest.raises(DataError, match="answers 401"):
+        moved.open()
+    assert told[-2:] == [LOGIN, None]
+
+
+def test_a_name_may_stand_alone(server) -> None:
+    host, told = server
+    (source,) = find_images([f"http://somebody@{host}/a.png"], allow_urls=True)
+    with pytest.raises(DataError, match=f"^http://somebody@{host}/a.png: the server answers 401"):
+        source.open()
+    assert told == ["Basic " + base64.b64encode(b"somebody:").decode()]
