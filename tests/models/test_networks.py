@@ -65,10 +65,13 @@ def test_features_only(name):
     assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("_small")])
-def test_torch_fx_sees_through_every_network(name):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [(name, {}) for name in VARIANTS if name.endswith("_small")] + [("reactnet_r18_small", {"embedding": "full"})],
+)
+def test_torch_fx_sees_through_every_network(name, changes):
     """As torchvision's create_feature_extractor does."""
-    model = timm.create_model(name, **settings_of(name)).eval()
+    model = timm.create_model(name, **settings_of(name), **changes).eval()
     x = torch.randn(2, 3, side_of(name), side_of(name))
     assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 torch.fx.wrap("_mean")  # one node each to torch.fx, which does not know the device
 torch.fx.wrap("_linear")
+torch.fx.wrap("_scaled_means")  # which looks at sizes
 
 
 def _sums_in_float64(training: bool, x: Tensor) -> bool:
@@ -28,6 +29,12 @@ def _linear(x: Tensor, weight: Tensor, base: float, training: bool) -> Tensor:
     if _sums_in_float64(training, x):
         return (F.linear(x.double(), weight.double()) + base).to(x.dtype)
     return F.linear(x, weight) + base
+
+
+def _scaled_means(mean: Tensor, diagonal: Tensor) -> Tensor:
+    if mean.shape[1] != len(diagonal):
+        mean = torch.cat((mean, mean), dim=1)
+    return mean * diagonal
 
 
 class SpatialMean(nn.Module):
@@ -65,9 +72,7 @@ class ContextHead(ContextLinear):
         out = _linear(context, self.weight, self.base, self.training)
         if self.diagonal is not None:
             assert mean is not None
-            if mean.shape[1] != out.shape[1]:
-                mean = torch.cat((mean, mean), dim=1)
-            out = mean * self.diagonal + out
+            out = _scaled_means(mean, self.diagonal) + out
         return out[:, :, None, None]
 
 
