@@ -28,7 +28,8 @@ def _mean(x: Tensor, training: bool) -> Tensor:
 def _linear(x: Tensor, weight: Tensor, base: float, training: bool) -> Tensor:
     if _sums_in_float64(training, x):
         return (F.linear(x.double(), weight.double()) + base).to(x.dtype)
-    return F.linear(x, weight) + base
+    out = F.linear(x, weight)
+    return out + base if base else out  # no kernel on a GPU for what adds nothing
 
 
 def _scaled_means(mean: Tensor, diagonal: Tensor) -> Tensor:
