@@ -59,8 +59,11 @@ def train_in_processes(recipe: Recipe, folder: Path, processes: int) -> list[dic
 
 
 @pytest.mark.slow
-def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    one, two = (train_in_processes(make_recipe(**PLAIN), tmp_path, processes) for processes in (1, 2))
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_the_loss_is_that_of_one_process(make_recipe: Callable[..., Recipe], tmp_path: Path, recomputed: bool) -> None:
+    one = train_in_processes(make_recipe(**PLAIN), tmp_path, 1)
+    trainer = {**PLAIN["trainer"], "grad_checkpointing": recomputed}
+    two = train_in_processes(make_recipe(**PLAIN | {"trainer": trainer}), tmp_path, 2)
     assert [(row["step"], row["iteration"]) for row in one] == [(row["step"], row["iteration"]) for row in two]
     assert len(one) == 12
     assert float(one[7]["train_loss"]) < float(one[0]["train_loss"]) - 0.3  # it learned something

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from bcdnet.errors import RecipeError
 from bcdnet.models import load_model
+from bcdnet.models import network as network_module
+from bcdnet.nn import recomputed
 from bcdnet.nn.sign import AnnealedEstimator
 from bcdnet.training import phase as phase_module
 from bcdnet.training.checkpoint import newest_readable
@@ -47,6 +49,24 @@ def test_an_average_is_what_is_evaluated_and_exported(
     assert any(not torch.equal(average[name], last[name]) for name in last)
     for name, value in exported.items():
         assert torch.equal(value, average[name]) and torch.equal(value, evaluated[-1][name]), name
+
+
+def test_blocks_computed_twice_change_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[torch.nn.Module] = []
+
+    def watched(block: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        calls.append(block)
+        return recomputed(block, x)
+
+    monkeypatch.setattr(network_module, "recomputed", watched)
+    for name, enable in (("plain", False), ("again", True)):
+        trainer = {"accelerator": "cpu", "grad_checkpointing": enable}
+        train(make_recipe(name, steps=[{**STEP, "ema": 0.9, "weight_bits": 1}], trainer=trainer))
+        assert bool(calls) == enable
+    plain, again = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "again"))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
 def test_images_held_out_are_what_is_evaluated(make_recipe: MakeRecipe) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcdnet.errors import RecipeError
 from bcdnet.models.limits import MAX_SIZE, check_range
-from bcdnet.nn import ESTIMATORS, ContextualEmbedding, lacks_statistics
+from bcdnet.nn import ESTIMATORS, ContextualEmbedding, lacks_statistics, recomputed
 
 Embedding = Literal["none", "both", "alpha", "beta", "full"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
@@ -68,12 +68,19 @@ class Network(nn.Module):
             for i, (width, reduction) in enumerate(channels)
         ]
         self.distilled_training = False
+        self.grad_checkpointing = False
         self.pretrained_cfg: dict[str, Any] = {}
         self.reset_classifier(config.num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """x: [N, in_chans, H, W] -> the last map [N, C, H', W']."""
-        x = self.stages(self.stem(x))
+        x = self.stem(x)
+        if self.grad_checkpointing and self.training:
+            for stage in self.stages.children():
+                for block in stage.children():
+                    x = recomputed(block, x)
+            return x
+        x = self.stages(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -102,6 +109,10 @@ class Network(nn.Module):
     def set_distilled_training(self, enable: bool = True) -> None:
         """In train mode return the two heads' logits apart; no effect on a network with one head."""
         self.distilled_training = enable
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """In train mode keep only the blocks' inputs for the backward pass: less memory, one more forward pass."""
+        self.grad_checkpointing = enable
 
     @property
     def num_classes(self) -> int:

@@ -6,6 +6,7 @@ from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
 from bcdnet.nn.embedding import ContextHead, ContextLinear, ContextualEmbedding, SpatialMean
 from bcdnet.nn.mixer import TokenMixingBlock
 from bcdnet.nn.mlp import BinaryMLPBlock, PointwiseBlock
+from bcdnet.nn.recompute import recomputed
 from bcdnet.nn.rescale import rescale_latent_weights
 from bcdnet.nn.shift import LongRangeShift, ShortRangeShift
 from bcdnet.nn.sign import ESTIMATORS, set_progress, sign
@@ -34,6 +35,7 @@ __all__ = [
     "drop_statistics",
     "lacks_statistics",
     "make_shortcut",
+    "recomputed",
     "rescale_latent_weights",
     "restore_statistics",
     "set_progress",

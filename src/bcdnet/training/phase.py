@@ -94,6 +94,7 @@ def run_phase(
     step = phase.step
     set_weight_bits(model, step.weight_bits)
     model.set_distilled_training(teacher is not None)
+    model.set_grad_checkpointing(recipe.trainer.grad_checkpointing)
     if step.latent_rms is not None and state is None:
         rescale_latent_weights(model, step.latent_rms)
     source = data.train(step.augment)

@@ -182,7 +182,8 @@ class TrainerConfig:
     `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts.
     `compile_mode` is torch.compile's: "reduce-overhead" replays an NVIDIA GPU's work as CUDA graphs, so that it does
     not wait for the host to launch each kernel of a small network. `checkpoint_every` and `log_every` count iterations;
-    every evaluation is followed by a checkpoint too.
+    every evaluation is followed by a checkpoint too. `grad_checkpointing` keeps only the inputs of the network's blocks
+    for the backward pass, which computes the rest again: less memory, more time, the same result.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -192,6 +193,7 @@ class TrainerConfig:
     channels_last: bool = False
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead"] = "default"
+    grad_checkpointing: bool = False
     accumulate: int = 1
     sync_bn: bool = True
     checkpoint_every: int = 1000
