@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -140,6 +141,21 @@ def test_a_connection_outlasts_the_pauses_of_a_proxy(packed_file, served) -> Non
         process.send_signal(signal.SIGTERM)  # which no idle connection delays
         assert connection.recv(1) == b""
         process.wait(timeout=10)
+
+
+def test_a_second_interrupt_ends_it_at_once(packed_file, served) -> None:
+    """What it had taken in was once a traceback each."""
+    with served(packed_file, "--threads", 1) as (address, process), connect(address) as client:
+        client.sendall(head(1000) + b"x")
+        with connect(address) as asking:
+            asking.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert answer(asking) == (200, {"status": "ready"})
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for the rest
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10)[1] == ""
+        assert process.returncode == 130
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Serve models: POST /v1/predict, GET /v1/models, /healthz, /readyz, /metrics, /docs, and a page at /.
 
-    Ctrl-C or SIGTERM ends it after what was taken in is answered.
+    Ctrl-C or SIGTERM ends it after what was taken in is answered, a second Ctrl-C at once.
     """
     import warnings
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from bcdnet.errors import BcdnetError
 from bcdnet.serve.app import create_app
@@ -36,7 +38,7 @@ def run(
     port: int = 8000,
     announce: Callable[[int], None] = lambda _port: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; what was taken in by then is answered first.
+    """Serve until SIGINT or SIGTERM; what was taken in by then is answered first. A second SIGINT ends it at once.
 
     `announce` is told the port once connections are accepted. Raises BcdnetError where the address cannot be listened
     at.
@@ -48,6 +50,12 @@ def run(
     class Protocol(PromptProtocol):
         seconds = settings.seconds
         most = most_connections()
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit and sig == signal.SIGINT:
+                os._exit(128 + sig)  # uvicorn would print a traceback for each request that it gives up
+            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         create_app(models, settings),
@@ -63,7 +71,7 @@ def run(
     # Bound here, so that a port in use is one clear error and not a line in a log.
     listener = listen(host, port)
     announce(listener.getsockname()[1])
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
 
 
 def most_connections() -> int:
