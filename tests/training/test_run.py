@@ -206,14 +206,15 @@ def test_a_run_begins_with_the_weights_of_another(
     make_recipe: MakeRecipe, tmp_path: Path, begin_and_stop: Callable[[Recipe], None]
 ) -> None:
     still = [{"name": "only", "iterations": 1, "batch_size": 128, "lr": 0.0}]
-    train(make_recipe("first", seed=5))
-    model = {"name": "bcdnet_b_r18_small", "width": 1 / 16, "checkpoint": str(tmp_path / "first")}
+    recipe = make_recipe("first", seed=5)
+    train(recipe)
+    model = {"name": "bcdnet_b_r18_small", **recipe.model.kwargs, "checkpoint": str(tmp_path / "first")}
     said: list[str] = []
     train(make_recipe("second", steps=still, teacher=TEACHER, model=model), say=said.append)
     assert f"only: begins with the weights of {tmp_path / 'first'}" in said
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     learned = [name for name in first if not name.rpartition(".")[2].startswith(("running", "num_batches"))]
-    assert len(learned) > 100 and all(torch.equal(first[name], second[name]) for name in learned)
+    assert len(learned) > 50 and all(torch.equal(first[name], second[name]) for name in learned)
     provenance = load_model(tmp_path / "second").provenance
     assert provenance["began_with"]["data"] == "digits" and provenance["began_with"]["recipe"] == "tiny"
     assert "began_with" not in load_model(tmp_path / "second" / "teacher.safetensors").provenance
