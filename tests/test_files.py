@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -59,6 +60,10 @@ def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> 
     assert caught.value.filename == str(target)
     with pytest.raises(OSError, match="is not a regular file"), written(tmp_path):
         pass
+    # What a full disk says names no file at all.
+    with pytest.raises(OSError, match="No space") as caught, written(tmp_path / "x.png"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "x.png")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere, and there are no pipes")

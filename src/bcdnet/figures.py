@@ -1,6 +1,7 @@
 """How figures look and how they are written. A leaf; it needs matplotlib."""
 
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -48,5 +49,6 @@ def save_figure(figure: Figure, path: Path) -> None:
         if not text.get_text().isascii():  # those fonts lack weights, which matplotlib would warn of
             text.set_fontfamily([*text.get_fontfamily(), *fonts])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside:
+    with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside, catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")  # a box, where no installed font has a name's letters
         figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -17,6 +17,9 @@ def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterab
             raise BcdnetError(f"{os.fspath(output)}: would write over {original}, which is read; choose another output")
 
 
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)  # what writing itself meets, which names no file
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, beside `path` and with its suffix; the file gets its name once the block has ended well.
@@ -36,7 +39,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             beside.chmod(target.stat().st_mode & 0o7777)
         beside.replace(target)
     except OSError as error:
-        if error.filename == str(beside):
+        if error.filename == str(beside) or (error.filename is None and error.errno in FULL):
             error.filename, error.filename2 = os.fspath(path), None
         raise
     finally:

@@ -67,6 +67,13 @@ def test_a_value_on_its_threshold_keeps_its_sign() -> None:
     np.testing.assert_array_equal(ours, module(x).detach().numpy())
 
 
+def test_a_bias_may_be_viewed_as_a_column() -> None:
+    module, x = Computes(lambda x: (x + module.bias.view(1, -1, 1, 1)).flatten(1)).eval(), torch.randn(2, 3, 4, 4)
+    module.bias = nn.Parameter(torch.randn(3))
+    (ours,) = execute(compile_module(module, input_size=(3, 4, 4)), x.numpy())
+    np.testing.assert_array_equal(ours, module(x).detach().numpy())
+
+
 def test_numbers_combine_with_rows_of_pixels() -> None:
     module = Computes(lambda x: (x.flatten(2) * 0.3 + 1.0).flatten(1)).eval()
     x = torch.randn(2, 3, 4, 4)
@@ -156,6 +163,9 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
             lambda x: (F.adaptive_avg_pool2d(x, (1, 3)).flatten(2) * torch.arange(3.0).view(3, 1)).flatten(1),
             "per-channel parameters",
         ),
+        (lambda x: (F.relu(x) * torch.ones(1, 1, 1, 1, 1)).flatten(1), "per-channel parameters"),
+        (lambda x: F.adaptive_avg_pool2d(x, 0).flatten(1), r"from \[6, 6\] to \[0, 0\], which does not divide it"),
+        (lambda x: F.avg_pool2d(x, 2, 0).flatten(1), r"a kernel of \[2, 2\] with a stride of \[0, 0\]"),
     ],
 )
 def test_functions_that_no_program_computes_are_refused(function: Callable[[Any], Any], message: str) -> None:

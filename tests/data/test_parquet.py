@@ -108,6 +108,24 @@ def test_missing_split_and_columns(tmp_path, parquet_folder):
             ParquetDataset(tmp_path, "train")
 
 
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path, encoded, write_parquet):
+    file = write_parquet(tmp_path / "train.parquet", encoded[:3])
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("label", table["label"]), file)
+    with pytest.raises(DataError, match="has more than one column `label`"):
+        ParquetDataset(tmp_path, "train")
+    pq.write_table(table.replace_schema_metadata({"class_names": '{"1": "cat", "0": "dog"}'}), file)
+    with pytest.raises(DataError, match="class_names .* should be, a list"):
+        ParquetDataset(tmp_path, "train")
+
+
+def test_images_of_the_newer_binary_type(tmp_path, encoded, pixels):
+    columns = {"image": pa.array([image for image, _ in encoded[:3]], pa.binary_view()), "label": [0, 1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    train = ParquetDataset(tmp_path, "train")
+    assert np.array_equal(np.asarray(train.image(2)), pixels[2, 0])
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int8", "uint64"])
 def test_labels_may_be_integers_of_any_kind(tmp_path, encoded, write_parquet, kind):
     file = write_parquet(tmp_path / "train.parquet", [*encoded[:3], (encoded[3][0], None)])

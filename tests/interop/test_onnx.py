@@ -25,6 +25,7 @@ from bcdnet.nn import (
     RPReLU,
     RSign,
     ShortRangeShift,
+    Sign,
 )
 from bcdnet.program import Program, execute, write_program
 
@@ -222,3 +223,15 @@ def test_outputs_keep_their_names_and_the_inputs_is_taken() -> None:
         assert port.name == name
     with pytest.raises(InteropError, match="output 'image': is what the input is called"):
         to_onnx(compile_module(Named("image").eval(), input_size=(3, 4, 4)))
+
+
+def test_sums_of_nothing_stay_nothing() -> None:
+    """A scale that an engine folded into the weight left rounding where +1 and -1 cancel, and the sign saw it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Sign(), BinaryConv2d(3, 32, 3), Sign(), BinaryConv2d(32, 32, 3), nn.PReLU(32), Sign(), BinaryConv2d(32, 16, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    ).eval()  # fmt: skip
+    program = compile_module(model, input_size=(3, 32, 32))
+    images = np.random.default_rng(0).standard_normal((16, 3, 32, 32), np.float32)
+    np.testing.assert_allclose(run(program, images), execute(program, images)[0], atol=1e-6)

@@ -54,6 +54,13 @@ def test_round_trip_keeps_everything(tmp_path, bits):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_compiled_network_is_written_as_what_it_is(tmp_path, saved):
+    model, path = saved
+    rest = {"labels": ["a", "b", "c"], "preprocess": PREPROCESS, "provenance": {"seed": 1}}
+    compiled = save_model(tmp_path / "compiled.safetensors", torch.compile(model), **rest)
+    assert compiled.read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_has_a_file(tmp_path, name):
     model = build(configure(name, width=0.125, num_classes=2))

@@ -68,6 +68,22 @@ def test_eval_mode_computes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model(torch.randn(1, 3, 32, 32))
 
 
+def test_several_losses_of_one_pass() -> None:
+    """What each backward pass enters could once be entered only once."""
+    torch.manual_seed(0)
+    plain = build(configure("reactnet_r18_small", num_classes=4, width=0.125))
+    again, images = copy.deepcopy(plain), torch.randn(4, 3, 32, 32)
+    again.set_grad_checkpointing()
+    for model in (plain, again):
+        features = model.forward_features(images)
+        features.mean().backward(retain_graph=True)
+        features.square().mean().backward()
+    # The heads, which have no gradients, aside.
+    for (name, expected), found in zip(plain.stages.named_parameters(), again.stages.parameters(), strict=True):
+        assert torch.equal(found.grad, expected.grad), name
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), again.buffers(), strict=True))
+
+
 @pytest.mark.slow
 def test_compiled_statistics_move_once() -> None:
     torch.manual_seed(0)

@@ -48,7 +48,12 @@ def test_every_model_through_timm(name):
 
     matcher = timm.models.group_parameters(model, model.group_matcher())
     assert sum(len(names) for names in matcher.values()) == len(list(model.named_parameters()))
-    assert model.no_weight_decay() and not any("latent_weight" in name for name in model.no_weight_decay())
+    latent = {name for name, _ in model.named_parameters() if name.endswith("latent_weight")}
+    small = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
+    assert model.no_weight_decay() == small | latent
+    set_weight_bits(model, 32)
+    assert model.no_weight_decay() == small
+    set_weight_bits(model, 1)
 
     model.reset_classifier(7)
     assert model(x).shape == (2, 7) and model.config.num_classes == model.num_classes == 7
@@ -253,6 +258,11 @@ def test_grey_images_and_the_width_multiplier():
 def test_bad_settings_are_named(name, settings, message):
     with pytest.raises(RecipeError, match=message):
         build(configure(name, **settings))
+
+
+def test_maps_before_the_pool_are_pointed_at():
+    with pytest.raises(RecipeError, match=r"global_pool is 'avg'; model\.forward_features"):
+        timm.create_model("reactnet_a_small", num_classes=0, global_pool="", width=0.25)
 
 
 def test_irregular_widths_are_named():

@@ -205,6 +205,14 @@ def test_shifts_move_quarters_down_up_right_left(height, width, quarter, long):
     assert torch.equal((LongRangeShift() if long else ShortRangeShift())(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # which newer versions call deprecated
+def test_shifts_that_were_traced_shift_other_maps_by_their_own_half():
+    shift = LongRangeShift()
+    traced = torch.jit.trace(shift, torch.randn(1, 4, 4, 4))
+    x = torch.randn(2, 8, 6, 9)
+    assert torch.equal(traced(x), shift(x))
+
+
 def test_mlp_block_scales_each_branch_then_sums():
     block = randomise(BinaryMLPBlock(8)).eval()
     x = torch.randn(2, 8, 4, 4)

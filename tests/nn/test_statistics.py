@@ -21,6 +21,12 @@ def folded(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fresh_network_of_few_bits_comes_from_no_file(dtype: torch.dtype) -> None:
+    """In which 1 - epsilon is 1."""
+    build(configure("reactnet_r18_small", num_classes=5, width=0.125)).to(dtype).train()
+
+
 def test_outputs_stay_and_the_batch_has_the_statistics() -> None:
     torch.manual_seed(0)
     model = folded(build(configure("reactnet_r18_small", num_classes=5, width=0.25))).double()

@@ -143,6 +143,16 @@ def test_a_connection_outlasts_the_pauses_of_a_proxy(packed_file, served) -> Non
         process.wait(timeout=10)
 
 
+def test_a_body_that_does_not_come_has_its_answer_at_the_end_too(packed_file, served) -> None:
+    """The server once gave up before that request's own time had come, with a traceback for it."""
+    with served(packed_file, "--threads", 1, "--timeout", 0.5) as (address, process), connect(address) as client:
+        client.sendall(head(1000) + b"x")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert answer(client)[0] == 408
+        assert process.communicate(timeout=10)[1] == ""
+
+
 def test_a_second_interrupt_ends_it_at_once(packed_file, served) -> None:
     """What it had taken in was once a traceback each."""
     with served(packed_file, "--threads", 1) as (address, process), connect(address) as client:

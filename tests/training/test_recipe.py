@@ -85,6 +85,21 @@ def test_a_steps_augmentation_overrides_the_recipes() -> None:
     assert (step2.augment.padding, step2.augment.flip, step2.augment.color_jitter) == (3, False, ())
 
 
+def test_the_augmentation_of_a_written_recipe_is_still_every_steps(tmp_path: Path) -> None:
+    """Each step once had all keys written out as its own, and changes to those of all reached none."""
+    words = ["augment.mixup=0.1", "steps.step2.augment.flip=false", "steps.step2.augment.mixup=0"]
+    recipe = load_recipe(RECIPES / "cifar10.yaml", words)
+    (tmp_path / "again.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    changed = load_recipe(tmp_path / "again.yaml", ["augment.padding=3", "augment.flip=false", "augment.mixup=0.5"])
+    assert [(s.augment.padding, s.augment.flip, s.augment.mixup) for s in changed.steps] == [
+        (3, False, 0.5),
+        (3, False, 0.0),
+    ]
+    assert changed.teacher is not None and changed.teacher.train is not None
+    assert changed.teacher.train.augment.padding == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

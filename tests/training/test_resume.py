@@ -181,6 +181,16 @@ def test_a_damaged_record_of_versions_stops_no_run(
     assert len(record["resumed"]) == 1 and record.get("seed") == (3 if "seed" in content else None)
 
 
+def test_a_run_goes_on_where_memory_is_less(
+    make_recipe: Callable[..., Recipe], begin_and_stop: Callable[[Recipe], None], tmp_path: Path
+) -> None:
+    train(make_recipe("whole", **CHANGES))
+    begin_and_stop(make_recipe("stopped", **CHANGES))
+    trainer = {**CHANGES["trainer"], "grad_checkpointing": True}
+    train(make_recipe("stopped", **{**CHANGES, "trainer": trainer}), resume=True)
+    check_same(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_tasks_of_an_allocation_are_none_of_one_process(
     make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:

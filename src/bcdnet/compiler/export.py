@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from bcdnet.compiler.half import round_to_half
 from bcdnet.compiler.lower import lower
 from bcdnet.compiler.plan import plan
 from bcdnet.errors import CompileError, ProgramError
-from bcdnet.models import Network, describe
+from bcdnet.models import Network, describe, unwrapped
 from bcdnet.program.decode import from_json, to_json
 from bcdnet.program.file import write_program
 from bcdnet.program.schema import Preprocess, Program
@@ -35,6 +36,7 @@ def compile_module(
 ) -> Program:
     """The packed program of an eval-mode module, valid, in memory; arguments and errors as `export`."""
     channels, height, width = _size(input_size)
+    module = unwrapped(module)
     graph = lower(module, (channels, height, width))
     merge_twins(graph)
     if half:
@@ -49,7 +51,7 @@ def compile_module(
         # Through JSON: what no reader of the file would take is refused here.
         return validate(from_json(to_json(program), program.tensors))
     except ProgramError as error:
-        raise CompileError(f"this is more than a packed program can hold: {error}") from error
+        raise CompileError(f"cannot be packed: {error}") from error
 
 
 def export(
@@ -64,8 +66,10 @@ def export(
 ) -> Path:
     """Pack an eval-mode module made of `bcdnet.nn` and ordinary layers into one `.bcdn` file; its path.
 
+    What torch.compile, DataParallel or an average of weights (torch.optim.swa_utils) has around it is left out.
     `input_size`: (C, H, W) of the image; the batch size stays free. `labels`: one name per class. `preprocess`: timm's
-    mean, std, interpolation, crop_pct (its input_size becomes `input_size`). `provenance`: free JSON. `half`: round the
+    mean, std, interpolation, crop_pct (its input_size becomes `input_size`; the side before the crop, size / crop_pct,
+    is rounded to the nearest where timm rounds it down). `provenance`: free JSON. `half`: round the
     real-valued kernels and matrices to float16, which takes half of their bytes and changes the logits a little.
     Raises CompileError naming the module path and the reason.
     """
@@ -76,9 +80,12 @@ def export(
 
 
 def _size(input_size: Sequence[int]) -> tuple[int, int, int]:
-    if len(input_size) != 3 or any(size < 1 for size in input_size):
-        raise CompileError(f"input_size: expected (channels, height, width), each at least 1, got {tuple(input_size)}")
-    channels, height, width = (int(size) for size in input_size)
+    try:
+        channels, height, width = map(operator.index, input_size)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise CompileError(f"input_size: expected (channels, height, width), each at least 1, got {input_size!r}")
     return channels, height, width
 
 
@@ -86,6 +93,8 @@ def _preprocess(values: Mapping[str, Any], input_size: tuple[int, int, int]) -> 
     keys = ("mean", "std", "interpolation", "crop_pct")
     if missing := [key for key in keys if key not in values]:
         raise CompileError(f"preprocess: lacks {', '.join(missing)}")
+    if (mode := values.get("crop_mode", "center")) != "center":
+        raise CompileError(f"preprocess: crop_mode {mode!r}, but what runs a packed file crops the centre")
     try:
         return Preprocess(
             input_size=input_size,

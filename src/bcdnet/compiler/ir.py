@@ -181,6 +181,8 @@ def _window(
     name: str, size: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, ceil: bool = False
 ) -> tuple[int, int]:
     """Output rows and columns of a sliding window."""
+    if min(*kernel, *stride) < 1:
+        raise CompileError(f"{name}: a kernel of {list(kernel)} with a stride of {list(stride)} does not slide")
     height, width = (
         pool_size(*axis, ceil) if ceil else conv_size(*axis) for axis in zip(size, kernel, stride, padding, strict=True)
     )

@@ -17,13 +17,14 @@ from bcdnet.errors import CompileError
 
 def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     """The whole module as a graph of single steps. Raises CompileError naming the module path and the reason."""
-    own = set(vars(module))
+    before = [(child, dict(vars(child))) for child in module.modules()]
     try:
         return _lower(module, input_size)
-    finally:  # torch.fx leaves on the module what its forward made of numbers
-        for name in vars(module).keys() - own:
-            if name.startswith("_tensor_constant"):
-                delattr(module, name)
+    finally:  # tracing leaves on modules what it made of numbers, and in place of maps that a forward keeps
+        for child, own in before:
+            for name in vars(child).keys() - own:
+                del vars(child)[name]
+            vars(child).update(own)
 
 
 def _lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:

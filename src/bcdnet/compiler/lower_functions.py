@@ -188,7 +188,7 @@ def adaptive_avg_pool2d(low: Lowering, name: str, x: Any, output_size: Any) -> V
     target = [have if want is None else int(want) for have, want in zip(size, wanted, strict=True)]
     if target == [1, 1]:
         return mean(low, name, x, (2, 3), keepdim=True)
-    if any(have % want for have, want in zip(size, target, strict=True)):
+    if any(want < 1 or have % want for have, want in zip(size, target, strict=True)):
         raise CompileError(f"{name}: adaptive pooling from {size} to {target}, which does not divide it")
     kernel = (size[0] // target[0], size[1] // target[1])
     return Value(x.node, x.torch_shape, x.signed) if kernel == (1, 1) else avg_pool2d(low, name, x, kernel)
@@ -229,6 +229,7 @@ def linear(low: Lowering, name: str, x: Any, weight: Any, bias: Any = None) -> V
     if not isinstance(weight, torch.Tensor) or not (bias is None or isinstance(bias, torch.Tensor)):
         raise CompileError(f"{name}: only a linear layer with constant weights can be packed")
     matrix, offset = array(weight), None if bias is None else array(bias)
+    low.fit(x, matrix.shape[1], name)
     source = low.real(x, name)
     if len(x.torch_shape) == 1:
         wide = None if offset is None else offset.astype(np.float64)

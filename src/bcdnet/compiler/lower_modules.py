@@ -53,6 +53,7 @@ def _conv2d(low: Lowering, name: str, layer: nn.Conv2d, x: Any) -> Value:
             raise CompileError(f"{name}: padding 'same' with an even kernel pads one side more; give it as a number")
         padding = (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
     low.expect(x, name, 3)
+    low.fit(x, layer.in_channels, name)
     source = x.node if x.node.kind == "image" else low.feature_map(x, name)
     weight = np.ascontiguousarray(array(layer.weight).transpose(0, 2, 3, 1))
     bias = None if layer.bias is None else array(layer.bias)
@@ -79,8 +80,7 @@ def _batch_norm(low: Lowering, name: str, layer: Any, x: Any) -> Value:
         mul = mul * layer.weight.detach().cpu().float()
     bias = torch.zeros_like(mean) if layer.bias is None else layer.bias.detach().cpu().float()
     add = (bias.double() - mean.double() * mul.double()).float()
-    if len(mul) != x.torch_shape[0]:
-        raise CompileError(f"{name}: normalises {len(mul)} channels, its input has {x.torch_shape[0]}")
+    low.fit(x, len(mul), name)
     return low.step("add", low.step("mul", x, name, constant=array(mul)), name, constant=array(add))
 
 
@@ -98,6 +98,7 @@ def _leaky_relu(low: Lowering, name: str, layer: nn.LeakyReLU, x: Any) -> Value:
 
 def _rprelu(low: Lowering, name: str, layer: RPReLU, x: Any) -> Value:
     low.expect(x, name, 3)
+    low.fit(x, len(layer.weight), name)
     attrs = {"bias_in": array(layer.bias_in), "slope": array(layer.weight), "bias_out": array(layer.bias_out)}
     return low.step("prelu", x, name, **attrs)
 
@@ -152,6 +153,7 @@ def _sign(low: Lowering, name: str, layer: Sign, x: Any) -> Value:
 
 def _rsign(low: Lowering, name: str, layer: RSign, x: Any, alpha: Any = None) -> Value:
     source = low.feature_map(x, name)
+    low.fit(x, len(layer.bias), name)
     threshold = None
     if alpha is not None:
         low.expect(alpha, name, 3)
@@ -175,6 +177,7 @@ def _weight(layer: BinaryLayer, name: str) -> tuple[npt.NDArray[np.float32], npt
 
 def _binary_conv2d(low: Lowering, name: str, layer: BinaryConv2d, x: Any) -> Value:
     low.expect(x, name, 3)
+    low.fit(x, layer.in_channels, name)
     weight, scale = _weight(layer, name)
     stride, padding = pair(layer.stride), pair(layer.padding)
     shift = "none"
@@ -186,6 +189,7 @@ def _binary_conv2d(low: Lowering, name: str, layer: BinaryConv2d, x: Any) -> Val
 
 def _binary_linear(low: Lowering, name: str, layer: BinaryLinear, x: Any) -> Value:
     low.expect(x, name, 1, 2)
+    low.fit(x, layer.in_features, name)
     weight, scale = _weight(layer, name)
     branch = (weight[:, None, None, :], scale, "none")
     node = low.graph.binary_conv2d(low.bits(x, name), name, [branch], (1, 1), (0, 0))

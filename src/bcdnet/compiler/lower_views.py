@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from bcdnet.compiler.ir import Value
 from bcdnet.compiler.lowering import Batch, Lowering
@@ -32,8 +33,10 @@ def flatten(low: Lowering, name: str, x: Any, start_dim: int = 0, end_dim: int =
     return low.reshape(x, (*shape[: start - 1], joined, *shape[end:]), name)
 
 
-def view(low: Lowering, name: str, x: Any, *shape: Any) -> Value:
-    """View / reshape; the batch stays the first axis."""
+def view(low: Lowering, name: str, x: Any, *shape: Any) -> Any:
+    """View / reshape; the batch stays the first axis. Of a parameter: anything."""
+    if isinstance(x, torch.Tensor):
+        return x.reshape(*shape)
     low.expect(x, name, 1, 2, 3)
     sizes = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else list(shape)
     rest = [int(size) for size in sizes[1:]]

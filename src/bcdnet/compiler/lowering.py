@@ -28,8 +28,8 @@ class Batch:
 
 
 def array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """A parameter or buffer as contiguous float32."""
-    return np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
+    """A copy of a parameter or buffer as contiguous float32: what becomes of the model, the program stays."""
+    return np.array(tensor.detach().to("cpu", torch.float32).numpy(), order="C")
 
 
 class Lowering:
@@ -67,6 +67,15 @@ class Lowering:
             raise CompileError(f"{name}: expected a tensor computed from the image, got {type(value).__name__}")
         if len(value.torch_shape) not in ranks:
             raise CompileError(f"{name}: a tensor of shape {['N', *value.torch_shape]} cannot be packed here")
+
+    def fit(self, value: Value, channels: int, name: str) -> None:
+        """CompileError unless `value` has the channels, or of a vector the numbers, that a layer is made for."""
+        found = value.torch_shape[-1 if len(value.torch_shape) == 2 else 0]
+        if found != channels:
+            raise CompileError(
+                f"{name}: is made for {channels} channels, but its input has {found}; "
+                f"is input_size={self.graph.image.shape} that of the images?"
+            )
 
     def step(self, kind: Any, value: Value, name: str, *more: Node, **attrs: Any) -> Value:
         """An elementwise step whose constants run over the channels of a map, or over a vector."""
@@ -106,6 +115,6 @@ class Lowering:
             return np.full(channels, float(constant))
         if isinstance(constant, torch.Tensor) and rank in (1, 3):
             shape = (1,) * (rank + 1 - constant.dim()) + tuple(constant.shape)
-            if constant.numel() == 1 or shape == (1, channels, *(1,) * (rank - 1)):
+            if (constant.numel() == 1 and constant.dim() <= rank + 1) or shape == (1, channels, *(1,) * (rank - 1)):
                 return np.broadcast_to(array(constant).astype(np.float64).reshape(-1), (channels,)).copy()
         raise CompileError(f"{name}: only numbers and per-channel parameters can be combined with a tensor here")

@@ -70,6 +70,11 @@ def trace(module: nn.Module) -> fx.Graph:
 
     Raises CompileError: training mode, or Python control flow that depends on the data.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CompileError("the module: is TorchScript, which cannot be traced; pack the module that it was made from")
+    for name, weights in (*module.named_parameters(), *module.named_buffers()):
+        if weights.is_meta:
+            raise CompileError(f"{name}: is on torch's meta device, where there are no weights")
     for name, child in module.named_modules():
         if child.training:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")

@@ -153,12 +153,15 @@ def class_names_of(schema: pa.Schema) -> list[str]:
     metadata = schema.metadata or {}
     try:
         if b"class_names" in metadata:
-            return [str(name) for name in json.loads(metadata[b"class_names"])]
+            names = json.loads(metadata[b"class_names"])
+            if not isinstance(names, list):
+                raise TypeError
+            return [str(name) for name in names]
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         labels = [features[name] for name in LABEL_COLUMNS if name in features]
         return [str(name) for name in labels[0].get("names", [])] if labels else []
     except (ValueError, AttributeError, TypeError):
-        raise DataError("schema metadata: class_names or huggingface is not the JSON it should be") from None
+        raise DataError("schema metadata: class_names or huggingface is not the JSON it should be, a list") from None
 
 
 def _columns(schema: pa.Schema) -> tuple[str, str]:
@@ -166,10 +169,12 @@ def _columns(schema: pa.Schema) -> tuple[str, str]:
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if image is None or label is None:
         raise DataError(f"needs columns `image` and `label`, has {', '.join(schema.names)}")
+    if twice := [name for name in (image, label) if schema.names.count(name) > 1]:
+        raise DataError(f"has more than one column `{twice[0]}`")
     kind = schema.field(image).type
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else pa.null()
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         raise DataError(f"column `{image}` must be struct{{bytes, path}} or binary, is {schema.field(image).type}")
     if not pa.types.is_integer(schema.field(label).type):
         raise DataError(f"column `{label}` must be an integer, is {schema.field(label).type}")

@@ -178,6 +178,8 @@ class _Graph:
             rows, columns = (1, 1) if branch.shift == "short" else (height // 2, width // 2)
             source = self.shift(source, channels // 4, (rows % height, columns % width))
         value = self.node("Conv", source, weight, **_window(op.stride, op.padding))
+        # Of whole numbers nothing; without it engines fold the scale into the weight, and sums that are 0 miss it.
+        value = self.node("Round", value)
         return self.node("Mul", value, self.channels(branch.scale))
 
     def shift(self, source: str, quarter: int, steps: Pair) -> str:

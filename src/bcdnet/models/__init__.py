@@ -6,6 +6,7 @@ from bcdnet.models.mobilenet import MobileNetConfig
 from bcdnet.models.network import DualHead, Network, NetworkConfig
 from bcdnet.models.registry import FAMILIES, TIMM_LAYERS, VARIANTS, build, configure, create_for_timm, name_of
 from bcdnet.models.resnet import ResNetConfig
+from bcdnet.models.wrappers import unwrapped
 
 __all__ = [
     "FAMILIES",
@@ -26,5 +27,6 @@ __all__ = [
     "load_model",
     "name_of",
     "save_model",
+    "unwrapped",
     "weight_bits_of",
 ]

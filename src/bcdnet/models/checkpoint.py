@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.files import lasting_file
 from bcdnet.models.network import Network
 from bcdnet.models.registry import FAMILIES, build, family_of
+from bcdnet.models.wrappers import unwrapped
 from bcdnet.nn import BinaryLayer, set_weight_bits
 
 FORMAT = 1
@@ -108,7 +109,9 @@ def save_model(
     """Write `model` to `path`, which is always a whole file.
 
     `labels` has a name for each class, or none at all; `preprocess` has the keys above. Raises RecipeError where not.
+    What `unwrapped` takes off is not written.
     """
+    model = cast(Network, unwrapped(model))
     _check(model, labels, preprocess, provenance)
     path = Path(path)
     header = {

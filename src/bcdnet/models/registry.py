@@ -135,6 +135,8 @@ def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: A
     for key, neutral in TIMM_NEUTRAL.items():
         if kwargs.get(key) == neutral:
             del kwargs[key]
+    if "global_pool" in kwargs:
+        raise RecipeError("global_pool is 'avg'; model.forward_features(images) gives the maps before it")
     known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
     with torch.device("meta"):  # only to count the stages
         stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)

@@ -1,11 +1,11 @@
 """Blocks whose inner maps are not kept for the backward pass, which computes them again."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
@@ -15,25 +15,27 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     statistics, which plain `torch.utils.checkpoint` moves twice per batch.
     """
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _copied_buffers(block)
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _CopiedBuffers(block)
 
-    # Compiled, the second pass is made of the first one's graph, whose updates run once, and may have no contexts.
-    context_fn = noop_context_fn if torch.compiler.is_compiling() else contexts
-    out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=context_fn)
+    out: Tensor
+    if torch.compiler.is_compiling():  # the second pass is made of the first one's graph, whose updates run once
+        out = checkpoint(block, x, use_reentrant=False)
+    else:
+        out = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
     return out
 
 
-@contextmanager
-def _copied_buffers(block: nn.Module) -> Iterator[None]:
-    """What happens to the block's buffers happens to copies of them."""
-    buffers = [
-        (module, name, value) for module in block.modules() for name, value in module.named_buffers(recurse=False)
-    ]
-    for module, name, value in buffers:
-        setattr(module, name, value.clone())
-    try:
-        yield
-    finally:
-        for module, name, value in buffers:
-            setattr(module, name, value)
+class _CopiedBuffers(ExitStack):
+    """What happens to the block's buffers happens to copies of them. Entered once for each backward pass."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def __enter__(self) -> Self:
+        for module in self.block.modules():
+            for name, value in list(module.named_buffers(recurse=False)):
+                self.callback(setattr, module, name, value)
+                setattr(module, name, value.clone())
+        return self

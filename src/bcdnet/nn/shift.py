@@ -13,12 +13,13 @@ def shift_quarters(x: Tensor, rows: int, columns: int) -> Tensor:
     x: [N, C, H, W], C a multiple of 4 -> the same shape.
     """
     down, up, right, left = x.chunk(4, dim=1)
+    # Tuples: of a plain number torch.jit.trace makes a constant, and would shift every map by half of its own.
     return torch.cat(
         (
-            torch.roll(down, rows, dims=2),
-            torch.roll(up, -rows, dims=2),
-            torch.roll(right, columns, dims=3),
-            torch.roll(left, -columns, dims=3),
+            torch.roll(down, (rows,), (2,)),
+            torch.roll(up, (-rows,), (2,)),
+            torch.roll(right, (columns,), (3,)),
+            torch.roll(left, (-columns,), (3,)),
         ),
         dim=1,
     )

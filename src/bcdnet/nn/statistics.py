@@ -20,8 +20,9 @@ def lacks_statistics(model: nn.Module) -> bool:
     """Whether all batch norms, of which there is one at least, are as `drop_statistics` leaves them."""
     found = False
     for mean, variance, eps in _statistics(model):
-        # Nothing is known of what is on torch's meta device.
-        if mean.is_meta or mean.any() or not torch.equal(variance, torch.full_like(variance, 1 - eps)):
+        folded = torch.full_like(variance, 1 - eps)
+        # Nothing is known of what is on torch's meta device, nor in a dtype in which a fresh variance is the same.
+        if mean.is_meta or mean.any() or not torch.equal(variance, folded) or (folded == 1).all():
             return False
         found = True
     return found

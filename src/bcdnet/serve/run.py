@@ -46,6 +46,7 @@ def run(
     import uvicorn
 
     from bcdnet.serve.protocol import PromptProtocol
+    from bcdnet.serve.shell import DRAIN_SECONDS
 
     class Protocol(PromptProtocol):
         seconds = settings.seconds
@@ -66,7 +67,7 @@ def run(
         server_header=False,
         backlog=min(128, Protocol.most // 4),  # they are accepted at once, before any can be closed
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=math.ceil(settings.seconds) + 1,
+        timeout_graceful_shutdown=math.ceil(settings.seconds + DRAIN_SECONDS) + 1,
     )
     # Bound here, so that a port in use is one clear error and not a line in a log.
     listener = listen(host, port)

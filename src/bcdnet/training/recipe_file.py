@@ -69,8 +69,12 @@ def _resolve_step(step: Any, lengths: dict[str, Any], augment: Any) -> Any:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe; `load_recipe` of it gives an equal one."""
-    return as_yaml(to_dict(recipe))
+    """The resolved recipe; `load_recipe` of it gives an equal one, and a change to its `augment` one of every step."""
+    mapping = to_dict(recipe)
+    teacher = mapping["teacher"] or {}
+    for step in filter(None, (*mapping["steps"], teacher.get("train"))):
+        step["augment"] = {key: value for key, value in step["augment"].items() if value != mapping["augment"][key]}
+    return as_yaml(mapping)
 
 
 def as_yaml(mapping: Any) -> str:

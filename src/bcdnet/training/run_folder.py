@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "trainer.channels_last",
     "trainer.compile",
     "trainer.compile_mode",
+    "trainer.grad_checkpointing",
     "trainer.checkpoint_every",
     "trainer.log_every",
 )
