@@ -2,6 +2,7 @@
 #include "bcdnet.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <exception>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -115,14 +117,17 @@ void Softmax(const std::vector<float>& logits, float* probabilities) {
 
 std::vector<char> FileContent(const char* name) {
   const std::filesystem::path path(reinterpret_cast<const char8_t*>(name));  // UTF-8 on Windows as well
-  std::error_code ignored;
+  std::error_code reason;
   Require(*name != '\0', "the path is empty");
-  Require(std::filesystem::exists(path, ignored), "no such file");
-  Require(std::filesystem::is_regular_file(path, ignored), "is not a file");
+  const std::filesystem::file_status status = std::filesystem::status(path, reason);
+  Require(status.type() != std::filesystem::file_type::not_found, "no such file");
+  Require(std::filesystem::status_known(status), "cannot be read: " + reason.message());
+  Require(std::filesystem::is_regular_file(status), "is not a file");
+  errno = 0;
   std::ifstream file(path, std::ios::binary);
-  std::vector<char> content(std::filesystem::file_size(path));
+  std::vector<char> content(file ? std::filesystem::file_size(path) : 0);
   file.read(content.data(), static_cast<std::streamsize>(content.size()));
-  Require(file.good(), "cannot be read");
+  Require(file.good(), "cannot be read: " + std::generic_category().message(errno));
   return content;
 }
 

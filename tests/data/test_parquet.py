@@ -115,7 +115,7 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path, encoded, write_parq
     with pytest.raises(DataError, match="has more than one column `label`"):
         ParquetDataset(tmp_path, "train")
     pq.write_table(table.replace_schema_metadata({"class_names": '{"1": "cat", "0": "dog"}'}), file)
-    with pytest.raises(DataError, match="class_names .* should be, a list"):
+    with pytest.raises(DataError, match=r"class_names .* should be, a list"):
         ParquetDataset(tmp_path, "train")
 
 

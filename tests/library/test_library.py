@@ -186,6 +186,8 @@ def test_mistakes_are_told(library: Library, tmp_path: Path) -> None:
         library.model(tmp_path / "none.bcdn")
     with pytest.raises(LibraryError, match=f"{tmp_path}: is not a file"):
         library.model(tmp_path)
+    with pytest.raises(LibraryError, match=r"x: cannot be read: .*too long"):
+        library.model(tmp_path / ("x" * 5000))
     with pytest.raises(LibraryError, match="threads"):
         library.model(TESTS / "malformed" / "valid.bcdn", -1)
     assert library.open(None, 1) is None and b"NULL" in library.error()

@@ -21,7 +21,7 @@ from bcdnet.data.resize import to_pixels
 from bcdnet.errors import BcdnetError, DataError, ProgramError
 from bcdnet.program import execute, read_program
 from bcdnet.program.schema import Preprocess
-from bcdnet.runtime.preprocess import to_input
+from bcdnet.runtime.preprocess import as_images, to_input
 
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 
@@ -147,6 +147,10 @@ def test_one_image_alone_is_a_list_of_one(packed, tmp_path) -> None:
     assert session.predict(seen) == session.predict(Image.fromarray(seen))
     with pytest.raises(DataError, match=r"an array \[3, 20, 30\] is no image"):
         session.predict(pixels.transpose(2, 0, 1))
+    grey_and_alpha = np.zeros((20, 30, 2), np.uint8)
+    assert len(as_images(grey_and_alpha, 1)) == 1  # it was 20 images of a network of greys
+    with pytest.raises(DataError, match="must be uint8"):
+        session.predict(grey_and_alpha)
     for nothing in ([], np.zeros((0, 20, 30, 3), np.uint8)):
         with pytest.raises(DataError, match="no images"):
             session.predict(nothing)

@@ -153,6 +153,20 @@ def test_a_body_that_does_not_come_has_its_answer_at_the_end_too(packed_file, se
         assert process.communicate(timeout=10)[1] == ""
 
 
+def test_what_clients_do_wrong_is_not_logged(packed_file, served, png) -> None:
+    """A scanner once wrote lines into the log, with advice on what to install among them."""
+    upgrade = b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n"
+    lines = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    form = lines + b"Connection: close\r\nContent-Length: 20\r\n\r\n" + b"--b" + b"x" * 17
+    with served(packed_file, "--threads", 1) as (address, process):
+        for request, status in ((upgrade, 200), (form, 400), (b"nonsense\r\n\r\n", 400)):
+            with connect(address) as client:
+                client.sendall(request)
+                assert client.recv(12) == b"HTTP/1.1 %d" % status
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10)[1] == ""
+
+
 def test_a_second_interrupt_ends_it_at_once(packed_file, served) -> None:
     """What it had taken in was once a traceback each."""
     with served(packed_file, "--threads", 1) as (address, process), connect(address) as client:

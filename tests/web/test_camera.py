@@ -11,6 +11,7 @@ def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
     assert page.is_visible("#video") and page.text_content("#camera") == "Stop the camera"
     page.click("#camera")
     assert not page.is_visible("#video")
+    assert page.locator("#results li").count() == 0 and page.text_content("#time") == ""  # of nothing that shows
 
 
 def test_a_camera_that_is_asked_for_twice_is_one(page: Any) -> None:

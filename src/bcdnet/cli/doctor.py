@@ -36,12 +36,13 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     from rich.text import Text
 
     console = Console()
+    between = ", "
     if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no width that lines would have to be folded to
+        console.width, between = 1000, "\n"  # a file or a pipe has no width that lines would have to be folded to
     for title, rows in findings.items():
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in rows.items():
-            table.add_row(name, Text(", ".join(map(_plain, value)) if isinstance(value, list) else _plain(value)))
+            table.add_row(name, Text(between.join(map(_plain, value)) if isinstance(value, list) else _plain(value)))
         console.print(table)
 
 

@@ -53,15 +53,16 @@ def image_problem(preprocess: Preprocess) -> str | None:
 def as_images(images: Sequence[ImageLike] | ImageLike, channels: int) -> Sequence[ImageLike]:
     """A sequence of images as it is; an image alone, in a list. `channels`: what the network takes.
 
-    An array of two axes is one image, and so is one of three whose last axis has 1, 3 or 4 elements; else its first
-    axis counts images. Raises DataError where those of a network of colours would be grey, lest [3, H, W] pass for it.
+    An array of two axes is one image, and so is one of three whose last axis has 1 to 4 elements (with 2 it is refused
+    as such, later); else its first axis counts images. Raises DataError where those of a network of colours would be
+    grey, lest [3, H, W] pass for it.
     """
     from PIL import Image
 
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return [images]
     if isinstance(images, np.ndarray):
-        alone = images.ndim in (0, 2) or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+        alone = images.ndim in (0, 2) or (images.ndim == 3 and images.shape[2] in (1, 2, 3, 4))
         if images.ndim == 3 and not alone and channels == 3:
             raise DataError(
                 f"an array {list(images.shape)} is no image [H, W, 3], and no images [N, H, W, 3]; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 import os
 import signal
@@ -48,6 +49,8 @@ def run(
     from bcdnet.serve.protocol import PromptProtocol
     from bcdnet.serve.shell import DRAIN_SECONDS
 
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
     class Protocol(PromptProtocol):
         seconds = settings.seconds
         most = most_connections()
@@ -63,7 +66,8 @@ def run(
         http=Protocol,
         host=host,
         port=port,
-        log_level="warning",
+        ws="none",
+        log_level="error",  # what clients do wrong is theirs to hear, in an answer
         server_header=False,
         backlog=min(128, Protocol.most // 4),  # they are accepted at once, before any can be closed
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -122,6 +122,11 @@ async def _from_form(request: Request, settings: Settings) -> list[Upload]:
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise RefusalError(413, f"a request may hold at most {settings.images} images") from None
+        if "maximum size" in error.message:
+            raise RefusalError(
+                400,
+                "the multipart body has a part without a file name, too long for a field; send each image as one file",
+            ) from None
         raise RefusalError(400, f"the multipart body is not valid ({error.message.rstrip('.')})") from None
     # Whatever a parser makes of hostile bytes (an exotic charset, a broken header), they are the client's fault.
     except Exception:

@@ -61,6 +61,11 @@ async function predict(bitmap, mine) {
   return `${answer.best[0].label}, ${percent(answer.best[0].probability)}`;
 }
 
+function clear() {
+  element("results").replaceChildren();
+  element("time").textContent = "";
+}
+
 async function open(blob) {
   stopCamera();
   const mine = ++newest;
@@ -79,8 +84,7 @@ async function open(blob) {
   picture.height = Math.ceil(shrink * bitmap.height);
   picture.getContext("2d").drawImage(bitmap, 0, 0, picture.width, picture.height);
   picture.hidden = false;
-  element("results").replaceChildren(); // those of the image before
-  element("time").textContent = "";
+  clear(); // of the image before
   picture.setAttribute("aria-label", blob.name ? `Your image, ${blob.name}` : "Your image");
   try {
     const best = await predict(bitmap, mine);
@@ -96,6 +100,7 @@ let stream = null;
 
 function stopCamera() {
   ++newest;
+  if (stream !== null) clear(); // of a picture that is no longer shown
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
   video.srcObject = null;
