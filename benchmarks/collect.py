@@ -159,7 +159,9 @@ def draw(runs: list[Path], rows: list[dict[str, Any]], title: str, path: Path) -
 
 
 def keep(run: Path, folder: Path, names: Sequence[str] = KEPT) -> None:
-    """Copy result files of a run, without this machine's paths."""
+    """Copy result files of a run, without this machine's paths. A copy of an earlier call stays as it is."""
+    if run.resolve() == folder.resolve():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         if name == "recipe.yaml":

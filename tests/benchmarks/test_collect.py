@@ -1,6 +1,7 @@
 """The figure that compares finished runs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_files_keep_their_numbers_and_lose_their_places(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(json.dumps({"at": "/home/josé/runs/first", "loss": 1e-07}))
     assert portable_file(tmp_path / "environment.json") == {"at": "runs/first", "loss": 1e-07}
     assert portable_file(tmp_path / "recipe.yaml")["run_dir"] == "runs/first"
+
+
+def test_a_folder_is_made_again_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is all that the repository holds of a run."""
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "2026-11-27-cifar10-taught"
+    shutil.copytree(results, tmp_path / "out")
+    (row,) = json.loads((results / "results.json").read_text())
+    monkeypatch.setattr(
+        "sys.argv", ["collect.py", str(tmp_path / "out"), str(tmp_path / "out" / row["run"]), "--title", "x"]
+    )
+    main()
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == [row]
+    for file in (results / row["run"]).iterdir():
+        assert (tmp_path / "out" / row["run"] / file.name).read_bytes() == file.read_bytes()
 
 
 def test_two_runs_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

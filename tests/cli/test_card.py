@@ -68,6 +68,7 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     assert "\nbcdnet train tiny.yaml seed=0\n" in text  # there is nothing to resume elsewhere
     session = InferenceSession(packed, threads=1)
     assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")
+    assert ("with changed files" in text) == bool((session.provenance["git"] or {}).get("dirty"))
     assert str(run.parent) not in text and str(run.parent) not in str(session.provenance)
 
 

@@ -167,7 +167,8 @@ def render(card: Card, called: str, data_title: str, data_licence: str) -> str:
 
     counts, ours, theirs, agreement = card.counts, card.packed, card.torch, card.agreement
     provenance = card.found.provenance
-    commit = (provenance.get("git") or {}).get("commit", "unknown")[:12]
+    git = provenance.get("git") or {}
+    commit = git.get("commit", "unknown")[:12] + (" with changed files" if git.get("dirty") else "")
     shape = "x".join(map(str, card.found.input_size))
     kind = "weights and activations of one bit" if counts.binary_params else "real-valued weights and activations"
     rows = [

@@ -70,7 +70,7 @@ class Layer:
 
 @dataclass
 class Report:
-    """What the comparison found; `first` is the place of the first differing bit of the first image that has one."""
+    """What the comparison found; `first` is the place of the first differing bit, in the first layer that has one."""
 
     images: int = 0
     same_top1: int = 0
