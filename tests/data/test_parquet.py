@@ -121,7 +121,10 @@ def test_what_could_be_read_in_two_ways_is_refused(tmp_path, encoded, write_parq
 
 def test_images_of_the_newer_binary_type(tmp_path, encoded, pixels):
     columns = {"image": pa.array([image for image, _ in encoded[:3]], pa.binary_view()), "label": [0, 1, 2]}
-    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    try:
+        pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this version of pyarrow writes no binary_view")
     train = ParquetDataset(tmp_path, "train")
     assert np.array_equal(np.asarray(train.image(2)), pixels[2, 0])
 
