@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {
         "name": "tiny",
         "run_dir": str(folder),
-        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16, "mlp_blocks": 6},
+        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16, "mlp_blocks": 3, "layers": [1, 1, 1, 2]},
         "data": {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]},
         "augment": {"crop": "pad", "padding": 2},
         "steps": [{"name": "step1", **step}, {"name": "step2", "weight_bits": 1, **step}],
@@ -64,7 +64,7 @@ def test_a_card_says_what_was_measured(run: Path, tmp_path: Path, capsys: pytest
     assert top1[0] == top1[1] and f"| top-1 | {top1[0]:.2f} % | {top1[1]:.2f} % |" in text
     assert "Licence of the data: CC BY 4.0" in text and f"{packed.stat().st_size:,} bytes" in text
     assert "| step2 | 1 bit | 1 | 64 | adamw, 0.001, cosine |" in text and "crop pad, padding 2" in text
-    assert "`bcdnet_b_r18_small width=0.0625 mlp_blocks=6`, trained on Digits" in text
+    assert "`bcdnet_b_r18_small width=0.0625 mlp_blocks=3 layers=[1, 1, 1, 2]`, trained on Digits" in text
     assert "\nbcdnet train tiny.yaml seed=0\n" in text  # there is nothing to resume elsewhere
     session = InferenceSession(packed, threads=1)
     assert session.provenance["data"] == "digits" and session.labels == tuple("0123456789")

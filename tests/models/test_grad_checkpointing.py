@@ -30,8 +30,9 @@ def one_step(model: nn.Module, images: torch.Tensor, precision: torch.dtype = to
     return gradients | dict(model.named_buffers()), held
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, torch.float32) for name in NAMES), (NAMES[1], torch.bfloat16)]
+)
 def test_a_step_is_the_same_to_the_bit_in_less_memory(name: str, precision: torch.dtype) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=4, width=0.25)
