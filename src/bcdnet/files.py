@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bcdnet.errors import BcdnetError
 
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)  # what writing itself meets, which names no file
+
 
 def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Raise BcdnetError if one of `outputs` is one of `inputs`, links followed; neither need exist."""
@@ -15,9 +17,6 @@ def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterab
     for output in outputs:
         if (original := originals.get(os.path.realpath(output))) is not None:
             raise BcdnetError(f"{os.fspath(output)}: would write over {original}, which is read; choose another output")
-
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)  # what writing itself meets, which names no file
 
 
 @contextmanager

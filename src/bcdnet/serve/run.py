@@ -16,6 +16,7 @@ from bcdnet.errors import BcdnetError
 from bcdnet.serve.app import create_app
 from bcdnet.serve.loaded import Loaded
 from bcdnet.serve.settings import Settings
+from bcdnet.serve.shell import DRAIN_SECONDS
 
 MOST_CONNECTIONS = 1024
 # Longer than the minute of a proxy in front: what ends here while a request is on its way is that client's 502.
@@ -47,7 +48,6 @@ def run(
     import uvicorn
 
     from bcdnet.serve.protocol import PromptProtocol
-    from bcdnet.serve.shell import DRAIN_SECONDS
 
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
