@@ -161,7 +161,9 @@ def class_names_of(schema: pa.Schema) -> list[str]:
         labels = [features[name] for name in LABEL_COLUMNS if name in features]
         return [str(name) for name in labels[0].get("names", [])] if labels else []
     except (ValueError, AttributeError, TypeError):
-        raise DataError("schema metadata: class_names or huggingface is not the JSON it should be, a list") from None
+        raise DataError(
+            "schema metadata: class_names is no JSON list, or huggingface not the JSON it should be"
+        ) from None
 
 
 def _columns(schema: pa.Schema) -> tuple[str, str]:
