@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import timm
@@ -61,6 +62,18 @@ def test_every_model_through_timm(name):
     assert model(x).shape == (2, model.num_features)
 
 
+def test_a_block_of_the_twin_is_one_group():
+    model = timm.create_model("mobilenet_v1_twin_small", width=0.125)
+    groups = timm.models.group_parameters(model, model.group_matcher())
+    assert len(groups) == 1 + 13 + 1  # stem, blocks, head
+
+
+@pytest.mark.parametrize("branches", [(), ("far",)])
+def test_branches_are_known_even_where_no_block_has_them(branches):
+    with pytest.raises(RecipeError, match="mlp_branches: one or more of none, short, long"):
+        configure("reactnet_r18_small", mlp_branches=branches)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_features_only(name):
     backbone = timm.create_model(name, features_only=True, **settings_of(name)).eval()
@@ -68,6 +81,31 @@ def test_features_only(name):
     maps = backbone(torch.randn(1, 3, side, side))
     assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
     assert [side // m.shape[-1] for m in maps] == backbone.feature_info.reduction()
+
+
+def test_forward_intermediates():
+    settings = {"width": 0.25, "layers": (1, 1, 1, 2), "mlp_blocks": 3}
+    model = timm.create_model("bcdnet_b_r18_small", **settings).eval()
+    listed = timm.create_model("bcdnet_b_r18_small", **settings, features_only=True).eval()
+    flat = {re.sub(r"^(stem|stages)\.", r"\1_", name): tensor for name, tensor in model.state_dict().items()}
+    listed.load_state_dict(flat, strict=False)
+    x = torch.randn(2, 3, 32, 32)
+    last, maps = model.forward_intermediates(x)
+    assert torch.equal(last, model.forward_features(x)) and len(maps) == 4
+    assert all(torch.equal(a, b) for a, b in zip(maps, listed(x), strict=True))
+    early, some = model.forward_intermediates(x, [0, 2], stop_early=True)
+    assert torch.equal(early, maps[2]) and [m.shape for m in some] == [maps[0].shape, maps[2].shape]
+    (only,) = model.forward_intermediates(x, 1, intermediates_only=True)
+    assert torch.equal(only, last)
+    with pytest.raises(ValueError, match="NCHW"):
+        model.forward_intermediates(x, output_fmt="NLC")
+    with pytest.raises(IndexError):
+        model.forward_intermediates(x, [4])
+    with pytest.raises(ValueError, match="1 to 4 maps"):
+        model.forward_intermediates(x, 5)
+
+    getter = timm.create_model("bcdnet_b_r18_small", width=0.25, features_only=True, feature_cls="getter").eval()
+    assert [m.shape[1] for m in getter(x)] == getter.feature_info.channels()
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,13 @@ def test_blocks_compile_without_a_graph_break(name, memory_format):
         torch.testing.assert_close(gradient, parameter.grad)
 
 
+@pytest.mark.parametrize("layer", [RSign(8), RPReLU(8)])
+def test_features_without_a_place_are_refused(layer):
+    """[N, C] would become [1, C, N, C]."""
+    with pytest.raises(AssertionError, match=r"takes maps \[N, C, H, W\]"):
+        layer(torch.randn(2, 8))
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_under_bfloat16_autocast_and_channels_last(name):
     block = randomise(BLOCKS[name]()).eval()

@@ -62,6 +62,25 @@ def test_every_block_gets_the_size_that_was_asked_for(name: str) -> None:
     assert seen == sum(isinstance(module, BinaryLayer) for module in model.modules())
 
 
+def test_epsilon_changes_nothing_where_a_trained_network_is_used() -> None:
+    """Signs would turn over for it, and change some of a network's answers."""
+    model = network("bcdnet_b_r18_small").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    before = model(images)
+    rescale_latent_weights(model, 0.01)
+    torch.testing.assert_close(model(images), before, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rms", [0, -0.01, float("nan"), float("inf")])
+def test_a_size_is_positive(rms: float) -> None:
+    with pytest.raises(ValueError, match="rms is a positive number"):
+        rescale_latent_weights(network("bcdnet_b_r18_small"), rms)
+
+
 def test_weights_of_zero_stay() -> None:
     model = network("bcdnet_b_r18_small")
     with torch.no_grad():

@@ -83,6 +83,16 @@ def test_unknown_estimator_and_progress_are_named():
         set_progress(Sign("tanh"), 1.5)
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_compile_without_a_graph_break(name):
+    torch.compiler.reset()
+    estimator = make_estimator(name)
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    compiled = torch.compile(estimator, backend="aot_eager", fullgraph=True)
+    gradients = [torch.autograd.grad(function(x).sum(), x)[0] for function in (compiled, estimator)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.slow
 def test_sign_under_compile_keeps_minus_zero_positive():
     compiled = torch.compile(sign, backend="inductor", fullgraph=True)

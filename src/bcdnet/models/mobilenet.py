@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_range
+from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_branches, check_range
 from bcdnet.models.network import Embedding, Network, NetworkConfig, make_embedding, scale_width
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, PointwiseBlock
 
@@ -41,6 +41,7 @@ class MobileNetConfig(NetworkConfig):
         if not self.blocks:
             raise RecipeError("blocks is empty: give (channels, stride) for each convolution block")
         check_range(0, MAX_DEPTH, blocks=[len(self.blocks)], mlp_groups=[self.mlp_groups])
+        check_branches(self.mlp_branches)
         check_range(0, MAX_DEPTH, mlp_branches=[3 * self.mlp_groups * len(self.mlp_branches)])  # in all blocks
         check_range(0, MAX_SIZE, real_groups=[self.real_groups])
         check_range(1, MAX_SIZE, stem=[self.stem_width, self.stem_stride], reduction=[self.reduction])
@@ -126,15 +127,15 @@ def _binary_block(config: MobileNetConfig, in_channels: int, out_channels: int, 
     return [spatial, pointwise]
 
 
-def _separable_block(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
-    return [
+def _separable_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
         nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
-    ]
+    )
 
 
 def build_mobilenet(config: MobileNetConfig) -> Network:
@@ -155,7 +156,7 @@ def build_mobilenet(config: MobileNetConfig) -> Network:
         reduction *= stride
         separable = config.kind == "separable"
         stages[-1] += (
-            _separable_block(width, out_channels, stride)
+            [_separable_block(width, out_channels, stride)]
             if separable
             else _binary_block(config, width, out_channels, stride)
         )

@@ -1,6 +1,7 @@
 """The shell that every network shares: stem, stages, global average pooling, one head or two; timm's interface."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -75,13 +76,49 @@ class Network(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """x: [N, in_chans, H, W] -> the last map [N, C, H', W']."""
         x = self.stem(x)
-        if self.grad_checkpointing and self.training:
-            for stage in self.stages.children():
-                for block in stage.children():
-                    x = recomputed(block, x)
-            return x
-        x = self.stages(x)
+        for stage in self.stages:
+            x = self._forward_stage(stage, x)
         return x
+
+    def _forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training:
+            for block in stage.children():
+                x = recomputed(block, x)
+            return x
+        x = stage(x)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps at the ends of stages, as timm's networks return them: (the last map, those asked for).
+
+        `indices`: all (None), the last n, or which, from 0. `stop_early` goes no further than the last of them, whose
+        map is then the first of the pair; `intermediates_only` returns the list alone. `norm` changes nothing: no norm
+        follows the last stage. ValueError for another `output_fmt` or number of maps, IndexError for no such stage.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is 'NCHW', not '{output_fmt}'")
+        stages = range(len(self.stages))
+        if isinstance(indices, int) and indices not in range(1, len(stages) + 1):
+            raise ValueError(f"this network has 1 to {len(stages)} maps to return, not {indices}")
+        last_n = len(stages) if indices is None else indices
+        taken = stages[-last_n:] if isinstance(last_n, int) else [stages[index] for index in last_n]
+        x = self.stem(x)
+        maps = []
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > max(taken, default=-1):
+                break
+            x = self._forward_stage(stage, x)
+            if index in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """x: [N, C, H', W'] -> logits [N, K] (or the pair), or [N, C] features with `pre_logits`."""

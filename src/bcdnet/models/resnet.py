@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_range
+from bcdnet.models.limits import MAX_DEPTH, MAX_SIZE, check_branches, check_range
 from bcdnet.models.network import Embedding, Network, NetworkConfig, make_embedding, scale_width
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, Sign
 
@@ -37,6 +37,7 @@ class ResNetConfig(NetworkConfig):
         if not self.widths or len(self.widths) != len(self.layers) or min(self.layers) < 1:
             raise RecipeError(f"widths and layers name the same stages, unlike {self.widths} and {self.layers}")
         check_range(0, MAX_DEPTH, layers=[sum(self.layers)], mlp_blocks=[self.mlp_blocks])
+        check_branches(self.mlp_branches)
         check_range(0, MAX_DEPTH, mlp_branches=[self.mlp_blocks * len(self.mlp_branches)])  # in all blocks
         check_range(1, MAX_SIZE, widths=self.widths, reduction=[self.reduction])
         if self.kind != "reactnet" and (self.embedding != "none" or self.mlp_blocks):

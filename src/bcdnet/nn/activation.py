@@ -1,9 +1,15 @@
 """Binarising and non-linear activations.  N images, C channels, H x W positions."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
 from bcdnet.nn.sign import make_estimator
+
+
+def _check_map(x: Tensor, name: str) -> None:
+    # [N, C] would broadcast to something else without a word. Unlike an `if`, this is nothing that torch.fx stops at.
+    torch._assert(x.dim() == 4, f"{name} takes maps [N, C, H, W]: give features [N, C] as [N, C, 1, 1]")
 
 
 class Sign(nn.Module):
@@ -32,7 +38,8 @@ class RSign(nn.Module):
         self.estimator = make_estimator(estimator)
 
     def forward(self, x: Tensor, alpha: Tensor | None = None) -> Tensor:
-        """x: [N, C, H, W], alpha: [N, C, 1, 1] or None -> [N, C, H, W], ±1."""
+        """x: [N, C, H, W], alpha: [N, C, 1, 1] or None -> [N, C, H, W], ±1. AssertionError for another shape of x."""
+        _check_map(x, "RSign")
         x = x + self.bias.view(1, -1, 1, 1)
         if alpha is not None:
             x = x - alpha
@@ -50,6 +57,7 @@ class RPReLU(nn.Module):
         self.bias_out = nn.Parameter(zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W] -> the same shape."""
+        """x: [N, C, H, W] -> the same shape. AssertionError for another shape of x."""
+        _check_map(x, "RPReLU")
         x = x + self.bias_in.view(1, -1, 1, 1)
         return F.prelu(x, self.weight) + self.bias_out.view(1, -1, 1, 1)

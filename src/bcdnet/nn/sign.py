@@ -57,10 +57,11 @@ class _Tanh(torch.autograd.Function):
         return grad * (k * t * (1 - torch.tanh(t * x).square())).to(grad.dtype), None
 
 
-class _ReSTE(torch.autograd.Function):
-    LIMIT = 1.5  # beyond this |x| the gradient is 0
-    FLAT = 0.1  # below this |x| the gradient, which would grow without bound, is the chord's
+RESTE_LIMIT = 1.5  # beyond this |x| the gradient is 0
+RESTE_FLAT = 0.1  # below this |x| the gradient, which would grow without bound, is the chord's
 
+
+class _ReSTE(torch.autograd.Function):  # whose constants are outside of it, where torch.compile can read them
     @staticmethod
     def forward(ctx: Any, x: Tensor, o: Tensor) -> Tensor:
         ctx.save_for_backward(x, o)
@@ -70,9 +71,9 @@ class _ReSTE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, o = ctx.saved_tensors
         size = x.abs()
-        chord = _ReSTE.FLAT ** (1 / o - 1)
-        slope = torch.where(size < _ReSTE.FLAT, chord, size.clamp_min(_ReSTE.FLAT) ** (1 / o - 1) / o)
-        return grad * (slope * (size <= _ReSTE.LIMIT)).to(grad.dtype), None
+        chord = RESTE_FLAT ** (1 / o - 1)
+        slope = torch.where(size < RESTE_FLAT, chord, size.clamp_min(RESTE_FLAT) ** (1 / o - 1) / o)
+        return grad * (slope * (size <= RESTE_LIMIT)).to(grad.dtype), None
 
 
 class PolynomialEstimator(nn.Module):
