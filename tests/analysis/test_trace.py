@@ -31,8 +31,12 @@ class Apply(nn.Module):
         Apply(lambda x: x.transpose(2, 3).contiguous()),
         Apply(lambda x: torch.cat((x[:, :2], x[:, 2:]), dim=1)),
         Apply(lambda x: x.flatten(2).view(x.shape)),
+        Apply(lambda x: torch.concatenate(x.unbind(1)).unsqueeze(0)),
+        nn.ChannelShuffle(2),
+        Apply(lambda x: F.pixel_shuffle(F.pixel_unshuffle(x.repeat(1, 1, 1, 2)[..., :3], 3), 3)),
+        Apply(lambda x: x.half().float().flip(2).narrow(1, 0, 4)),
     ],
-    ids=["nothing", "short", "long", "transpose", "slices", "reshape"],
+    ids=["nothing", "short", "long", "transpose", "slices", "reshape", "unbind", "shuffle", "pixels", "half"],
 )
 def test_moving_binary_values_about_keeps_them_binary(between: nn.Module) -> None:
     counts = count(nn.Sequential(RSign(4), between, BinaryConv2d(4, 4, 1)), (4, 3, 3))
@@ -90,6 +94,9 @@ def test_one_layer_on_binary_and_on_real_maps() -> None:
         (lambda x: F.elu(x) + F.softmax(x, 1), {"activation": 144, "arithmetic": 72}),
         (lambda x: F.group_norm(x, 2), {"norm": 4 * 72}),
         (lambda x: x.permute(0, 2, 3, 1), {}),
+        (lambda x: F.glu(F.log_softmax(x, 1), 1), {"activation": 72 + 36}),
+        (lambda x: F.rms_norm(x, (6,)) ** 2, {"norm": 4 * 72, "arithmetic": 72}),
+        (lambda x: x.std((2, 3)), {"pooling": 72}),
     ],
 )
 def test_arithmetic_between_layers(function: object, expected: dict[str, int]) -> None:
@@ -124,6 +131,11 @@ def test_unknown_layers_with_weights_are_refused() -> None:
 
 def test_layers_called_by_keyword() -> None:
     assert count(Apply(lambda x, conv: conv(input=x), nn.Conv2d(2, 3, 1, bias=False)), (2, 4, 4)).flops == 16 * 6
+
+
+def test_a_compiled_model_is_the_one_within() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+    assert count(torch.compile(model), (3, 4, 4)).totals() == count(model, (3, 4, 4)).totals()
 
 
 def test_models_of_half_precision() -> None:

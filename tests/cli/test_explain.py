@@ -69,6 +69,29 @@ def test_the_second_model_is_asked_about_the_same_class(files, tmp_path, call) -
     assert one == other and float(one.removesuffix(" %")) > 50
 
 
+def test_models_that_do_not_know_the_same_classes(files, tmp_path, call) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, _, image = files
+    model = load_model(first).model
+    preprocess = load_model(first).preprocess
+    with torch.no_grad():
+        model.head.fc.bias[:] = torch.tensor([0.0, 0.0, 20.0])
+    many, few, none = (tmp_path / f"{name}.safetensors" for name in ("many", "few", "none"))
+    save_model(many, model, labels=[], preprocess=preprocess, provenance={})
+    for path, classes in ((few, 2), (none, 0)):
+        model.reset_classifier(classes)
+        save_model(path, model, labels=[], preprocess=preprocess, provenance={})
+    page = tmp_path / "out.html"
+    for arguments, message in (
+        ((many, image, "--versus", few), f"--versus {few}: does not know '2', which {many} takes this for; say with"),
+        ((none, image), "none.safetensors: has no classes to look for"),
+    ):
+        code, _, err = call("explain", *arguments, "-o", page)
+        assert code == 2 and message in err and err.count("\n") == 1
+    code, out, _ = call("explain", many, image, "--versus", few, "--label", 1, "-o", page)
+    assert code == 0 and out.count(": 1 ") == 2
+
+
 def test_names_that_are_no_text(files, tmp_path, call) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
     first, _, image = files

@@ -72,6 +72,8 @@ def explain(
     with torch.no_grad():
         logits: Tensor = module(batch)
     check_logits(logits.numpy())
+    if getattr(module, "num_classes", None) == 0:
+        raise BcdnetError(f"{name}: has no classes to look for; its head was taken off (num_classes=0)")
     index = int(logits[0].argmax()) if label is None else label
     mean, std = (np.array(values, np.float32)[:, None, None] for values in constants)
     return Explanation(

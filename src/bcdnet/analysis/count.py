@@ -13,6 +13,7 @@ from torch import nn
 from bcdnet.analysis.costs import Cost, float_bytes, is_layer
 from bcdnet.analysis.trace import Call, trace
 from bcdnet.errors import BcdnetError
+from bcdnet.models.wrappers import unwrapped
 
 BOPS_PER_OP = 64  # one 64-bit word holds the operands of 64 binary multiply-accumulates
 
@@ -130,7 +131,7 @@ def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Counts
     """
     if len(input_size) != 3 or min(input_size) < 1:
         raise BcdnetError(f"input_size is channels, height and width, all positive, not {tuple(input_size)}")
-    traced = trace(model, (input_size[0], input_size[1], input_size[2]))
+    traced = trace(unwrapped(model), (input_size[0], input_size[1], input_size[2]))
     groups: defaultdict[tuple[str, int, int], list[Call]] = defaultdict(list)
     for call in traced.calls:
         groups[call.path, call.cost.weight_bits, call.activation_bits].append(call)

@@ -28,7 +28,8 @@ class Field:
     """`map`: float [H, W], the mean size of the gradient at each pixel, summing to 1.
 
     `pixels`: for each of `SHARES`, the part of all pixels, in [0, 1], that it takes, the strongest first, to hold that
-    share; `distance`: mean distance of the map from the position that is asked for, in pixels.
+    share; `distance`: mean distance of the map, in pixels, from the middle of the square of pixels that the position
+    stands for. Strided convolutions read up to half a stride above and left of it.
     """
 
     map: NDArray[np.float64]

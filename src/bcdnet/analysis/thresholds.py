@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -178,7 +179,8 @@ def _boxes(axes: Any, found: Thresholds, part: str, colour: str) -> None:
     axes.axhline(float(part == "gain"), color="black", lw=0.6)
     axes.set(xlabel="convolution block", ylabel=part, title=f"{part}: 5 to 95 % and quartiles over images and channels")
     axes.title.set_fontsize(9)
-    axes.set_xticks(range(1, len(found.blocks) + 1))
+    axes.set_xlim(0.4, len(found.blocks) + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=15, integer=True))
     if part == "alpha":
         right = axes.twinx()
         right.plot(

@@ -21,17 +21,32 @@ from bcdnet.nn import RSign, Sign
 # Functions that move values about: what they make of a ±1 map is a ±1 map.
 LAYOUT = frozenset(
     {
+        "bfloat16",
         "cat",
+        "channel_shuffle",
         "chunk",
         "clone",
         "concat",
+        "concatenate",
         "contiguous",
         "detach",
+        "double",
         "expand",
+        "expand_as",
         "flatten",
+        "flip",
         "float",
+        "gather",
+        "half",
+        "hstack",
+        "index_select",
         "movedim",
+        "narrow",
         "permute",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "repeat",
+        "repeat_interleave",
         "reshape",
         "roll",
         "select",
@@ -39,10 +54,16 @@ LAYOUT = frozenset(
         "squeeze",
         "stack",
         "swapaxes",
+        "swapdims",
         "t",
+        "tensor_split",
+        "tile",
         "to",
         "transpose",
+        "type",
+        "unbind",
         "unflatten",
+        "unfold",
         "unsqueeze",
         "view",
         "view_as",
@@ -66,6 +87,19 @@ ARITHMETIC = frozenset(
         "rtruediv",
         "maximum",
         "minimum",
+        "neg",
+        "pow",
+        "rpow",
+        "abs",
+        "square",
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "log",
+        "reciprocal",
+        "addcmul",
+        "addcdiv",
+        "lerp",
     }
 )
 ACTIVATION = frozenset(
@@ -87,11 +121,36 @@ ACTIVATION = frozenset(
         "softplus",
         "softmax",
         "clamp",
+        "clamp_min",
+        "clamp_max",
         "prelu",
+        "glu",
+        "hardshrink",
+        "log_softmax",
+        "logsigmoid",
+        "rrelu",
+        "softmin",
+        "softshrink",
+        "softsign",
+        "tanhshrink",
+        "threshold",
     }
 )
-NORM = frozenset({"layer_norm", "group_norm", "instance_norm"})
-REDUCTION = frozenset({"mean", "sum", "amax", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d"})
+NORM = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"})
+REDUCTION = frozenset(
+    {
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "std",
+        "var",
+        "norm",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
+    }
+)
 WINDOW = frozenset({"avg_pool2d", "max_pool2d"})
 # Multiply-accumulates that no module of a known type stands for: counting them as nothing would be a wrong answer.
 UNKNOWN = frozenset(

@@ -65,10 +65,19 @@ def run(
         # The second model is asked about what the first one saw, so that the two can be compared.
         first = explanations[0] if explanations else None
         index = None
-        if first is not None and list(first.labels) == found.labels:
+        classes = int(getattr(found.module, "num_classes", 0))
+        if first is not None and (list(first.labels), len(first.probabilities)) == (found.labels, classes):
             index = first.label  # not by its name, which another class may share
-        elif (wanted := first.named(first.label) if first is not None and label is None else label) is not None:
-            index = find_label(wanted, found.labels, int(getattr(found.module, "num_classes", 0)))
+        elif first is not None and label is None:
+            try:
+                index = find_label(first.named(first.label), found.labels, classes)
+            except BcdnetError as error:
+                raise BcdnetError(
+                    f"--versus {versus}: does not know {first.named(first.label)!r}, which {checkpoint} takes this "
+                    "for; say with --label which class of both to look for"
+                ) from error
+        elif label is not None:
+            index = find_label(label, found.labels, classes)
         constants = (preprocess.mean, preprocess.std)
         x = to_input(picture, preprocess, str(image))
         explanations.append(explain(shown, found.module, x, found.labels, constants, index))
