@@ -1,5 +1,6 @@
 """What every test may rely on: the shared data's folder, a reproducible hypothesis profile, one torch thread."""
 
+import gc
 import os
 import shutil
 import sys
@@ -20,6 +21,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("bcdnet")
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: each later collection of garbage, one per step of a training, leaves it out."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

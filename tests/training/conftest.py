@@ -35,6 +35,13 @@ def make_recipe(tmp_path: Path) -> Callable[..., Recipe]:
     return lambda run="run", **changes: resolve(tiny(tmp_path / run, **changes))
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes as long as such a run; a test that looks at the picture has the mark `curves`."""
+    if request.node.get_closest_marker("curves") is None:
+        monkeypatch.setattr(run_module, "draw_curves", lambda *_: None)
+
+
 @pytest.fixture
 def begin_and_stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe], None]:
     """`begin_and_stop(recipe)` begins a run, which dies once its first checkpoint is written."""

@@ -35,6 +35,7 @@ TEACHER = {
 }
 
 
+@pytest.mark.curves
 def test_teacher_and_both_steps_leave_a_complete_folder(
     make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
