@@ -126,6 +126,8 @@ def draw(predicted: list[tuple[Image, str, Prediction]], path: Path) -> None:
 
 def main() -> None:
     words = sys.argv[1:]
+    if any(word.startswith("-") for word in words):
+        sys.exit(__doc__)
     run = unused(Path(words.pop(0)) if words and "=" not in words[0] else Path("runs/demo"))
     console = Console()
     started = time.perf_counter()

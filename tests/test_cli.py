@@ -134,6 +134,27 @@ def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType) -> None:
         cli.main(["probe"])
 
 
+def test_a_verb_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "tarin", "x")
+    assert (code, err) == (2, "error: No such command 'tarin'; did you mean train?; see bcdnet --help\n")
+
+
+def test_help_is_short_too_and_completion_knows_the_verbs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(capsys, "predict", "-h") == call(capsys, "predict", "--help")
+    for words, expected in (("bcdnet pr", "predict"), ("bcdnet predict --to", "--topk")):
+        for name, value in (("_BCDNET_COMPLETE", "complete_bash"), ("COMP_WORDS", words)):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert call(capsys)[1].split() == [expected]
+
+
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "bcdnet", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("bcdnet ")
+
+
 @pytest.mark.parametrize("args", [["nosuch"], ["--nosuch"], ["probe", "--nosuch"]])
 def test_usage_errors_exit_with_2(verb: types.ModuleType, capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     verb.run = lambda: None  # type: ignore[attr-defined]

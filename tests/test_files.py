@@ -53,11 +53,19 @@ def test_permissions_stay_and_a_long_name_is_no_hindrance(written, tmp_path: Pat
 
 
 @BOTH
-def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> None:
-    target = tmp_path / "missing" / "x.png"
-    with pytest.raises(FileNotFoundError) as caught, written(target) as beside:
+def test_folders_on_the_way_are_made(written, tmp_path: Path) -> None:
+    with written(tmp_path / "new" / "deep" / "x.png") as beside:
         beside.write_text("new")
-    assert caught.value.filename == str(target)
+    assert (tmp_path / "new" / "deep" / "x.png").read_text() == "new"
+
+
+@BOTH
+def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> None:
+    target = tmp_path / "file" / "x.png"
+    target.parent.touch()
+    with pytest.raises(OSError, match=r"exists|Not a directory") as caught, written(target) as beside:
+        beside.write_text("new")
+    assert caught.value.filename == str(target.parent)
     with pytest.raises(OSError, match="is not a regular file"), written(tmp_path):
         pass
     # What a full disk says names no file at all.

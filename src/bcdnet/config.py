@@ -192,7 +192,8 @@ def _convert_literal(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         # `precision: 32` in YAML is a number where the choice is the string "32".
         if isinstance(choice, str) and isinstance(value, int) and str(value) == choice:
             return choice
-    close = difflib.get_close_matches(str(value), [str(choice) for choice in arguments], n=1, cutoff=0.5)
+    names = [choice for choice in arguments if isinstance(choice, str)]  # numbers are not misspelt
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise RecipeError(f"{where}: must be one of {', '.join(map(repr, arguments))}, got {value!r}{hint}")
 

@@ -48,7 +48,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text) if fonts else ():
         if not text.get_text().isascii():  # those fonts lack weights, which matplotlib would warn of
             text.set_fontfamily([*text.get_fontfamily(), *fonts])
-    path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "bcdnet"}), whole_file(path) as beside, catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")  # a box, where no installed font has a name's letters
         figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None)

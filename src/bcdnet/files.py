@@ -23,13 +23,14 @@ def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterab
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, beside `path` and with its suffix; the file gets its name once the block has ended well.
 
-    If the block fails, what was at `path` stays. A link is followed: what it points to is replaced, and its permissions
-    are kept. Raises OSError that names `path` where it cannot be written, or is there and no regular file (a folder, a
-    device, a pipe).
+    Folders on the way to it are made. If the block fails, what was at `path` stays. A link is followed: what it points
+    to is replaced, and its permissions are kept. Raises OSError that names `path` where it cannot be written, or is
+    there and no regular file (a folder, a device, a pipe).
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
     mark = os.urandom(4).hex()  # process ids repeat, among threads and containers
     beside = target.with_name(f".{target.stem[:64]}.{mark}.partial{target.suffix}")
     try:

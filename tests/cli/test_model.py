@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bcdnet.cli.model import find_model, packed_file
+from bcdnet.cli.model import check_trained, find_model, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.models import build, configure, save_model
 from bcdnet.pretrained import locate
@@ -39,7 +39,7 @@ def test_a_file_in_this_folder_is_not_the_shipped_model_of_its_name(monkeypatch,
         assert InferenceSession(path).provenance["model"] == "reactnet_r18_small"
 
 
-def test_mistakes_name_the_remedy() -> None:
+def test_mistakes_name_the_remedy(tmp_path: Path) -> None:
     with (
         pytest.raises(BcdnetError, match=r"no trained model is called 'bcdnet_a', .*give a packed file"),
         packed_file("bcdnet_a"),
@@ -51,3 +51,11 @@ def test_mistakes_name_the_remedy() -> None:
         find_model("bcdnet_b_r18_fashion_mnist", width=0.5)
     with pytest.raises(BcdnetError, match="did you mean bcdnet_"):
         find_model("bcdnet_c")
+    with pytest.raises(BcdnetError, match=r"test_model\.py: is no packed file, model file or run folder"):
+        check_trained(__file__)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(BcdnetError, match=r"left no model\.safetensors yet; bcdnet train --resume finishes it"):
+        check_trained(str(tmp_path))
+    for tag in ("bcdnet_b.bcdm", "resnet18.none"):
+        with pytest.raises(BcdnetError, match=f"no model is called {tag}, and there is no such file"):
+            find_model(tag)

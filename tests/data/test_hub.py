@@ -50,7 +50,7 @@ def test_images_labels_and_names(hub, encoded, pixels):
 
 def test_another_name_for_the_test_split(hub):
     assert len(open_dataset("hf://owner/digits", "test")) == 20
-    assert [split for _, _, split in hub] == ["test", "val", "validation"]
+    assert [split for _, _, split in hub] == ["test", "testing", "val", "validation"]
 
 
 def test_errors_name_the_dataset(hub, monkeypatch):

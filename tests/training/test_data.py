@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from bcdnet.data import AugmentConfig, Images
 from bcdnet.data.digits import Digits
@@ -54,6 +55,22 @@ def test_a_run_that_holds_images_out_needs_no_test_split(make_recipe: MakeRecipe
     assert len(RunData(make_recipe(data=data)).evaluated) == 40
     with pytest.raises(DataError, match="no split 'test'"):
         RunData(make_recipe(data={**data, "validation": 0}))
+
+
+def test_broken_images_of_a_streamed_set_can_be_named_before(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (16, 16), number).save(tmp_path / "set" / split / name / f"{number}.png")
+    broken = [tmp_path / "set" / split / "a" / "1.png" for split in ("train", "test")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:45])
+    data = {"path": str(tmp_path / "set"), "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]}
+    RunData(make_recipe(data={**data, "in_memory": False}))
+    with pytest.raises(DataError) as caught:
+        RunData(make_recipe(data={**data, "in_memory": False, "check": True}))
+    assert all(f"{path}: cannot decode" in str(caught.value) for path in broken)
 
 
 def test_processes_that_do_not_divide_the_batch_evaluate_each_image_once() -> None:

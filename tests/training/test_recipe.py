@@ -1,5 +1,6 @@
 """Recipes: the shipped ones, the paper's numbers in them, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,26 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.widht=0.5", "model: unknown setting of bcdnet_b_r18_small 'widht': did you mean 'width'?"),
+        ("model.name=bcdnet_c", "model: unknown model 'bcdnet_c'"),
+        ("model.width=0", "model: width multiplies channels"),
+        ("steps.step1.weight_bits=2", "weight_bits: must be one of 32, 1, got 2\n"),
+    ],
+)
+def test_print_names_what_is_wrong(word: str, message: str, call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = call("train", RECIPES / "digits.yaml", "--print", word)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(RecipeError, match=r"Is a directory; give .*recipe\.yaml$"):
+        load_recipe(tmp_path)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: the recipe is empty$"):
+        load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(tmp_path / "missing.yaml")
     path = tmp_path / "broken.yaml"

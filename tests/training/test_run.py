@@ -69,6 +69,8 @@ def test_teacher_and_both_steps_leave_a_complete_folder(
 
     with pytest.raises(RecipeError, match="is not empty; --resume continues the run in it"):
         train(recipe)
+    with pytest.raises(RecipeError, match="is a file; give a folder"):
+        train(replace(recipe, run_dir=str(run / "metrics.csv")))
     with pytest.raises(RecipeError, match=r"with another seed, steps\.0\.lr, steps\.0\.weight_decay"):
         train(
             replace(recipe, seed=4, steps=(replace(recipe.steps[0], lr=1, weight_decay=0), recipe.steps[1])),

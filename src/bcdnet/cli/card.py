@@ -102,7 +102,6 @@ def measure(run: Path, name: str, data: str, split: str, output: Path) -> Card:
     found = find_model(str(run))
     provenance = portable(found.provenance, recipe) | {"data": dataset_name(data)}
     found = replace(found, provenance=provenance)
-    output.parent.mkdir(parents=True, exist_ok=True)
     pack(found, output)
     report = compare(str(run), output, data, split, None, 100, None)
     if not report.agrees:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcdnet.cli.model import check_trained
 from bcdnet.errors import BcdnetError
 from bcdnet.files import write_text
 
@@ -51,6 +52,7 @@ def run(
         result = evaluate_packed(model, data, split, batch_size)
         folder = out
     else:
+        check_trained(model)
         from bcdnet.training.assess import assess, pick_device
 
         result = assess(Path(model), data, split, batch_size, pick_device(device))

@@ -51,7 +51,6 @@ def run(
     models = [find_trained(name) for name in names]
     warnings.filterwarnings("ignore", module="PIL")  # of large images, which its own limit on pixels is for
     picture = open_image(image)
-    output.parent.mkdir(parents=True, exist_ok=True)
 
     explanations: list[Explanation] = []
     for shown, found in zip(_short(names), models, strict=True):

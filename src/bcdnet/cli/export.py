@@ -22,7 +22,10 @@ class Format(StrEnum):
 
 def run(
     model: Annotated[
-        str, typer.Argument(help="A model file, packed or not, a run folder, or the name of a timm model.")
+        str,
+        typer.Argument(
+            help="A model file, packed or not, a run folder, a shipped name, hf-hub:ORG/REPO, or a timm model."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: Annotated[
@@ -38,13 +41,13 @@ def run(
 ) -> None:
     """Pack a model: one-bit weights, fused operations, preprocessing, labels and origin in one file.
 
-    A named model has fresh weights: good for timing, not for predictions. `--format onnx`, also from a packed file,
-    writes the same network with standard operators, the bits as float32: for other tools, neither small nor fast.
-    With `--half` the logits change a little: `bcdnet eval` tells what accuracy the file has.
+    A timm model's name stands for fresh weights: good for timing, not for predictions. `--format onnx`, also from a
+    packed file, writes the same network with standard operators, the bits as float32: for other tools, neither small
+    nor fast. With `--half` the logits change a little: `bcdnet eval` tells what accuracy the file has.
     """
     suffix = output.suffix.lower().removeprefix(".")
     wanted = file_format or suffix
-    if wanted not in list(Format) or (wanted == Format.bcdn != suffix):
+    if wanted not in list(Format) or (wanted != suffix and Format.bcdn in (wanted, suffix)):
         raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
     refuse_overwriting([output], model_files(model))
     if wanted == Format.onnx:

@@ -4,6 +4,7 @@ To add a verb, write `cli/<verb>.py` with one typed function `run(...)` (a typer
 `typer.Option`) that imports torch and the like inside its body, and add one line to `VERBS`.
 """
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from bcdnet import __version__
 from bcdnet.errors import BcdnetError, printable
 
+HELP = {"help_option_names": ["-h", "--help"]}
 UsageError: Any = typer.BadParameter.__base__  # older versions of typer have it from click, newer ones from themselves
 
 
@@ -62,7 +64,7 @@ def load(name: str) -> Any:
     module_name, function_name = VERBS[name].target.split(":")
     function = getattr(importlib.import_module(module_name), function_name)
     single = typer.Typer(add_completion=False)
-    single.command(name=name)(function)
+    single.command(name=name, context_settings=HELP)(function)
     return typer.main.get_command(single)
 
 
@@ -77,11 +79,13 @@ class VerbGroup(TyperGroup):
         return TyperCommand(cmd_name, help=VERBS[cmd_name].help) if cmd_name in VERBS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if (near := difflib.get_close_matches(args[0], VERBS, n=1)) and args[0] not in VERBS:
+            raise UsageError(f"No such command '{args[0]}'; did you mean {near[0]}?", ctx)
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name in VERBS else command, rest
 
 
-app = typer.Typer(cls=VerbGroup, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(cls=VerbGroup, context_settings=HELP, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -107,11 +111,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    words = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in words if word in VERBS), None)
     try:
         sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
     except UsageError as error:
         if message := " ".join(error.format_message().split()):  # none where the help was printed instead
-            command = error.ctx.command_path if error.ctx else "bcdnet"
+            command = error.ctx.command_path if error.ctx else " ".join(filter(None, ("bcdnet", verb)))
             print(f"error: {printable(message.rstrip('.'))}; see {command} --help", file=sys.stderr)
         sys.exit(2)
     except BcdnetError as error:
@@ -121,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         package = (error.name or "bcdnet").split(".")[0]
         if package == "bcdnet":
             raise
-        verb = VERBS.get(next(iter(sys.argv[1:] if argv is None else argv), ""))
-        extra = EXTRAS.get(package, verb.extra if verb else "train")
+        extra = EXTRAS.get(package, VERBS[verb].extra if verb else "train")
         print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
         sys.exit(2)
     except MemoryError as error:

@@ -60,11 +60,14 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
         loaded = load_trained(name)
         preprocess = loaded.preprocess | ({"input_size": list(size)} if size else {})
         return Found(loaded.model, loaded.labels, preprocess, loaded.provenance)
-    if not timm.is_model(name):
+    try:
+        known, preset = timm.is_model(name), timm.get_pretrained_cfg(name)
+    except RuntimeError:  # what is behind the point is none of its pretrained tags
+        known = False
+    if not known:
         near = difflib.get_close_matches(name, [*list_pretrained(), *VARIANTS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BcdnetError(f"no model is called {name}, and there is no such file{hint}")
-    preset = timm.get_pretrained_cfg(name)
     channels, height, width = size or (preset.input_size if preset else (3, 224, 224))
     if channels != 3:
         settings["in_chans"] = channels
@@ -121,23 +124,32 @@ def pack(found: Found, output: Path, half: bool = False) -> Path:
     return write_program(compile_found(found, half), output)
 
 
+def check_trained(name: str) -> None:
+    """Raise BcdnetError, which says what to give instead, unless `name` is a model file or a run folder."""
+    from bcdnet.pretrained import list_pretrained
+    from bcdnet.program.file import is_safetensors
+
+    path = Path(name)
+    if not name or not path.exists():
+        near = difflib.get_close_matches(name, list_pretrained(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; give a packed file, a model file or a run folder"
+        raise BcdnetError(f"no trained model is called {name!r}, and there is no such file{hint}")
+    if (path / "recipe.yaml").is_file() and not (path / MODEL_FILE).exists():
+        raise BcdnetError(f"{name}: the run has left no {MODEL_FILE} yet; bcdnet train --resume finishes it")
+    if not is_safetensors(path / MODEL_FILE if path.is_dir() else path):
+        raise BcdnetError(f"{name}: is no packed file, model file or run folder")
+
+
 @contextmanager
 def packed_file(name: str) -> Iterator[Path]:
     """A packed file: the one that is given, a shipped one by its name, or a trained model packed for the while."""
-    from bcdnet.pretrained import SUFFIX, is_packed, list_pretrained, locate
-    from bcdnet.program.file import is_safetensors
+    from bcdnet.pretrained import SUFFIX, is_packed, locate
 
     if is_hub_name(name):
         name = str(download(name, [PACKED_FILE, MODEL_FILE]))
     if is_packed(name):
         yield locate(name)
         return
-    path = Path(name)
-    if not name or not path.exists():
-        near = difflib.get_close_matches(name, list_pretrained(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; give a packed file, a model file or a run folder"
-        raise BcdnetError(f"no trained model is called {name!r}, and there is no such file{hint}")
-    if not is_safetensors(path / MODEL_FILE if path.is_dir() else path):
-        raise BcdnetError(f"{name}: is no packed file, model file or run folder")
+    check_trained(name)
     with tempfile.TemporaryDirectory() as folder:
         yield pack(find_model(name), Path(folder) / f"model{SUFFIX}")

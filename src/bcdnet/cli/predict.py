@@ -158,7 +158,6 @@ class Copies:
             number += 1
             path = first.with_stem(f"{first.stem}-{number}")
         self._taken.add(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         copy = annotate(outcome.image, outcome.predictions)
         try:
             with whole_file(path) as beside:

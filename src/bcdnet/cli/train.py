@@ -28,6 +28,10 @@ def run(
 
     resolved = load_recipe(recipe, overrides or [])
     if show:
+        from bcdnet.training.build import design
+
+        if resolved.model.name is not None:
+            design(resolved.model, 2, resolved.data.channels, "model")  # an error for what the network does not take
         typer.echo(to_yaml(resolved), nl=False)
         return
     from bcdnet.training.run import train

@@ -167,8 +167,8 @@ def _weight(layer: BinaryLayer, name: str) -> tuple[npt.NDArray[np.float32], npt
     """±1 weight [O, ...] and scale [O] of a one-bit layer."""
     if layer.weight_bits != 1:
         raise CompileError(
-            f"{name}: weight_bits is {layer.weight_bits} and only one-bit weights pack: finish step 2, "
-            "or call set_weight_bits(model, 1)"
+            f"{name}: weight_bits is {layer.weight_bits} and only one-bit weights pack: take the network "
+            "that a step with weight_bits 1 left, or call set_weight_bits(model, 1) in Python"
         )
     with torch.no_grad():
         weight, scale = binarize_weight(layer.latent_weight)

@@ -27,7 +27,8 @@ class DataConfig:
     Evaluation resizes the shorter side to `resize_size` = round(image_size / crop_pct) and crops the centre; an image
     that already has image_size x image_size pixels stays as it is. Upscaled small images want `crop_pct: 1`, the
     default, since a smaller one cuts their border off. Random crops of a set in memory are bilinear, whatever
-    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1].
+    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1]. `check` decodes every image of a streamed
+    set before the training, which names the broken ones; what goes to memory is decoded then anyway.
 
     Raises RecipeError for a value out of range.
     """
@@ -44,6 +45,7 @@ class DataConfig:
     crop_pct: float = 1.0
     interpolation: Interpolation = "bilinear"
     workers: int = 2
+    check: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "path", "a folder, hf://NAME, wds://… or digits", self.path)

@@ -26,7 +26,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 # What people call the same split; a requested split is looked for under its own name first.
 ALIASES = {
     "train": ("train", "training"),
-    "test": ("test", "val", "validation", "valid"),
+    "test": ("test", "testing", "val", "validation", "valid"),
     "validation": ("validation", "val", "valid"),
     "val": ("val", "validation", "valid"),
 }

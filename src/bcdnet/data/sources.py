@@ -175,7 +175,8 @@ class _Decoder(torch.utils.data.Dataset[Any]):
             for row, index in enumerate(indices):
                 images[row] = self._pixels(seed, epoch, int(index))
         except DataError as error:
-            return error  # raised in a worker it would come with the worker's traceback as its text
+            # Raised in a worker it would come with the worker's traceback as its text.
+            return type(error)(f"{error}; with data.check=true a training names all such images before it begins")
         return torch.from_numpy(images), torch.from_numpy(self.dataset.labels[indices])
 
     def _pixels(self, seed: int, epoch: int, index: int) -> NDArray[np.uint8]:

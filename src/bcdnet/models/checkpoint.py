@@ -123,7 +123,6 @@ def save_model(
         "provenance": provenance,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with lasting_file(path) as beside:
         beside.write_bytes(save(tensors, metadata={"bcdnet": json.dumps(header)}))
     return path

@@ -59,4 +59,6 @@ def find_label(label: int | str, labels: Sequence[str], classes: int) -> int:
             return int(label)
         raise DataError(f"label {label}: the classes are 0 to {classes - 1}")
     near = difflib.get_close_matches(label, labels, n=1)
-    raise DataError(f"no class is called {label!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    names = ", ".join(map(repr, labels[:5])) + (", …" if len(labels) > 5 else "")
+    hint = f"; did you mean {near[0]!r}?" if near else f": they are {names}" if labels else ""
+    raise DataError(f"no class is called {label!r}{hint}")

@@ -104,6 +104,8 @@ def open_image(
         raise DataError(f"{name}: is {unread(_head(source))}") from None
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{name}: is a folder, not an image") from None
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"{name}: has more pixels than Pillow will decode") from None
     # Pillow's decoders raise what they like on damaged data.

@@ -36,7 +36,8 @@ class RunData:
 
     def __init__(self, recipe: Recipe) -> None:
         test = _evaluated_split(recipe)
-        check_dataset(recipe.data, splits=[name for name in (recipe.data.train_split, test) if name is not None])
+        splits = [name for name in (recipe.data.train_split, test) if name is not None]
+        check_dataset(recipe.data, decode=recipe.data.check, splits=splits)
         self.config = recipe.data
         self.seed = recipe.seed
         self.augment = recipe.steps[0].augment

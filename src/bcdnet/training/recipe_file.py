@@ -25,13 +25,16 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+        hint = f"; give {path / 'recipe.yaml'}" if (path / "recipe.yaml").is_file() else ""
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}{hint}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a recipe, which is YAML in UTF-8") from None
     try:
         mapping = read_yaml(text)
     except ValueError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    if mapping is None:
+        raise RecipeError(f"{path}: the recipe is empty")
     if not isinstance(mapping, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, got {type(mapping).__name__}")
     return resolve(apply_overrides({"name": path.stem, **mapping}, overrides))

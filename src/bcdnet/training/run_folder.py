@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "model.checkpoint",
     "data.path",
     "data.workers",
+    "data.check",
     "data.in_memory",
     "teacher.checkpoint",
     "trainer.accelerator",
@@ -78,7 +79,9 @@ class RunFolder:
         """Raise RecipeError unless a run can start here (in an empty folder) or resume (a run of the same recipe)."""
         if resume:
             self._check_same(recipe)
-        elif self.path.is_file() or (self.path.is_dir() and any(not _passing(entry) for entry in self.path.iterdir())):
+        elif self.path.is_file():
+            raise RecipeError(f"run_dir: {self.path} is a file; give a folder")
+        elif self.path.is_dir() and any(not _passing(entry) for entry in self.path.iterdir()):
             raise RecipeError(
                 f"run_dir: {self.path} is not empty; --resume continues the run in it, another run_dir starts a new one"
             )
