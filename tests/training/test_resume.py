@@ -1,4 +1,4 @@
-"""A real run that is stopped in three ways, against one that was never interrupted: the same bits."""
+"""A real run that is stopped in several ways, against one that was never interrupted: the same bits."""
 
 import csv
 import json
@@ -23,20 +23,16 @@ from bcdnet.training.run import train
 
 # Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation, most of
 # them between two rows.
-STEP = {"iterations": 25, "batch_size": 128, "lr": 2e-3, "ema": 0.9, "latent_rms": 0.05}
+STEP = {"iterations": 20, "batch_size": 128, "lr": 2e-3, "ema": 0.9, "latent_rms": 0.05}
 CHANGES: dict[str, Any] = {
     "steps": [{"name": "step1", **STEP, "weight_decay": 0.01}, {"name": "step2", "weight_bits": 1, **STEP}],
     "trainer": {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 3},
 }
 NONE_DUE = {**CHANGES["trainer"], "checkpoint_every": 1000}
 SHORT = [{**STEP, "name": "step1", "iterations": 2}]
-# In step 1 within its first epoch; between two checkpoints of a resumed process; in step 2 within an epoch.
+# In step 1 within its first epoch; in step 2, by a resumed process, between two checkpoints of its second.
 # What each signal leaves as the exit status: 0 would tell a scheduler that the run is complete.
-MOMENTS = (
-    ("step1", 6, signal.SIGKILL, -signal.SIGKILL),
-    ("step1", 14, signal.SIGTERM, 143),
-    ("step2", 18, signal.SIGINT, 130),
-)
+MOMENTS = (("step1", 6, signal.SIGKILL, -signal.SIGKILL), ("step2", 14, signal.SIGTERM, 143))
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -79,9 +75,7 @@ def check_same(whole: Path, resumed: Path) -> None:
     assert without_time[0] == without_time[1]
 
 
-def test_stopped_three_times_and_resumed_gives_the_same_bits(
-    make_recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_stopped_twice_and_resumed_gives_the_same_bits(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(make_recipe("whole", **CHANGES))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bcdnet.cli.model import ANY_MODEL
 from bcdnet.errors import BcdnetError, DataError, printable
 from bcdnet.files import write_text
 
@@ -36,7 +37,7 @@ def run(
     kind: Annotated[Kind, typer.Argument(help="Which analysis.", show_default=False)],
     model: Annotated[
         str,
-        typer.Argument(help="A run folder, a model file, packed or not, or a shipped name; for flips a run folder."),
+        typer.Argument(help=f"{ANY_MODEL} Flips want a run folder."),
     ],
     data: Annotated[
         str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.", show_default=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from bcdnet.cli.model import model_files, packed_file
+from bcdnet.cli.model import ANY_MODEL, model_files, packed_file
 from bcdnet.files import refuse_overwriting, whole_file
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ WARMUP_SECONDS = 0.3
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A packed file, a shipped model's name, a model file or a run folder.")],
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
     threads: Annotated[
         list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
     ] = None,

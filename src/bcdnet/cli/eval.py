@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcdnet.cli.model import check_trained
+from bcdnet.cli.model import ANY_MODEL, check_trained
 from bcdnet.errors import BcdnetError
 from bcdnet.files import write_text
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def run(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A run folder, a model file (.safetensors), a packed file, a shipped model's name, or hf-hub:ORG/REPO."
-        ),
+        typer.Argument(help=ANY_MODEL),
     ],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import find_trained, model_files
+from bcdnet.cli.model import ANY_MODEL, find_trained, model_files
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(help="A run folder, a model file, packed or not, or a shipped name.")],
+    checkpoint: Annotated[str, typer.Argument(help=ANY_MODEL)],
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write; the PNGs go beside it.")],
     versus: Annotated[

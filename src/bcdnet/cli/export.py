@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import compile_found, find_model, model_files, pack, packed_file
+from bcdnet.cli.model import ANY_MODEL, compile_found, find_model, model_files, pack, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.files import refuse_overwriting
 
@@ -23,9 +23,7 @@ class Format(StrEnum):
 def run(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A model file, packed or not, a run folder, a shipped name, hf-hub:ORG/REPO, or a timm model."
-        ),
+        typer.Argument(help=f"{ANY_MODEL} Or a network of timm's."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: Annotated[

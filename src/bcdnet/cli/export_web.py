@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcdnet.cli.model import packed_file
+from bcdnet.cli.model import ANY_MODEL, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.files import whole_file
 
@@ -27,7 +27,7 @@ CHANNEL_PAD, MOST_BRANCHES = 32, 3
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A packed file, a shipped model's name, a model file or a run folder.")],
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; files of ours in it are replaced.")],
 ) -> None:
     """Write a static web page that classifies images and camera pictures in the visitor's browser, without a server.

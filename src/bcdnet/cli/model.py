@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bcdnet.program import Program
 
+ANY_MODEL = "A packed file, a model file, a run folder, a shipped model's name, or hf-hub:ORG/REPO."  # what --help says
 FRESH = {"weights": "fresh"}  # the provenance of what no one trained
 MOST_PIXELS = 357_913_941  # in an image; beyond, Pillow decodes nothing
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import MOST_PIXELS, model_files, packed_file
+from bcdnet.cli.model import ANY_MODEL, MOST_PIXELS, model_files, packed_file
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
 
@@ -37,7 +37,7 @@ COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A packed file, a shipped model's name, a model file or a run folder.")],
+    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
     sources: Annotated[
         list[str],
         typer.Argument(

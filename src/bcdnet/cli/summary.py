@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import find_model
+from bcdnet.cli.model import ANY_MODEL, find_model
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[
-        str, typer.Argument(help="Name of a timm or a shipped model, a model file, packed or not, or a run folder.")
-    ],
+    model: Annotated[str, typer.Argument(help=f"{ANY_MODEL} Or a network of timm's.")],
     input_size: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Channels, height and width; the model's own where left out.", show_default=False),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from bcdnet.cli.model import packed_file
+from bcdnet.cli.model import ANY_MODEL, packed_file
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import check_logits
 
@@ -30,10 +30,8 @@ TOLERANCE = 1e-3
 
 
 def run(
-    checkpoint: Annotated[
-        str, typer.Argument(help="The model file or run folder that was exported, or a packed or shipped model.")
-    ],
-    packed: Annotated[str, typer.Argument(help="The packed file, or any other trained model.")],
+    checkpoint: Annotated[str, typer.Argument(help=f"What was exported. {ANY_MODEL}")],
+    packed: Annotated[str, typer.Argument(help="What came of it; any of these.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.", show_default=False)] = None,
