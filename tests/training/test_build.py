@@ -71,7 +71,7 @@ def test_a_network_without_a_name_is_refused(tmp_path: Path) -> None:
         (ModelConfig("bcdnet_b_r18_small", {"reduction": 0}), r"model\.reduction: from 1"),
         (ModelConfig("bcdnet_b_r18_small", {"layers": []}), "model: layers is empty"),
         (ModelConfig("reactnet_a", {"real_groups": 5}), "model: .* divisible by groups"),
-        (ModelConfig("bcdnet_a_r18", {"mlp_branches": ["foo"]}), "model: "),
+        (ModelConfig("bcdnet_a_r18", {"mlp_branches": ["foo"]}), r"model\.mlp_branches: one or more of none, short"),
         (ModelConfig("binary_mixer_small", {"img_size": 2**20, "patch_size": 1, "depth": 1}), "model: Storage size"),
     ],
 )
