@@ -98,7 +98,7 @@ def test_no_output_takes_the_place_of_its_input(files, tmp_path, call, monkeypat
         Path(name).write_bytes(files[0].read_bytes())
     before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
     for arguments in (
-        ("export", packed, "--format", "onnx", "-o", tmp_path / packed),
+        ("export", packed, "-o", tmp_path / packed),
         ("export", "t.onnx", "-o", "t.onnx"),
         ("export", "t.bcdn", "-o", "t.bcdn"),
         ("export", run, "--format", "onnx", "-o", run / "model.safetensors"),

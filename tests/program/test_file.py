@@ -306,7 +306,7 @@ def test_a_failed_write_leaves_the_old_file(document, tmp_path) -> None:
         write_program(from_json(*broken), path)
     assert path.read_bytes() == before
     with pytest.raises(ProgramError, match="cannot be written"):
-        write_program(program, tmp_path / "none" / "x.bcdn")
+        write_program(program, path / "x.bcdn")  # in what is no folder
 
 
 def test_messages_hold_no_control_characters(tmp_path) -> None:
