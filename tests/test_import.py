@@ -23,6 +23,15 @@ def test_numpy_world_leaves_torch_out() -> None:
     assert loaded == "[]"
 
 
+def test_networks_leave_timm_out() -> None:
+    """Which brings torchvision: together they take longer than torch."""
+    loaded = fresh_python(
+        "import sys, bcdnet.models, bcdnet.analysis, bcdnet.compiler, bcdnet.interop; "
+        "print([m for m in ('timm', 'torchvision') if m in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
 @pytest.mark.parametrize("order", ["timm, bcdnet", "bcdnet, timm"])
 def test_timm_knows_our_models_in_either_order_of_import(order: str) -> None:
     # The second half: timm must look as if it had been imported without us.

@@ -1,7 +1,7 @@
 """Registers our models with timm, whichever of the two is imported first, without importing timm or torch ourselves.
 
 `timm.create_model("bcdnet_b")` finds a model only after the module that defines it has been imported, and that module
-needs torch. So registration waits until the user imports timm: if it is already there, `bcdnet.models` is imported at
+needs torch. So registration waits until the user imports timm: if it is already there, our models are imported at
 once; if not, a finder at the front of `sys.meta_path` lets timm's own loader run and imports our models right after.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _register() -> None:
     """Import the modules whose import registers models."""
-    importlib.import_module("bcdnet.models")
+    importlib.import_module("bcdnet._timm_networks")
     importlib.import_module("bcdnet._timm_shipped")
 
 

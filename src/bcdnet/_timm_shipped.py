@@ -28,8 +28,9 @@ default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name) for name in li
 
 def _register(name: str) -> None:
     def entry(pretrained: bool = False, pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        from bcdnet._timm_networks import create_for_timm
         from bcdnet.compiler import load_trained
-        from bcdnet.models import TIMM_LAYERS, create_for_timm, name_of
+        from bcdnet.models import TIMM_LAYERS, name_of
 
         trained = load_trained(name).model
         variant, settings = name_of(trained.config)

@@ -7,6 +7,7 @@ import typer
 
 from bcdnet.errors import InteropError
 from bcdnet.files import refuse_overwriting
+from bcdnet.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET = "imagenet-1k"
 
@@ -50,13 +51,11 @@ def run(
 
 def _preprocess(channels: int, side: int) -> dict[str, object]:
     """What the published code does at test: resize to 256 for a crop of 224, ImageNet's mean and deviation."""
-    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
     rgb = channels == 3
     return {
         "input_size": [channels, side, side],
-        "mean": list(IMAGENET_DEFAULT_MEAN) if rgb else [0.0] * channels,
-        "std": list(IMAGENET_DEFAULT_STD) if rgb else [1.0] * channels,
+        "mean": list(IMAGENET_MEAN) if rgb else [0.0] * channels,
+        "std": list(IMAGENET_STD) if rgb else [1.0] * channels,
         "interpolation": "bilinear",
         "crop_pct": 0.875,
     }

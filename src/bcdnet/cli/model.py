@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +49,9 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
     stands for its default. Raises BcdnetError for an unknown name and settings that do not fit, CheckpointError for a
     file that holds no model.
     """
-    import timm
-
     from bcdnet.compiler import load_trained
     from bcdnet.models import VARIANTS
-    from bcdnet.pretrained import is_packed, list_pretrained
+    from bcdnet.pretrained import is_packed
 
     settings = {key: value for key, value in settings.items() if value is not None}
     if is_packed(name) or Path(name).exists() or "/" in name or name.endswith(".safetensors"):
@@ -61,31 +60,47 @@ def find_model(name: str, size: tuple[int, int, int] | None = None, **settings: 
         loaded = load_trained(name)
         preprocess = loaded.preprocess | ({"input_size": list(size)} if size else {})
         return Found(loaded.model, loaded.labels, preprocess, loaded.provenance)
+    make, preset = _of_our_own(name) if name in VARIANTS else _of_timm(name)
+    channels, height, width = size or preset["input_size"]
+    if channels != 3:
+        settings["in_chans"] = channels
     try:
-        known, preset = timm.is_model(name), timm.get_pretrained_cfg(name)
+        module = make(**settings).eval()
+    except TypeError as error:
+        raise BcdnetError(f"{name} does not take {' and '.join(settings)}") from error
+    except RuntimeError as error:  # more memory than there is
+        raise BcdnetError(f"{name}: cannot be made ({' '.join(str(error).split())})") from error
+    constants = {key: preset[key] if channels == len(preset[key]) else [0.5] * channels for key in ("mean", "std")}
+    preprocess = {**preset, **constants, "input_size": [channels, height, width]}
+    return Found(module, [], preprocess, FRESH | {"model": name})
+
+
+def _of_our_own(name: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """What makes the named network, and its preprocessing; without timm, whose import takes seconds."""
+    from bcdnet.models import build, configure, default_preprocess
+
+    return lambda **settings: build(configure(name, **settings)), default_preprocess(name)
+
+
+def _of_timm(name: str) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """The same of a network of timm's. Raises BcdnetError if there is none."""
+    import timm
+
+    from bcdnet.models import VARIANTS
+    from bcdnet.pretrained import list_pretrained
+
+    try:
+        known, found = timm.is_model(name), timm.get_pretrained_cfg(name)
     except RuntimeError:  # what is behind the point is none of its pretrained tags
         known = False
     if not known:
         near = difflib.get_close_matches(name, [*list_pretrained(), *VARIANTS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BcdnetError(f"no model is called {name}, and there is no such file{hint}")
-    channels, height, width = size or (preset.input_size if preset else (3, 224, 224))
-    if channels != 3:
-        settings["in_chans"] = channels
-    try:
-        module = timm.create_model(name, **settings).eval()
-    except TypeError as error:
-        raise BcdnetError(f"{name} does not take {' and '.join(settings)}") from error
-    except RuntimeError as error:  # more memory than there is
-        raise BcdnetError(f"{name}: cannot be made ({' '.join(str(error).split())})") from error
-    preprocess = {
-        "input_size": [channels, height, width],
-        "mean": preset.mean if preset and channels == len(preset.mean) else [0.5] * channels,
-        "std": preset.std if preset and channels == len(preset.std) else [0.5] * channels,
-        "interpolation": preset.interpolation if preset else "bilinear",
-        "crop_pct": preset.crop_pct if preset else 1.0,
-    }
-    return Found(module, [], preprocess, FRESH | {"model": name})
+    preset = {"input_size": (3, 224, 224), "mean": (), "std": (), "interpolation": "bilinear", "crop_pct": 1.0}
+    if found is not None:
+        preset = {key: getattr(found, key) for key in preset}
+    return functools.partial(timm.create_model, name), preset
 
 
 def find_trained(name: str) -> Found:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bcdnet.errors import RecipeError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from bcdnet.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")

@@ -1,17 +1,14 @@
-"""Every named network: which family builds it and with which settings; registered with timm."""
+"""Every named network: which family builds it, with which settings, and for which images."""
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, get_type_hints
 
-import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-
 from bcdnet.config import convert, from_dict
 from bcdnet.errors import RecipeError
+from bcdnet.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from bcdnet.models.mixer import MixerConfig, build_mixer, mixer_config, mixer_settings
 from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_config, mobilenet_settings
 from bcdnet.models.network import Network, NetworkConfig
@@ -79,7 +76,7 @@ def configure(name: str, **settings: Any) -> NetworkConfig:
     family, defaults = VARIANTS[name]
     hints = get_type_hints(_CONFIGURE[family])
     for setting in settings:
-        _check_known(f"setting of {name}", setting, inspect.signature(_CONFIGURE[family]).parameters)
+        _check_known(f"setting of {name}", setting, parameters_of(name))
     typed = {setting: convert(hints[setting], value, setting) for setting, value in settings.items()}
     config = _CONFIGURE[family](**(defaults | typed))
     return from_dict(type(config), asdict(config))  # as a file of it will be read: a value of another type is refused
@@ -111,52 +108,18 @@ def name_of(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
 TIMM_LAYERS = {"first_conv": "stem.0", "classifier": ("head", "head.fc", "head.fc_dist")}
 
 
-# What timm's scripts pass to every model, where it asks for nothing.
-TIMM_NEUTRAL = {"drop_rate": 0.0, "drop_path_rate": 0.0, "global_pool": "avg"}
-
-
-def _pretrained_cfg(small: bool) -> dict[str, Any]:
+def default_preprocess(name: str) -> dict[str, Any]:
+    """The images that a named network is made for, as timm's `pretrained_cfg` says it: size, crop and normalisation."""
+    small = name.endswith("_small")
     return {
-        "num_classes": 1000,
         "input_size": (3, 32, 32) if small else (3, 224, 224),
         "crop_pct": 1.0 if small else 0.875,
         "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        **TIMM_LAYERS,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
     }
 
 
-default_cfgs = generate_default_cfgs({name: _pretrained_cfg(name.endswith("_small")) for name in VARIANTS})
-
-
-def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: Any) -> Any:
-    """What timm's `create_model` asks of `entry`, which is a named network with some settings, or that name itself."""
-    for key, neutral in TIMM_NEUTRAL.items():
-        if kwargs.get(key) == neutral:
-            del kwargs[key]
-    if "global_pool" in kwargs:
-        raise RecipeError("global_pool is 'avg'; model.forward_features(images) gives the maps before it")
-    known = inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
-    with torch.device("meta"):  # only to count the stages
-        stages = len(build(configure(name, **{key: kwargs[key] for key in known if key in kwargs})).stages)
-    return build_model_with_cfg(
-        lambda **settings: build(configure(name, **settings)),
-        entry,
-        pretrained,
-        feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
-        **kwargs,
-    )
-
-
-def _register(name: str) -> None:
-    def entry(pretrained: bool = False, **kwargs: Any) -> Any:
-        return create_for_timm(name, name, pretrained, **kwargs)
-
-    entry.__name__ = name
-    entry.__doc__ = f"{name}: settings are those of `{_CONFIGURE[VARIANTS[name][0]].__name__}`."
-    register_model(entry)
-
-
-for _name in VARIANTS:
-    _register(_name)
+def parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
+    """The settings that `configure` takes for this name, and their defaults."""
+    return inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters

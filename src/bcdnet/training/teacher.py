@@ -7,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -128,6 +127,8 @@ def _say_size(teacher: str | None, known: tuple[int, int], size: int) -> None:
 
 
 def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.Module:
+    import timm  # which takes seconds
+
     assert config.model is not None
     if not timm.is_model(config.model):
         raise RecipeError(f"teacher.model: {unknown_key(config.model, timm.list_models()).replace('key', 'model')}")
