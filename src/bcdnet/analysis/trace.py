@@ -18,186 +18,45 @@ from bcdnet.analysis.costs import Cost, arithmetic, cost, is_block, is_layer, wi
 from bcdnet.errors import BcdnetError
 from bcdnet.nn import RSign, Sign
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Functions that move values about: what they make of a ±1 map is a ±1 map.
-LAYOUT = frozenset(
-    {
-        "bfloat16",
-        "cat",
-        "channel_shuffle",
-        "chunk",
-        "clone",
-        "concat",
-        "concatenate",
-        "contiguous",
-        "detach",
-        "double",
-        "expand",
-        "expand_as",
-        "flatten",
-        "flip",
-        "float",
-        "gather",
-        "half",
-        "hstack",
-        "index_select",
-        "movedim",
-        "narrow",
-        "permute",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "repeat",
-        "repeat_interleave",
-        "reshape",
-        "roll",
-        "select",
-        "split",
-        "squeeze",
-        "stack",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "tensor_split",
-        "tile",
-        "to",
-        "transpose",
-        "type",
-        "unbind",
-        "unflatten",
-        "unfold",
-        "unsqueeze",
-        "view",
-        "view_as",
-        "__getitem__",
-    }
+LAYOUT = _names(
+    """
+    bfloat16 cat channel_shuffle chunk clone concat concatenate contiguous detach double expand expand_as flatten flip
+    float gather half hstack index_select movedim narrow permute pixel_shuffle pixel_unshuffle repeat
+    repeat_interleave reshape roll select split squeeze stack swapaxes swapdims t tensor_split tile to transpose type
+    unbind unflatten unfold unsqueeze view view_as __getitem__
+    """
 )
 # Arithmetic between modules, one operation per element of the result (`__radd__` and the like without underscores).
-ARITHMETIC = frozenset(
-    {
-        "add",
-        "radd",
-        "iadd",
-        "sub",
-        "rsub",
-        "isub",
-        "mul",
-        "rmul",
-        "imul",
-        "div",
-        "truediv",
-        "rtruediv",
-        "maximum",
-        "minimum",
-        "neg",
-        "pow",
-        "rpow",
-        "abs",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "exp",
-        "log",
-        "reciprocal",
-        "addcmul",
-        "addcdiv",
-        "lerp",
-    }
+ARITHMETIC = _names(
+    """
+    add radd iadd sub rsub isub mul rmul imul div truediv rtruediv maximum minimum neg pow rpow abs square sqrt rsqrt
+    exp log reciprocal addcmul addcdiv lerp
+    """
 )
-ACTIVATION = frozenset(
-    {
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "silu",
-        "gelu",
-        "elu",
-        "selu",
-        "celu",
-        "mish",
-        "softplus",
-        "softmax",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "prelu",
-        "glu",
-        "hardshrink",
-        "log_softmax",
-        "logsigmoid",
-        "rrelu",
-        "softmin",
-        "softshrink",
-        "softsign",
-        "tanhshrink",
-        "threshold",
-    }
+ACTIVATION = _names(
+    """
+    relu relu6 leaky_relu hardtanh hardswish hardsigmoid sigmoid tanh silu gelu elu selu celu mish softplus softmax
+    clamp clamp_min clamp_max prelu glu hardshrink log_softmax logsigmoid rrelu softmin softshrink softsign tanhshrink
+    threshold
+    """
 )
-NORM = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"})
-REDUCTION = frozenset(
-    {
-        "mean",
-        "sum",
-        "amax",
-        "amin",
-        "std",
-        "var",
-        "norm",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-    }
-)
-WINDOW = frozenset({"avg_pool2d", "max_pool2d"})
+NORM = _names("layer_norm group_norm instance_norm rms_norm local_response_norm")
+REDUCTION = _names("mean sum amax amin std var norm adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d")
+WINDOW = _names("avg_pool2d max_pool2d")
 # Multiply-accumulates that no module of a known type stands for: counting them as nothing would be a wrong answer.
-UNKNOWN = frozenset(
-    {
-        "addbmm",
-        "addmm",
-        "addmv",
-        "addr",
-        "baddbmm",
-        "bilinear",
-        "bmm",
-        "cdist",
-        "chain_matmul",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-        "dot",
-        "einsum",
-        "ger",
-        "gru",
-        "gru_cell",
-        "inner",
-        "kron",
-        "linalg_matmul",
-        "linalg_multi_dot",
-        "linear",
-        "lstm",
-        "lstm_cell",
-        "matmul",
-        "mm",
-        "multi_head_attention_forward",
-        "mv",
-        "native_multi_head_attention",
-        "outer",
-        "rmatmul",
-        "rnn_relu",
-        "rnn_relu_cell",
-        "rnn_tanh",
-        "rnn_tanh_cell",
-        "scaled_dot_product_attention",
-        "tensordot",
-        "vdot",
-    }
+UNKNOWN = _names(
+    """
+    addbmm addmm addmv addr baddbmm bilinear bmm cdist chain_matmul conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution dot einsum ger gru gru_cell inner kron linalg_matmul
+    linalg_multi_dot linear lstm lstm_cell matmul mm multi_head_attention_forward mv native_multi_head_attention outer
+    rmatmul rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot vdot
+    """
 )
 
 
