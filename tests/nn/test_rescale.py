@@ -75,6 +75,14 @@ def test_epsilon_changes_nothing_where_a_trained_network_is_used() -> None:
     torch.testing.assert_close(model(images), before, rtol=1e-9, atol=1e-9)
 
 
+def test_a_channel_that_never_varied_gets_no_huge_factor() -> None:
+    """With which its first signal in training would drown the others."""
+    model = Wrapped(BinaryConv2d(4, 4, 1))
+    nn.init.constant_(model.bn.running_var, 1e-12)
+    rescale_latent_weights(model, 1e-3)
+    assert torch.equal(model.bn.weight, torch.full((4,), 2.0))
+
+
 @pytest.mark.parametrize("rms", [0, -0.01, float("nan"), float("inf")])
 def test_a_size_is_positive(rms: float) -> None:
     with pytest.raises(ValueError, match="rms is a positive number"):

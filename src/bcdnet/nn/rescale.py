@@ -21,7 +21,8 @@ def rescale_latent_weights(model: nn.Module, rms: float) -> None:
 
     A block is a module with a batch norm `bn` behind the sum of its binary layers' results (and the embedding's beta),
     and no other batch norm but in its `shortcut`. All of that scales together, and the running statistics with it; the
-    factor of `bn` takes up what its epsilon would change. Raises ValueError, and changes nothing, for an rms that is
+    factor of `bn` takes up what its epsilon would change, but no more than a half or double: a channel that hardly
+    varied would come back from that many times too large. Raises ValueError, and changes nothing, for an rms that is
     not positive and for a binary layer in no such block or in more than one. A block of zeros stays.
     """
     if not 0 < rms < math.inf:
@@ -71,4 +72,4 @@ def _rescale(block: nn.Module, layers: list[BinaryLayer], factor: float) -> None
     bn.running_mean.mul_(factor)
     bn.running_var.mul_(factor**2)
     if bn.weight is not None:
-        bn.weight.mul_(((bn.running_var + bn.eps) / before).sqrt() / factor)
+        bn.weight.mul_((((bn.running_var + bn.eps) / before).sqrt() / factor).clamp(0.5, 2))
