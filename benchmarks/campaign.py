@@ -147,11 +147,10 @@ def draw(results: dict[str, Cells], path: Path) -> None:
         1, len(results), figsize=(6.2 * len(results), 0.9 + 0.27 * max(heights)), layout="constrained", squeeze=False
     )
     for axes, (recipe, cells) in zip(panels[0], results.items(), strict=True):
-        y, ticks, labels, titles = 0.0, [], [], set()
+        y, ticks, labels = 0.0, [], []
         for title, rows in sections(cells):
             ticks.append(y)
             labels.append(title)
-            titles.add(len(ticks) - 1)
             for name, label in rows:
                 y += 1
                 cell = cells[name]
@@ -172,8 +171,9 @@ def draw(results: dict[str, Cells], path: Path) -> None:
         if REFERENCE in cells:
             axes.axvline(cells[REFERENCE]["top1_mean"], color="#e07b28", lw=0.8, ls=":")
         axes.set(yticks=ticks, yticklabels=labels, ylim=(max(heights) - 0.6, -0.9), xlabel="top-1 (%)", title=recipe)
-        for index, text in enumerate(axes.get_yticklabels()):
-            text.set_fontweight("bold" if index in titles else "normal")
+        titles = {title for title, _ in sections(cells)}
+        for text in axes.get_yticklabels():
+            text.set_fontweight("bold" if text.get_text() in titles else "normal")
         axes.margins(x=0.12)
         axes.set_xlim(widened(*axes.get_xlim()))
         axes.grid(axis="x", alpha=0.25)
