@@ -106,10 +106,13 @@ class Network(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is 'NCHW', not '{output_fmt}'")
         stages = range(len(self.stages))
-        if isinstance(indices, int) and indices not in range(1, len(stages) + 1):
-            raise ValueError(f"this network has 1 to {len(stages)} maps to return, not {indices}")
-        last_n = len(stages) if indices is None else indices
-        taken = stages[-last_n:] if isinstance(last_n, int) else [stages[index] for index in last_n]
+        taken: Sequence[int] = stages
+        if isinstance(indices, int):
+            if not 1 <= indices <= len(stages):
+                raise ValueError(f"this network has 1 to {len(stages)} maps to return, not {indices}")
+            taken = stages[-indices:]
+        elif indices is not None:
+            taken = [stages[index] for index in indices]  # which may count from the end
         x = self.stem(x)
         maps = []
         for index, stage in enumerate(self.stages):
