@@ -31,7 +31,7 @@ def run(
         from bcdnet.training.build import design
 
         if resolved.model.name is not None:
-            design(resolved.model, 2, resolved.data.channels, "model")  # an error for what the network does not take
+            design(resolved.model, 2, resolved.data.channels)  # an error for what the network does not take
         typer.echo(to_yaml(resolved), nl=False)
         return
     from bcdnet.training.run import train

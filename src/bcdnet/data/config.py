@@ -25,8 +25,8 @@ class DataConfig:
     Evaluation resizes the shorter side to `resize_size` = round(image_size / crop_pct) and crops the centre; an image
     that already has image_size x image_size pixels stays as it is. Upscaled small images want `crop_pct: 1`, the
     default, since a smaller one cuts their border off. Random crops of a set in memory are bilinear, whatever
-    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1]. `check` decodes every image of a streamed
-    set before the training, which names the broken ones; what goes to memory is decoded then anyway.
+    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1]. `check` decodes every image before the
+    training and names the broken ones of both splits, which a streamed set tells one by one, as it comes to them.
 
     Raises RecipeError for a value out of range.
     """
