@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bcdnet.nn import ESTIMATORS, RSign, Sign, set_progress, sign
+from bcdnet.nn import ESTIMATORS, BinaryConv2d, RSign, Sign, set_progress, sign
 from bcdnet.nn.sign import make_estimator
 
 floats = st.floats(-4, 4, width=32)
@@ -91,6 +91,21 @@ def test_estimators_compile_without_a_graph_break(name):
     compiled = torch.compile(estimator, backend="aot_eager", fullgraph=True)
     gradients = [torch.autograd.grad(function(x).sum(), x)[0] for function in (compiled, estimator)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_gradients_of_each_image_at_once_are_those_of_one_after_the_other(name):
+    layers = nn.Sequential(RSign(4, name), BinaryConv2d(4, 6, 3, padding=1))
+    weights, x = dict(layers.named_parameters()), torch.randn(5, 4, 6, 6)
+
+    def loss(weights: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layers, weights, (image[None],)).square().mean()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+    for i, image in enumerate(x):
+        expected = torch.autograd.grad(loss(weights, image), list(weights.values()))
+        torch.testing.assert_close([found[key][i] for key in weights], list(expected))
 
 
 @pytest.mark.slow

@@ -21,10 +21,15 @@ class _BinaryWeight(torch.autograd.Function):
     without the factor s. Scaling the result instead of the weight brings that factor in; the division takes it out.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(latent, scale)
+    def forward(latent: Tensor, scale: Tensor) -> Tensor:
         return sign(latent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

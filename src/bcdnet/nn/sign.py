@@ -2,6 +2,7 @@
 
 Every estimator has the same forward, `sign` with sign(0) = +1, and differs only in what it reports as d sign / dx.
 An annealed estimator holds a 0-dim buffer `progress` in [0, 1], the share of training done; `set_progress` sets it.
+`torch.func` (per-image gradients: `vmap(grad(...))`) goes through all of them.
 """
 
 from typing import Any
@@ -21,10 +22,15 @@ def sign(x: Tensor) -> Tensor:
 
 
 class _Polynomial(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(x: Tensor) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -33,10 +39,15 @@ class _Polynomial(torch.autograd.Function):
 
 
 class _ClippedIdentity(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x.abs() <= 1)  # a bool per element is all that the gradient needs
+    def forward(x: Tensor) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0].abs() <= 1)  # a bool per element is all that the gradient needs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -45,10 +56,15 @@ class _ClippedIdentity(torch.autograd.Function):
 
 
 class _Tanh(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, t: Tensor) -> Tensor:
-        ctx.save_for_backward(x, t)
+    def forward(x: Tensor, t: Tensor) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -62,10 +78,15 @@ RESTE_FLAT = 0.1  # below this |x| the gradient, which would grow without bound,
 
 
 class _ReSTE(torch.autograd.Function):  # whose constants are outside of it, where torch.compile can read them
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, o: Tensor) -> Tensor:
-        ctx.save_for_backward(x, o)
+    def forward(x: Tensor, o: Tensor) -> Tensor:
         return sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

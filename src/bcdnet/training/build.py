@@ -112,4 +112,5 @@ def _difference(there: Network, here: Network) -> str:
         return ""
     theirs, ours = vars(there.config), vars(here.config)
     shown = [key for key in theirs if theirs[key] != ours[key] and key not in ("num_classes", "distilled", "estimator")]
-    return "; ".join(f"{key} is {theirs[key]} there, {ours[key]} here" for key in shown)
+    keys = {"in_chans": "in_chans (data.channels)"}  # which data decides
+    return "; ".join(f"{keys.get(key, key)} is {theirs[key]} there, {ours[key]} here" for key in shown)
