@@ -27,7 +27,7 @@ const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& s
 
 /// The one that is fastest there, since each makes the module larger.
 void AddBinary(KernelTable& table) {
-  table.algorithms = {BytesAlgorithm<Lookup, Singly<Lookup>>::Make("lookup"), reference::PlainAlgorithm()};
+  table.algorithms = {BytesAlgorithm<Lookup, InPairs>::Make("pairs"), reference::PlainAlgorithm()};
   table.choose = ChooseBinary;
 }
 

@@ -17,58 +17,125 @@ namespace bcdnet {
 namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 
-#if HWY_TARGET == HWY_WASM
+#if HWY_NATIVE_FMA
 
-HWY_INLINE v128_t LowLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(v); }
-HWY_INLINE v128_t HighLanes(v128_t v) { return wasm_f64x2_promote_low_f32x4(wasm_i64x2_shuffle(v, v, 1, 1)); }
-HWY_INLINE v128_t Narrow(v128_t low, v128_t high) {
-  return wasm_i64x2_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high), 0, 2);
+struct QuickFma {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b, V c) const {
+    return hwy::HWY_NAMESPACE::MulAdd(a, b, c);
+  }
+  static constexpr bool Doubtful() { return false; }
+};
+
+#else
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FmaTag = hn::ScalableTag<float>;
+using FmaVec = hn::Vec<FmaTag>;
+
+/// Right for all lanes, at the price of each by itself.
+HWY_NOINLINE inline FmaVec FmaByLane(FmaVec a, FmaVec b, FmaVec c) {
+  const FmaTag d;
+  HWY_ALIGN float lanes[3][HWY_LANES(float)];
+  hn::Store(a, d, lanes[0]);
+  hn::Store(b, d, lanes[1]);
+  hn::Store(c, d, lanes[2]);
+  for (size_t i = 0; i < HWY_LANES(float); ++i) lanes[0][i] = reference::FmaInFloat64(lanes[0][i], lanes[1][i], lanes[2][i]);
+  return hn::Load(d, lanes[0]);
 }
 
-/// Right for all lanes, and seldom needed: kept out of the loops.
-HWY_NOINLINE inline v128_t CarefulFma(v128_t a, v128_t b, v128_t c) {
-  alignas(16) float lanes[3][4];
-  wasm_v128_store(lanes[0], a);
-  wasm_v128_store(lanes[1], b);
-  wasm_v128_store(lanes[2], c);
-  for (int i = 0; i < 4; ++i) lanes[0][i] = reference::FmaInFloat64(lanes[0][i], lanes[1][i], lanes[2][i]);
-  return wasm_v128_load(lanes[0]);
+#if HWY_TARGET == HWY_WASM  // where Highway 1.0.3 has no float64
+
+#define BCDNET_FLOAT64 1
+
+struct Doubles {
+  v128_t low, high;
+};
+HWY_INLINE Doubles Widened(FmaVec v) {
+  return {wasm_f64x2_promote_low_f32x4(v.raw), wasm_f64x2_promote_low_f32x4(wasm_i64x2_shuffle(v.raw, v.raw, 1, 1))};
+}
+HWY_INLINE Doubles MulAdd(Doubles a, Doubles b, Doubles c) {
+  return {wasm_f64x2_add(wasm_f64x2_mul(a.low, b.low), c.low), wasm_f64x2_add(wasm_f64x2_mul(a.high, b.high), c.high)};
+}
+HWY_INLINE FmaVec Narrowed(Doubles v) {
+  return FmaVec{wasm_i64x2_shuffle(wasm_f32x4_demote_f64x2_zero(v.low), wasm_f32x4_demote_f64x2_zero(v.high), 0, 2)};
+}
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<FmaTag>> LowWords(Doubles v) {
+  return {wasm_i32x4_shuffle(v.low, v.high, 0, 2, 4, 6)};
 }
 
-/// There is no such instruction. In float64 the product is exact and the sum nearly so; rounding twice differs from
-/// rounding once only where the sum ends exactly between two float32, or is tiny: those few are done again.
+#elif HWY_HAVE_FLOAT64
+
+#define BCDNET_FLOAT64 1
+
+using DoubleTag = hn::Repartition<double, FmaTag>;
+struct Doubles {
+  hn::Vec<DoubleTag> low, high;
+};
+HWY_INLINE Doubles Widened(FmaVec v) {
+  const DoubleTag d;
+  const hn::Half<FmaTag> half;
+  return {hn::PromoteTo(d, hn::LowerHalf(half, v)), hn::PromoteTo(d, hn::UpperHalf(half, v))};
+}
+HWY_INLINE Doubles MulAdd(Doubles a, Doubles b, Doubles c) {
+  return {hn::Add(hn::Mul(a.low, b.low), c.low), hn::Add(hn::Mul(a.high, b.high), c.high)};
+}
+HWY_INLINE FmaVec Narrowed(Doubles v) {
+  const hn::Half<FmaTag> half;
+  return hn::Combine(FmaTag(), hn::DemoteTo(half, v.high), hn::DemoteTo(half, v.low));
+}
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<FmaTag>> LowWords(Doubles v) {
+  const hn::RebindToUnsigned<FmaTag> d;
+  return hn::ConcatEven(d, hn::BitCast(d, v.high), hn::BitCast(d, v.low));
+}
+
+#else
+#define BCDNET_FLOAT64 0
+#endif
+
+/// Multiply-adds of which some may be rounded wrongly, and whether any was in doubt: then all are to be done again, by
+/// `Fma`. There is no such instruction. In float64 the product is exact and the sum nearly so; rounding twice differs
+/// from rounding once only where the sum ends exactly between two float32, or is tiny.
+struct QuickFma {
+  using Int = hn::RebindToSigned<FmaTag>;
+#if BCDNET_FLOAT64
+  hn::Mask<Int> doubt;
+
+  HWY_INLINE QuickFma() : doubt(hn::MaskFromVec(hn::Zero(Int()))) {}
+  HWY_INLINE FmaVec operator()(FmaVec a, FmaVec b, FmaVec c) {
+    const Int di;
+    const hn::RebindToUnsigned<FmaTag> du;
+    const Doubles sum = MulAdd(Widened(a), Widened(b), Widened(c));
+    const FmaVec result = Narrowed(sum);
+    // The 29 bits of a float64 that a float32 lacks are a half and nothing more.
+    const auto half = hn::Eq(hn::ShiftLeft<3>(LowWords(sum)), hn::Set(du, 0x80000000u));
+    // 0 < |result| <= 2^-126, by one signed comparison; what rounds to zero from float64 does so rightly.
+    const auto size = hn::And(hn::BitCast(di, result), hn::Set(di, 0x7FFFFFFF));
+    const auto tiny = hn::Lt(hn::Add(size, hn::Set(di, 0x7FFFFFFF)), hn::Set(di, INT32_MIN + 0x00800000));
+    doubt = hn::Or(doubt, hn::Or(hn::RebindMask(di, half), tiny));
+    return result;
+  }
+  HWY_INLINE bool Doubtful() const { return HWY_UNLIKELY(!hn::AllFalse(Int(), doubt)); }
+#else
+  HWY_INLINE FmaVec operator()(FmaVec a, FmaVec b, FmaVec c) const { return FmaByLane(a, b, c); }
+  static constexpr bool Doubtful() { return false; }
+#endif
+};
+
+#undef BCDNET_FLOAT64
+#endif  // HWY_NATIVE_FMA
+
 template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
 HWY_INLINE V Fma(D, V a, V b, V c) {
-  const v128_t sum_low = wasm_f64x2_add(wasm_f64x2_mul(LowLanes(a.raw), LowLanes(b.raw)), LowLanes(c.raw));
-  const v128_t sum_high = wasm_f64x2_add(wasm_f64x2_mul(HighLanes(a.raw), HighLanes(b.raw)), HighLanes(c.raw));
-  const v128_t mask = wasm_i64x2_const_splat(0x1FFFFFFF), half = wasm_i64x2_const_splat(0x10000000);
-  const v128_t halves = wasm_v128_or(wasm_i64x2_eq(wasm_v128_and(sum_low, mask), half),
-                                     wasm_i64x2_eq(wasm_v128_and(sum_high, mask), half));
-  const v128_t result = Narrow(sum_low, sum_high);
-  const v128_t tiny = wasm_f32x4_le(wasm_f32x4_abs(result), wasm_f32x4_const_splat(1.17549435e-38f));
-  if (HWY_LIKELY(!wasm_v128_any_true(wasm_v128_or(halves, tiny)))) return V{result};
-  return V{CarefulFma(a.raw, b.raw, c.raw)};
-}
-
-#else
-
-template <class D, class V = hwy::HWY_NAMESPACE::Vec<D>>
-HWY_INLINE V Fma(D d, V a, V b, V c) {
-#if HWY_NATIVE_FMA
-  static_cast<void>(d);
-  return hwy::HWY_NAMESPACE::MulAdd(a, b, c);
-#else
-  // Machines without the instruction: lane by lane, which takes a quarter of the time of the C library's in software.
-  HWY_ALIGN float lanes[3][HWY_LANES(float)];
-  hwy::HWY_NAMESPACE::Store(a, d, lanes[0]);
-  hwy::HWY_NAMESPACE::Store(b, d, lanes[1]);
-  hwy::HWY_NAMESPACE::Store(c, d, lanes[2]);
-  for (size_t i = 0; i < HWY_LANES(float); ++i) lanes[0][i] = reference::FmaInFloat64(lanes[0][i], lanes[1][i], lanes[2][i]);
-  return hwy::HWY_NAMESPACE::Load(d, lanes[0]);
+  QuickFma quick;
+  const V result = quick(a, b, c);
+#if !HWY_NATIVE_FMA
+  if (quick.Doubtful()) return FmaByLane(a, b, c);
 #endif
+  return result;
 }
 
-#endif  // HWY_TARGET == HWY_WASM
 #endif  // BCDNET_VECTORS
 }  // namespace HWY_NAMESPACE
 }  // namespace bcdnet

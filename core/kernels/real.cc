@@ -51,9 +51,9 @@ void Conv2dPackWeights(const ConvShape& s, int groups, const float* weight, floa
 
 /// One panel for P neighbours in a row, whose windows begin at `input`, `step` apart. `taps` bounds the taps of each:
 /// ky0, ky1, kx0, kx1.
-template <int P>
+template <int P, class Multiply>
 HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, const float* input, int64_t step, const int* taps,
-                          float* values, int value_stride) {
+                          float* values, int value_stride, Multiply& fma) {
   const DF d;
   const ConvShape& s = a.shape;
   const int depth = s.in_c / a.groups;
@@ -78,7 +78,7 @@ HWY_INLINE void PanelTile(const Conv2dArgs& a, const float* weight, const float*
           for (int p = 0; p < P; ++p) {
             const VF xv = hn::Set(d, x[p * step]);
             BCDNET_UNROLL
-            for (int v = 0; v < kVectors; ++v) acc[p][v] = Fma(d, wv[v], xv, acc[p][v]);
+            for (int v = 0; v < kVectors; ++v) acc[p][v] = fma(wv[v], xv, acc[p][v]);
           }
         }
       }
@@ -127,10 +127,18 @@ void ConvPanels(const Conv2dArgs& a, int channel_begin, int channel_end, int pix
       const float* weight = a.weight + c / kPanel * panel_floats;
       float* out = values + static_cast<size_t>(pixel - pixel_begin) * value_stride + c - channel_begin;
       int p = 0;
+      const auto sure = [](VF x, VF y, VF z) HWY_ATTR { return Fma(DF(), x, y, z); };
       const auto tiles = [&](auto size) HWY_ATTR {
         for (; p + size() <= n; p += size()) {
-          PanelTile<size()>(a, weight, input + p * step, step, window.taps, out + static_cast<size_t>(p) * value_stride,
-                            value_stride);
+          const auto tile = [&](auto count, int begin, auto& fma) HWY_ATTR {
+            PanelTile<count()>(a, weight, input + begin * step, step, window.taps,
+                               out + static_cast<size_t>(begin) * value_stride, value_stride, fma);
+          };
+          QuickFma quick;
+          tile(size, p, quick);
+          if (quick.Doubtful()) {
+            for (int again = p; again < p + size(); ++again) tile(std::integral_constant<int, 1>(), again, sure);
+          }
         }
       };
       tiles(std::integral_constant<int, kTile>());

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from halfway import IMAGE, halfway
 from mutations import mutated
 from wide import HALVES, wide
 
 from bcdnet.errors import ProgramError
 from bcdnet.program import read_program
 from bcdnet.program.file import write_program
+from bcdnet.program.reference import execute
 from bcdnet.program.schema import buffer_bytes
 
 
@@ -66,6 +68,23 @@ def test_weights_of_float16_are_what_they_stand_for(page: Any, tmp_path: Path) -
         base64.b64encode(write_program(wide(HALVES), tmp_path / "wide.bcdn").read_bytes()).decode(),
     )
     assert np.array_equal(logits, HALVES)
+
+
+def test_multiply_adds_are_rounded_once(page: Any, tmp_path: Path) -> None:
+    program, twice = halfway()
+    logits = page.evaluate(
+        """async ([model, image]) => {
+          const { Session } = await import("./bcdnet.js");
+          const session = await Session.load(Uint8Array.from(atob(model), (c) => c.charCodeAt(0)).buffer);
+          return [...session.run(new Float32Array(image))];
+        }""",
+        [
+            base64.b64encode(write_program(program, tmp_path / "halfway.bcdn").read_bytes()).decode(),
+            IMAGE.ravel().tolist(),
+        ],
+    )
+    expected = execute(program, IMAGE)[0][0]
+    assert (expected != twice).any() and np.array_equal(np.float32(logits), expected)
 
 
 def test_long_strings_are_read(page: Any) -> None:
