@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -17,10 +20,13 @@ from torch import nn
 from bcdnet.cli.bench import Roof, _print_profile, _share
 from bcdnet.cli.eval import show
 from bcdnet.cli.main import main
+from bcdnet.cli.verify import Report
 from bcdnet.compiler import export
+from bcdnet.data.digits import Digits
 from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import load_model, save_model
 from bcdnet.program import read_program, write_program
+from bcdnet.program.schema import Linear
 from bcdnet.runtime import OpProfile
 from bcdnet.runtime.cost import Cost
 
@@ -271,8 +277,8 @@ def test_a_packed_file_can_be_packed_for_another_size_and_looked_into(files, tmp
         code, out, err = call("export", name, "-o", tmp_path / output, "--input-size", 3, 32, 32)
         assert code == 0 and "input 3x32x32" in out, err
     assert (tmp_path / "a.bcdn").read_bytes() == (tmp_path / "b.bcdn").read_bytes()
-    code, _, err = call("export", packed, "-o", tmp_path / "c.onnx", "--input-size", 3, 32, 32)
-    assert code == 0 and (tmp_path / "c.onnx").is_file(), err
+    code, out, err = call("export", packed, "-o", tmp_path / "c.onnx", "--input-size", 3, 32, 32)
+    assert code == 0 and "input Nx3x32x32" in out, err
     code, _, err = call("export", "bcdnet_b_r18_cifar1", "-o", tmp_path / "d.bcdn")
     assert code == 2 and "did you mean bcdnet_b_r18_cifar10" in err
     counts = [json.loads(call("summary", name, "--json")[1]) for name in (model, packed)]
@@ -305,3 +311,37 @@ def test_a_network_that_takes_no_images_is_refused_once(tmp_path, call) -> None:
     assert code == 2 and f"four.bcdn: {problem}" in err and not (tmp_path / "site").exists()
     code, _, err = call("serve", packed, "--port", 0)
     assert code == 2 and f"four.bcdn: {problem}" in err
+
+
+def test_verify_tells_the_two_apart(files, tmp_path, call, monkeypatch) -> None:
+    assert not Report(images=1, same_top1=1, max_difference=0.002).agrees
+    program = read_program(files[1])
+    (head,) = (op for op in program.ops if isinstance(op, Linear))
+    stuck = np.where(np.arange(10) == 3, 1e3, 0).astype(np.float32)
+    other = write_program(replace(program, tensors=program.tensors | {head.bias: stuck}), tmp_path / "x.bcdn")
+    seen: list[int] = []
+    image = Digits.image
+    monkeypatch.setattr(Digits, "image", lambda self, index: seen.append(index) or image(self, index))
+    options = ("--data", "digits", "--limit", 60, "--json")
+    good, bad = (json.loads(call("verify", files[0], packed, *options)[1]) for packed in (files[1], other))
+    assert (seen[0], seen[59]) == (0, 359)  # from all of the 360
+    assert bad["top1_packed"] == pytest.approx(100 * (Digits("test").labels[sorted(set(seen))] == 3).mean())
+    assert bad["top1_torch"] == good["top1_torch"] != bad["top1_packed"]
+
+
+@pytest.mark.parametrize(("label", "problem"), [(None, -1), (12, 12)])
+def test_labels_that_no_class_has_are_named(files, tmp_path, call, label, problem) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(stream, "PNG")
+    stored = [{"bytes": stream.getvalue(), "path": None}] * 6
+    table = pa.table({"image": stored, "label": pa.array([0, 1, label, 3, 4, 5], pa.int64())})
+    names = json.dumps([str(digit) for digit in range(10)])
+    (tmp_path / "data").mkdir()
+    pq.write_table(table.replace_schema_metadata({"class_names": names}), tmp_path / "data" / "test.parquet")
+    message = f"test.parquet, row 2: label {problem} is not one of 10 classes"
+    for words in (
+        ("eval", files[0]), ("eval", files[1]), ("verify", files[0], files[1]),
+        ("analyze", "error", files[0], "--out", tmp_path / "out"),
+    ):  # fmt: skip
+        code, _, err = call(*words, "--data", tmp_path / "data")
+        assert code == 2 and err.count("error: ") == 1 and message in err, words

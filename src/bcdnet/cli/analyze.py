@@ -144,17 +144,14 @@ def _batches(
     import numpy as np
     import torch
 
-    from bcdnet.data import evaluate_transform, open_dataset
+    from bcdnet.data import evaluate_transform
     from bcdnet.data.dataset import spread
-    from bcdnet.data.match import check_channels, check_classes, dataset_name
+    from bcdnet.data.match import check_channels, dataset_name, open_for
     from bcdnet.data.resize import to_pixels
     from bcdnet.training.assess import data_config
 
     config = data_config(loaded, data, split)
-    dataset = open_dataset(data, split)
-    check_classes(loaded.class_names, dataset.class_names, model, data)
-    if not len(dataset):
-        raise DataError(f"{data}: split {split!r} is empty")
+    dataset = open_for(loaded.class_names, model, data, split)
     if loaded.provenance.get("data") != dataset_name(data):
         check_channels(config.channels, dataset, model, data)
     chosen = spread(len(dataset), count)

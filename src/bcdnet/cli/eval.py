@@ -99,18 +99,13 @@ def evaluate_packed(model: str, data: str, split: str, batch_size: int, threads:
 
     import numpy as np
 
-    from bcdnet.data import open_dataset
-    from bcdnet.data.match import check_channels, check_classes, dataset_name
-    from bcdnet.errors import DataError
+    from bcdnet.data.match import check_channels, dataset_name, open_for
     from bcdnet.evaluation import evaluate_logits
     from bcdnet.runtime import InferenceSession
 
     session = InferenceSession(model, threads=threads)
-    dataset = open_dataset(data, split)
-    if not len(dataset):
-        raise DataError(f"{data}: split {split!r} is empty")
     names = list(session.labels) or [str(k) for k in range(int(session.get_outputs()[0].shape[1]))]
-    check_classes(names, dataset.class_names, model, data)
+    dataset = open_for(names, model, data, split)
     if session.provenance.get("data") != dataset_name(data):
         check_channels(int(session.get_inputs()[0].shape[1]), dataset, model, data)
     logits, seconds = [], 0.0
@@ -130,9 +125,10 @@ def show(result: Evaluation, title: str) -> None:
 
     # Names of files and classes may hold what rich would take for markup.
     figures = Table(title=Text(title), show_header=False)
+    of_five = [("top-5", f"{result.top5:.2f} %")] if len(result.per_class) > 5 else []
     for name, value in (
         ("top-1", f"{result.top1:.2f} %"),
-        ("top-5", f"{result.top5:.2f} %"),
+        *of_five,
         ("calibration error", f"{100 * result.ece:.2f} %"),
         ("cross-entropy", f"{result.loss:.4f}"),
         ("images", f"{result.images:,}"),

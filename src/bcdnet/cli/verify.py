@@ -108,9 +108,9 @@ def compare(
     import torch
 
     from bcdnet.compiler import load_trained
-    from bcdnet.data import evaluate_transform, open_dataset
+    from bcdnet.data import evaluate_transform
     from bcdnet.data.dataset import spread
-    from bcdnet.data.match import check_classes
+    from bcdnet.data.match import open_for
     from bcdnet.data.resize import to_pixels
     from bcdnet.runtime import InferenceSession
     from bcdnet.runtime.preprocess import to_input
@@ -119,13 +119,10 @@ def compare(
     loaded = load_trained(checkpoint)
     session = InferenceSession(packed, threads=threads)
     config = data_config(loaded, data, split)
-    dataset = open_dataset(data, split)
-    check_classes(loaded.class_names, dataset.class_names, checkpoint, data)
+    dataset = open_for(loaded.class_names, checkpoint, data, split)
     classes = int(session.get_outputs()[0].shape[1])
     if classes != len(loaded.class_names) or (session.labels and list(session.labels) != loaded.labels):
         raise BcdnetError(f"{packed}: names other classes than {checkpoint}; export it again")
-    if not len(dataset):
-        raise DataError(f"{data}: split {split!r} is empty")
     if session.preprocess is None or session.preprocess.input_size != tuple(loaded.preprocess["input_size"]):
         raise BcdnetError(f"{packed}: was packed for another input size than {checkpoint}'s; export it again")
     chosen = spread(len(dataset), limit or len(dataset))

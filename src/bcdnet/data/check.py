@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bcdnet.data.config import DataConfig
 from bcdnet.data.dataset import Dataset
-from bcdnet.data.load import label_problems
 from bcdnet.data.open import open_dataset
-from bcdnet.data.problems import raise_for
+from bcdnet.data.problems import label_problems, raise_for
 from bcdnet.data.progress import track
 from bcdnet.errors import DataError
 

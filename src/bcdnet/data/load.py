@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bcdnet.data.config import AugmentConfig, DataConfig
 from bcdnet.data.dataset import Dataset, Subset, split_off, spread
 from bcdnet.data.open import open_dataset
-from bcdnet.data.problems import raise_for
+from bcdnet.data.problems import label_problems, raise_for
 from bcdnet.data.progress import track
 from bcdnet.data.resize import to_pixels
 from bcdnet.data.sources import Images, Source, Stream
@@ -79,15 +78,6 @@ def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str
         return Stream(dataset, config, augment)
     images = _decode(dataset, config, size, f"decoding {name}", threads=max(map(math.prod, sizes)) > THREADED_PIXELS)
     return Images(images, torch.from_numpy(dataset.labels), dataset.class_names, augment)
-
-
-def label_problems(dataset: Dataset, name: str) -> list[str]:
-    """What is wrong with a set's labels: none at all, or each one that no class has."""
-    if not len(dataset):
-        return [f"split {name!r}: empty"]
-    classes = len(dataset.class_names)
-    wrong = np.flatnonzero((dataset.labels < 0) | (dataset.labels >= classes))
-    return [f"{dataset.where(int(row))}: label {dataset.labels[row]} is not one of {classes} classes" for row in wrong]
 
 
 def memory_budget() -> int:

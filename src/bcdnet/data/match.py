@@ -6,6 +6,8 @@ import os
 from PIL.Image import Image
 
 from bcdnet.data.dataset import Dataset, spread
+from bcdnet.data.open import open_dataset
+from bcdnet.data.problems import label_problems, raise_for
 from bcdnet.decoded_images import with_channels
 from bcdnet.errors import DataError
 
@@ -18,6 +20,18 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F")
 def dataset_name(path: str) -> str:
     """What a dataset is called wherever it lies: the last part of its path or address."""
     return path.rstrip("/").rpartition("/")[2] if "://" in path else os.path.basename(os.path.abspath(path))
+
+
+def open_for(class_names: list[str], checkpoint: str, path: str, split: str) -> Dataset:
+    """Open a split of a dataset to judge a model on.
+
+    Raises DataError as `open_dataset` does, if the split is empty, for labels that no class has (by file and row), and
+    for other classes than the model's.
+    """
+    dataset = open_dataset(path, split)
+    raise_for(label_problems(dataset, split))
+    check_classes(class_names, dataset.class_names, checkpoint, path)
+    return dataset
 
 
 def check_classes(model: list[str], data: list[str], checkpoint: str, path: str) -> None:

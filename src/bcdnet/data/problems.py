@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from bcdnet.data.dataset import Dataset
 from bcdnet.errors import DataError
 
 SHOWN = 20
@@ -12,3 +15,12 @@ def raise_for(problems: Sequence[str]) -> None:
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError("; ".join(problems[:SHOWN]) + more)
+
+
+def label_problems(dataset: Dataset, name: str) -> list[str]:
+    """What is wrong with a set's labels: none at all, or each one that no class has."""
+    if not len(dataset):
+        return [f"split {name!r}: empty"]
+    classes = len(dataset.class_names)
+    wrong = np.flatnonzero((dataset.labels < 0) | (dataset.labels >= classes))
+    return [f"{dataset.where(int(row))}: label {dataset.labels[row]} is not one of {classes} classes" for row in wrong]
