@@ -44,6 +44,24 @@ def test_shards_are_counted(tmp_path, encoded, write_parquet):
     assert ParquetDataset(tmp_path, "train").labels.tolist() == [encoded[2][1], encoded[11][1]]
 
 
+def test_a_place_is_that_within_its_file_and_all_broken_files_are_named(tmp_path, encoded, write_parquet):
+    for number in range(2):
+        write_parquet(tmp_path / f"train-{number}.parquet", encoded[:10])
+    assert ParquetDataset(tmp_path, "train").where(10) == f"{tmp_path}/train-1.parquet, row 0"
+    for number in range(2):
+        (tmp_path / f"train-{number}.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-0\.parquet: empty file; .*train-1\.parquet: empty file"):
+        ParquetDataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("other", ["train.parquet", "train-00000-of-00002.parquet"])
+def test_a_set_that_lies_there_twice_is_not_read_twice(tmp_path, encoded, write_parquet, other):
+    for name in ("train-00000-of-00001.parquet", other):
+        write_parquet(tmp_path / name, encoded[:5])
+    with pytest.raises(DataError, match=rf"files of different sets: .*{other}"):
+        ParquetDataset(tmp_path, "train")
+
+
 def test_shards_have_the_same_classes(tmp_path, encoded, write_parquet):
     for number in range(2):
         write_parquet(tmp_path / f"train-{number}.parquet", encoded[:5], names=number == 0)

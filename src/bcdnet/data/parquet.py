@@ -186,8 +186,10 @@ def _columns(schema: pa.Schema) -> tuple[str, str]:
 def _gap(files: list[Path]) -> str | None:
     numbers = [re.search(rf"-(\d+)-of-(\d+){FINGERPRINT}$", file.stem) for file in files]
     totals = {int(number[2]) for number in numbers if number}
-    if len(totals) != 1:
-        return "shards of different sets" if totals else None
+    if not totals:
+        return None
+    if len(totals) > 1 or not all(numbers):  # such as a set in one file beside its shards
+        return f"files of different sets: {', '.join(file.name for file in files[:10])}"
     lacking = sorted(set(range(totals.pop())) - {int(number[1]) for number in numbers if number})
     return f"shards missing: {', '.join(map(str, lacking[:10]))}" if lacking else None
 
