@@ -82,6 +82,7 @@ def test_teacher_and_both_steps_leave_a_complete_folder(
 
 
 STEPS = [{"name": "a", "iterations": 2, "batch_size": 128, "lr": 1e-3}]
+TWIN = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
 DATA = {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]}
 
 
@@ -125,7 +126,7 @@ def test_a_training_that_diverges_ends_and_keeps_the_weights_from_before(make_re
         train(recipe)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     newest = newest_readable(tmp_path / "run" / "checkpoints", print)
-    assert newest is None or torch.isfinite(newest["running"]["epoch"]).all()
+    assert newest is not None and torch.isfinite(newest["running"]["epoch"]).all()
 
 
 def test_a_run_goes_on_with_its_own_images_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -260,10 +261,10 @@ def test_the_network_and_its_teacher_are_called_through_the_compiler(
 def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """channels_last computes the same sums in another order; two parts of a batch differ by batch norm alone."""
     step = [{"name": "only", "iterations": 2, "batch_size": 128, "lr": 1e-4, "optimizer": "sgd", "clip_norm": 1.0}]
-    twin = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
-    plain = train(make_recipe("plain", steps=step, model=twin, augment={}))
+
+    plain = train(make_recipe("plain", steps=step, model=TWIN, augment={}))
     for name, trainer in (("last", {"channels_last": True}), ("bf16", {"precision": "bf16"})):
-        other = train(make_recipe(name, steps=step, model=twin, augment={}, trainer={"accelerator": "cpu", **trainer}))
+        other = train(make_recipe(name, steps=step, model=TWIN, augment={}, trainer={"accelerator": "cpu", **trainer}))
         assert other["only"]["loss"] == pytest.approx(plain["only"]["loss"], rel=2e-2 if name != "last" else 1e-4)
     a, b = weights(tmp_path / "plain"), weights(tmp_path / "last")
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
@@ -271,11 +272,11 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
 
 def test_parts_of_a_batch_and_bf16_move_weights_as_the_whole_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     step = {"name": "only", "iterations": 1, "batch_size": 128, "optimizer": "sgd", "momentum": 0.0}
-    twin = {"name": "resnet18_twin_small", "width": 1 / 16, "layers": [1, 1, 1, 1]}
+
     for name, lr, trainer in (("begin", 0.0, {}), ("whole", 0.1, {}), ("parts", 0.1, {"accumulate": 2}),
                               ("bf16", 0.1, {"precision": "bf16"})):  # fmt: skip
         steps, trainer = [{**step, "lr": lr}], {"accelerator": "cpu", **trainer}
-        train(make_recipe(name, steps=steps, model=twin, augment={}, trainer=trainer))
+        train(make_recipe(name, steps=steps, model=TWIN, augment={}, trainer=trainer))
     begin = weights(tmp_path / "begin")
     learned = [name for name in begin if name.rpartition(".")[2] in ("weight", "bias")]
     whole, *others = (
@@ -315,7 +316,7 @@ def test_gradients_are_clipped(make_recipe: MakeRecipe, tmp_path: Path, precisio
     step = {"name": "only", "iterations": 1, "batch_size": 128, "lr": 1.0, "optimizer": "sgd", "momentum": 0.0}
     trainer = {"accelerator": "cpu", "precision": precision}
     for name, limit in (("short", 0.01), ("long", 0.03)):
-        train(make_recipe(name, steps=[{**step, "clip_norm": limit}], trainer=trainer))
+        train(make_recipe(name, model=TWIN, steps=[{**step, "clip_norm": limit}], trainer=trainer))
     short, long = weights(tmp_path / "short"), weights(tmp_path / "long")
     apart = sum(float((long[name].double() - value.double()).square().sum()) for name, value in short.items()) ** 0.5
     assert apart == pytest.approx(0.02, rel=1e-3)
@@ -380,6 +381,7 @@ def test_a_resumed_run_reads_its_images_from_where_it_read_them(make_recipe: Mak
     elsewhere = replace(recipe, data=replace(recipe.data, in_memory=False))
     with pytest.raises(RecipeError, match=r"from memory, here they would come from disk .* add data\.in_memory=true"):
         train(elsewhere, resume=True)
+    assert load_recipe(tmp_path / "run" / "recipe.yaml") == recipe  # what is refused leaves no trace
     assert train(recipe, resume=True)
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,16 +82,18 @@ class RunData:
         """Where the training images are read from; their order and random crops depend on it."""
         return "memory" if isinstance(self.source, Images) else "disk"
 
-    def check_same(self, before: str) -> None:
-        """Raise RecipeError if a resumed run, whose `digest` was `before`, would go on with other images."""
-        if before != self.digest:
+    def check_resumed(self, state: Mapping[str, Any], augment: AugmentConfig) -> None:
+        """Raise RecipeError if a run that resumes at `state`, in a step with `augment`, would meet other batches.
+
+        That is, other images than it began with, or the same in another order.
+        """
+        if state.get("data", self.digest) != self.digest:
             raise RecipeError(
                 f"--resume: {self.config.path} does not hold the training images and classes that the run began with; "
                 "give data.path the place where those are"
             )
-
-    def check_kind(self, before: str) -> None:
-        """Raise RecipeError if a resumed run, which read them from `before`, would meet other batches from here on."""
+        self.train(augment)  # on which it may depend whether they fit in memory
+        before = state.get("source", self.kind)
         if before != self.kind:
             raise RecipeError(
                 f"--resume: the run read its images from {before}, here they would come from {self.kind} and in "

@@ -98,8 +98,6 @@ def run_phase(
     if step.latent_rms is not None and state is None:
         rescale_latent_weights(model, step.latent_rms)
     source = data.train(step.augment)
-    if state:
-        data.check_kind(state.get("source", data.kind))
     plan = plan_step(step, iterations_per_epoch(len(source), step), state["iteration"] if state else 0)
     module = StepModule(
         model,

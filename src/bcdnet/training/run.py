@@ -112,7 +112,7 @@ class Run:
         self.teacher_digest = state.get("teacher") if state else None
         self._check_models(data, begun=begin if state else -1)
         if state:
-            data.check_same(state.get("data", data.digest))
+            data.check_resumed(state, self.phases[begin].step.augment)
             self.results = state["results"]
         if self.first_process:
             self.folder.open(self.recipe, resume)
