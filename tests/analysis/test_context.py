@@ -246,7 +246,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {
         "name": "tiny",
         "run_dir": str(folder),
-        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16},
+        "model": {"name": "bcdnet_b_r18_small", "width": 1 / 16, "layers": [1, 1, 1, 2], "mlp_blocks": 3},
         "data": {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35]},
         "steps": [{"name": "step1", **step}, {"name": "step2", "weight_bits": 1, **step}],
         "trainer": {"accelerator": "cpu"},

@@ -98,3 +98,9 @@ def test_box_mask_has_the_area_of_its_box():
     assert mask.shape == (3, 1, 8, 8)
     assert mask.sum((1, 2, 3)).tolist() == [64, 12, 0]
     assert mask[1, 0, 1:4, 2:6].all()
+
+
+def test_the_border_of_an_enlarged_crop_is_not_darkened():
+    plain = torch.full((1, 1, 4, 4), 9, dtype=torch.uint8)
+    enlarged = resized_crop(plain, np.array([[0, 0, 4, 4]]), np.array([False]), 16)
+    torch.testing.assert_close(enlarged, torch.full((1, 1, 16, 16), 9.0))

@@ -83,3 +83,9 @@ def test_whatever_a_decoder_raises_names_the_image(encoded, monkeypatch):
     monkeypatch.setattr(Image, "open", broken)
     with pytest.raises(DataError, match=r"^here: cannot decode: 'float' object"):
         decode(encoded[0][0], "here")
+
+
+def test_what_is_held_out_is_not_what_comes_first():
+    """Files of one class often are frames of one film."""
+    _, held_out = split_off(np.zeros(100, dtype=np.int64), 10)
+    assert held_out.min() < 50 < held_out.max()

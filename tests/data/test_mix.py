@@ -60,3 +60,11 @@ def test_weights_are_distributed_as_beta(solid, mix, alpha):
     else:
         # Squares lose what the border cuts off, so an image keeps more than half of itself.
         assert 0.6 < weights.mean().item() < 0.75
+
+
+def test_cutmix_takes_its_squares_from_anywhere(solid):
+    images, labels = solid
+    mixed, _ = cutmix(images, labels, COUNT, 1.0, np.random.default_rng(0))
+    inside = mixed[:, 0] != labels.view(-1, 1, 1)
+    centres = [mask.nonzero().float().mean(0).tolist() for mask in inside if mask.any()]
+    assert abs(np.corrcoef(np.transpose(centres))[0, 1]) < 0.5

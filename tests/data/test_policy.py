@@ -147,3 +147,18 @@ def test_contrast_of_grey_images_is_each_images_own() -> None:
     ]
     torch.testing.assert_close(together, torch.cat(apart))
     torch.testing.assert_close(together[2], grey[2].mean().expand(1, 4, 4))
+
+
+class SameStrength:
+    """A generator that draws one strength, and orders at random."""
+
+    def __init__(self, seed):
+        self.permutation = np.random.default_rng(seed).permutation
+
+    def uniform(self, low, high, size):
+        return np.full(size, 0.4)
+
+
+def test_the_order_of_color_jitter_is_random(images):
+    seen = {round(float(color_jitter(images, (0.4, 0.4, 0.4), SameStrength(seed)).sum()), 1) for seed in range(12)}
+    assert len(seen) > 2

@@ -38,6 +38,14 @@ def test_tensors_are_resized_as_images_are(photo, interpolation, levels):
     assert difference.mean() < 0.3
 
 
+def test_nearest_takes_the_pixel_that_pillow_takes():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    config = DataConfig("x", 32, crop_pct=1.0, interpolation="nearest")
+    whole = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())[None]
+    expected = normalise(torch.tensor(to_pixels(image, config, 32, "x"))[None].float(), config.mean, config.std, 255)
+    assert torch.equal(evaluate_transform(whole, config), expected)
+
+
 def test_the_stored_size_is_left_alone(photo):
     config = DataConfig("x", 96, crop_pct=0.875)
     image = photo.crop((0, 0, 96, 96))

@@ -146,3 +146,24 @@ def test_shards_stream_in_a_seeded_order(tmp_path, encoded, write_tar):
     whole = epoch_of(stream, 2)
     assert sum(len(labels) for _, labels in whole) == len(stream) == 120
     assert equal(epoch_of(stream, 2, start=3), whole[3:])
+
+
+class Repeated:
+    """One picture, thirty times."""
+
+    class_names, groups, window = ["class"], None, 30
+    labels = np.zeros(30, dtype=np.int64)
+
+    def __init__(self, picture):
+        self.picture = picture
+
+    def image(self, index):
+        return self.picture
+
+
+def test_each_streamed_image_is_cropped_in_its_own_way():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8))
+    config = DataConfig("x", 16, workers=0, channels=1, mean=(0.5,), std=(0.25,))
+    stream = Stream(Repeated(picture), config, AugmentConfig(crop="random_resized"))
+    (images, _), *_ = Batches(stream, 30, shuffle=False)(0)
+    assert len(images.flatten(1).unique(dim=0)) > 25

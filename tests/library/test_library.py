@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -234,3 +235,17 @@ def test_the_example_is_built_and_names_what_python_names(installed: Path, tmp_p
 
 def test_the_version_is_the_packages(library: Library) -> None:
     assert library.version().decode() == bcdnet.__version__
+
+
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
+def test_pkg_config_tells_how_to_build(installed: Path, tmp_path: Path) -> None:
+    (found,) = installed.glob("lib*/pkgconfig")
+    words = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "bcdnet"],
+        env=os.environ | {"PKG_CONFIG_PATH": str(found)}, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    source = tmp_path / "version.c"
+    source.write_text("#include <bcdnet.h>\n#include <stdio.h>\nint main(void) { return !puts(bcdnet_version()); }\n")
+    subprocess.run(["cc", source, *words, f"-Wl,-rpath,{found.parent}", "-o", tmp_path / "version"], check=True)
+    told = subprocess.run([tmp_path / "version"], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == bcdnet.__version__

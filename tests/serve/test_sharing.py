@@ -135,6 +135,31 @@ def test_uploads_that_stall_take_no_place_and_no_time(serving, png) -> None:
     assert [status.result() for status in statuses] == [400] * 3
 
 
+def test_milliseconds_tell_waiting_from_running(serving, png, monkeypatch) -> None:
+    client = serving()
+    (batcher,) = client.app.state.service.batchers.values()
+    session, run = batcher.model.session, batcher.model.session.run
+    monkeypatch.setattr(session, "run", lambda *given: (time.sleep(0.5), run(*given))[1])
+    spent = client.post("/v1/predict", content=png(), headers=PNG).json()["images"][0]["milliseconds"]
+    assert 500 <= spent["run"] < 20_000 and spent["wait"] < 500
+
+
+def test_metrics_count_images(serving, png) -> None:
+    client = serving(wait_seconds=1)
+    client.post("/v1/predict", files=[("image", (f"{n}.png", png(seed=n))) for n in range(3)])
+    assert 'bcdnet_images_total{model="small"} 3.0' in client.get("/metrics").text
+
+
+def test_workers_run_batches_side_by_side(serving, png, monkeypatch) -> None:
+    client = serving(workers=2, wait_seconds=0)
+    (batcher,) = client.app.state.service.batchers.values()
+    session, run, both = batcher.model.session, batcher.model.session.run, threading.Barrier(2)
+    monkeypatch.setattr(session, "run", lambda *given: (both.wait(20), run(*given))[1])
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(client.post, "/v1/predict", content=png(), headers=PNG) for _ in range(2)]
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+
+
 def test_the_bytes_of_all_bodies_are_bounded() -> None:
     intake = Intake(Settings(body_bytes=500, queue=2, images=1))
 

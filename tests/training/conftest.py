@@ -29,10 +29,16 @@ def tiny(run_dir: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def recipe_into() -> Callable[..., Recipe]:
+    """`recipe_into(run_dir, **changes)`: the tiny recipe with top-level keys changed."""
+    return lambda run_dir, **changes: resolve(tiny(run_dir, **changes))
+
+
 @pytest.fixture
-def make_recipe(tmp_path: Path) -> Callable[..., Recipe]:
-    """`make_recipe(run="run", **changes)`: the tiny recipe with top-level keys changed, into `tmp_path / run`."""
-    return lambda run="run", **changes: resolve(tiny(tmp_path / run, **changes))
+def make_recipe(tmp_path: Path, recipe_into: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """`make_recipe(run="run", **changes)`: the same, into `tmp_path / run`."""
+    return lambda run="run", **changes: recipe_into(tmp_path / run, **changes)
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bcdnet.training import run as run_module
 from bcdnet.training.callbacks import Recorder
 from bcdnet.training.checkpoint import checkpoints
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import to_yaml
 from bcdnet.training.run import train
+from bcdnet.training.run_folder import RunFolder
 
 # Digits in batches of 128 are 11 iterations per epoch; a checkpoint every 4 and after an epoch's evaluation, most of
 # them between two rows.
@@ -91,6 +93,25 @@ def test_stopped_twice_and_resumed_gives_the_same_bits(make_recipe: Callable[...
     check_same(whole, killed)
 
 
+ODD = {  # batches of an epoch
+    **CHANGES,
+    "steps": [{**step, "iterations": 13} for step in CHANGES["steps"]],
+    "validation": {"every": 2},
+    "trainer": NONE_DUE,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe_into: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_module, "draw_curves", lambda *_: None)
+        train(recipe_into(folder, **ODD))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("hook", "iteration", "number", "raised"),
     # Within an epoch; in its last batch, before its row and evaluation; after them.
@@ -106,15 +127,13 @@ def test_a_signal_keeps_what_was_trained(
     iteration: int,
     number: signal.Signals,
     raised: type[BaseException],
+    whole: Path,
     make_recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a scheduler that takes the machine sends it, or a person with Ctrl-C, with no checkpoint due."""
     torch.set_num_threads(1)
-    steps = [{**step, "iterations": 13} for step in CHANGES["steps"]]
-    changes = {"steps": steps, "validation": {"every": 2}, "trainer": NONE_DUE}
-    whole, stopped = make_recipe("whole", **changes), make_recipe("stopped", **changes)
-    train(whole)
+    stopped = make_recipe("stopped", **ODD)
     original = getattr(Recorder, hook)
 
     def terminated(self: Recorder, trainer: Any, module: Any, *arguments: Any) -> None:
@@ -131,7 +150,7 @@ def test_a_signal_keeps_what_was_trained(
     folder = Path(stopped.run_dir)
     assert [int(path.stem[-9:]) for path in checkpoints(folder / "checkpoints")] == [iteration]
     train(stopped, resume=True)
-    check_same(Path(whole.run_dir), folder)
+    check_same(whole, folder)
 
 
 def test_a_second_ctrl_c_does_not_wait(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +187,12 @@ def test_a_damaged_record_of_versions_stops_no_run(
     make_recipe: Callable[..., Recipe], tmp_path: Path, content: str
 ) -> None:
     recipe = make_recipe(steps=SHORT)
-    results = train(recipe)
-    (tmp_path / "run" / "environment.json").write_text(content)
-    assert train(recipe, resume=True) == results
+    folder = RunFolder(recipe.run_dir)
+    for resume in (False, True):
+        folder.open(recipe, resume)
+        folder.close()
+        if not resume:
+            folder.environment.write_text(content)
     record = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert len(record["resumed"]) == 1 and record.get("seed") == (3 if "seed" in content else None)
 
@@ -178,12 +200,13 @@ def test_a_damaged_record_of_versions_stops_no_run(
 def test_a_run_goes_on_where_memory_is_less(
     make_recipe: Callable[..., Recipe], begin_and_stop: Callable[[Recipe], None], tmp_path: Path
 ) -> None:
-    train(make_recipe("whole"))
-    begin_and_stop(make_recipe("stopped"))
-    train(
-        make_recipe("stopped", trainer={**CHANGES["trainer"], "log_every": 2, "grad_checkpointing": True}), resume=True
-    )
-    check_same(tmp_path / "whole", tmp_path / "stopped")
+    steps = [{**STEP, "name": "only", "iterations": 6}]
+    train(make_recipe("whole", steps=steps))
+    begin_and_stop(make_recipe("stopped", steps=steps))
+    less = {"accelerator": "cpu", "checkpoint_every": 4, "log_every": 1, "grad_checkpointing": True}
+    train(make_recipe("stopped", steps=steps, trainer=less), resume=True)
+    whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
 def test_tasks_of_an_allocation_are_none_of_one_process(
