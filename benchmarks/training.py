@@ -190,6 +190,8 @@ def main() -> None:
         print(json.dumps(measure(Entry(**job["entry"]), job["variant"], job["device"])))
         return
     entries = ENTRIES[arguments.device]
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
     if arguments.rounds < 1:
         parser.error(f"--rounds: at least 1, got {arguments.rounds}")
     if not all(0 <= number < len(entries) for number in arguments.only or ()):

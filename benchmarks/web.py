@@ -64,7 +64,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--npm", type=Path, default=ROOT / "build/web", help="where npm installed onnxruntime-web")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
     parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-web)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds: at least 1, got {arguments.rounds}")
+    return arguments
 
 
 def prepare(folder: Path, package: Path) -> dict[str, int]:

@@ -16,6 +16,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import HfHubHTTPError
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import nn
@@ -96,14 +97,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.02)
-    args = parser.parse_args()
-    recipe = load_recipe(args.recipe, args.words)
+    args = parser.parse_intermixed_args()
+    # Behind --frozen, which takes all words that follow, too: no module's name has such a sign.
+    words = [*args.words, *(name for name in args.frozen if "=" in name)]
+    args.frozen = [name for name in args.frozen if "=" not in name]
+    recipe = load_recipe(args.recipe, words)
     config = recipe.teacher
     if config is None or config.model is None or not str(config.checkpoint).endswith(".safetensors"):
         parser.error(f"{args.recipe}: its teacher needs a model, and a .safetensors file as its checkpoint to write")
     torch.manual_seed(recipe.seed)
     data = RunData(recipe)
-    network = pretrained(config, args.weights, len(data.class_names), recipe.data.channels)
+    try:
+        network = pretrained(config, args.weights, len(data.class_names), recipe.data.channels)
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        parser.error(f"cannot get the weights of {config.model} ({reason}); --weights FILE takes them from a file")
     fine_tune(network, freeze(network, args.frozen), recipe, data, args)
     path = Path(str(config.checkpoint)).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

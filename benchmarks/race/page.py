@@ -11,8 +11,8 @@ QUIET = 0.05  # CPUs that other processes may use before the page warns
 NOTES = f"""
 - **Turns.** Every engine has a process of its own. In each round each row gets one burst, in an order drawn for the
   round, while all other processes sleep. A burst is two warm-up runs, then runs for the burst's length (at least three;
-  a network that takes over 100 ms runs once). Times are medians over the rounds of the bursts' medians, with quartiles
-  in brackets; ratios are divided within a round before their median is taken.
+  a network that takes over 100 ms runs once, after one warm-up). Times are medians over the rounds of the bursts'
+  medians, with quartiles in brackets; ratios are divided within a round before their median is taken.
 - **Instruction sets.** Peers use whatever they choose, AVX-512 included where the processor has it. Rows ending in
   `{CAPPED.strip()}` were capped: OpenVINO by `ONEDNN_MAX_CPU_ISA=AVX2`, PyTorch by that and
   `ATEN_CPU_CAPABILITY=avx2`. ONNX Runtime and Larq Compute Engine have no such switch. OpenVINO's BinaryConvolution

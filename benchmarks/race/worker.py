@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-SLOW_SECONDS = 0.1  # a run this long is measured once: what a warm-up saves is lost in it
+SLOW_SECONDS = 0.1  # a run this long is measured once, after one warm-up
 WARM_UPS = 2  # runs that bring the weights back into the caches, which the engine before has filled
 LEAST_RUNS = 3
 
@@ -43,10 +43,10 @@ def _time(function: Callable[[], object]) -> float:
 def measure(runner: Runner, seconds: float, slow: bool) -> dict[str, Any]:
     """One burst: median and least time of a run in seconds, the number of runs, the cores kept busy on average.
 
-    `slow`: measure one run, without warm-up. `inside`: the median of the kernel's own time, from further runs; None
+    `slow`: measure one run, after one warm-up. `inside`: the median of the kernel's own time, from further runs; None
     where the runner has none.
     """
-    for _ in range(0 if slow else WARM_UPS):
+    for _ in range(1 if slow else WARM_UPS):
         runner.run()
     times: list[float] = []
     busy, begin = process_time(), perf_counter()

@@ -77,6 +77,7 @@ def _network(name: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
+            nn.init.ones_(module.weight)  # timm's ResNets begin with branches that give 0
     with torch.no_grad():
         model.train()(torch.randn(2, 3, 224, 224))
     return model.eval()
