@@ -289,14 +289,17 @@ def test_a_packed_file_can_be_packed_for_another_size_and_looked_into(files, tmp
     assert code == 2 and "not a run folder" in err
 
 
-def test_classes_without_names_are_their_numbers(files, tmp_path, call) -> None:
+def test_classes_without_names_are_their_numbers(files, tmp_path, call, monkeypatch) -> None:
     loaded = load_model(files[0])
     known = {"preprocess": loaded.preprocess, "provenance": {"data": "digits"}}
     nameless = save_model(tmp_path / "x.safetensors", loaded.model, labels=[], **known)
     assert call("export", nameless, "-o", tmp_path / "x.bcdn")[0] == 0
     assert call("verify", nameless, tmp_path / "x.bcdn", "--data", "digits", "--limit", 3)[0] == 0
+    seen: list[int] = []
+    image = Digits.image
+    monkeypatch.setattr(Digits, "image", lambda self, index: seen.append(index) or image(self, index))
     code, _, err = call("analyze", "error", nameless, "--data", "digits", "--images", 5, "--out", tmp_path)
-    assert code == 0, err
+    assert code == 0 and len(seen) == 5 and max(seen) == 359, err  # from all of the 360
 
 
 def test_a_network_that_takes_no_images_is_refused_once(tmp_path, call) -> None:

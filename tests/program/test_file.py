@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def test_one_value_that_float16_lacks_keeps_float32(other, tmp_path) -> None:
     file = write_program(wide(weights), tmp_path / "x.bcdn")
     assert np.array_equal(read_program(file).tensors["weights"][:, 0], weights)
     assert file.stat().st_size > 4 * len(weights)
+
+
+def test_a_label_may_have_1024_characters(tmp_path) -> None:
+    program = replace(wide(np.ones(1, np.float32)), labels=("x" * 1024,))
+    assert read_program(write_program(program, tmp_path / "x.bcdn")).labels == program.labels
+    with pytest.raises(ProgramError, match="1024"):
+        write_program(replace(program, labels=("x" * 1025,)), tmp_path / "y.bcdn")
 
 
 def test_float16_may_stand_wherever_float32_does(document, save, tmp_path) -> None:
