@@ -150,9 +150,8 @@ def main() -> None:
         and (arguments.rows is None or row.name in arguments.rows)
     ]
     if unknown := set(arguments.rows or ()) - {row.name for row in rows}:
-        where = f"{arguments.recipe.stem} in {MATRIX.name}"
-        within = f", nor in {', '.join(arguments.groups)}" if arguments.groups else ""
-        parser.error(f"no row {', '.join(sorted(unknown))} for {where}{within}")
+        within = f" (--groups {' '.join(arguments.groups)})" if arguments.groups else ""
+        parser.error(f"no row {', '.join(sorted(unknown))} for {arguments.recipe.stem} in {MATRIX.name}{within}")
     if arguments.costs:
         print_costs(arguments.recipe, rows)
         return

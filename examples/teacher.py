@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bcdnet.data import Batches, preprocess_of
+from bcdnet.errors import BcdnetError
 from bcdnet.files import lasting_file
 from bcdnet.training.assess import pick_device
 from bcdnet.training.data import RunData, augmentation
@@ -123,4 +124,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BcdnetError as error:
+        raise SystemExit(f"error: {error}") from None
