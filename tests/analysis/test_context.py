@@ -268,7 +268,7 @@ def test_the_command_writes_figures_and_a_picture(kind: str, run: Path, tmp_path
             (step, float(epoch)) for step in ("step1", "step2") for epoch in (1, 2)
         ]
         assert all(0 < row["rate"] < 1 for row in document["epochs"])
-        layers = [module for module in network().modules() if isinstance(module, BinaryLayer)]
+        layers = [module for module in load_model(run).model.modules() if isinstance(module, BinaryLayer)]
         assert len(document["layers"]) == len(layers) and 0 < document["rate_between"] < 1
     else:
         assert document["images"] == 60

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,19 @@ def test_batches_and_devices_reach_the_evaluation(monkeypatch, call, tmp_path) -
     options = ("--data", "digits", "--split", "train", "--batch-size", 7, "--device", "mps")
     assert call("eval", model, *options)[0] == 0
     assert seen == [("digits", "train", 7, "mps")]
+
+
+def test_figures_are_kept_though_nobody_reads_them_to_their_end(packed_file, tmp_path) -> None:
+    for label in "abcdef":
+        (tmp_path / "data" / "test" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "data" / "test" / label / "x.png")
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from bcdnet.cli.main import main; main()"
+    words = ["eval", packed_file, "--data", tmp_path / "data", "--out", tmp_path / "out"]
+    subprocess.run([sys.executable, "-c", code, *map(str, words)], stdout=write, stderr=subprocess.DEVNULL, check=False)
+    os.close(write)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["confusion.png", "eval.json"]
 
 
 def test_the_table_has_figures_in_percent(capsys) -> None:

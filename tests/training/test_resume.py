@@ -169,6 +169,7 @@ def test_a_second_ctrl_c_does_not_wait(make_recipe: Callable[..., Recipe], monke
     assert not checkpoints(Path(recipe.run_dir) / "checkpoints")
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_leaves_the_workers_to_the_training(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -56,20 +56,22 @@ def run(
         result = assess(Path(model), data, split, batch_size, pick_device(device))
         folder = out or _run_folder(Path(model), data, split)
     text = json.dumps(result.to_json(), indent=2)
-    # Shown first: whatever becomes of the files, the figures are there.
-    if as_json:
-        typer.echo(text)
-    else:
-        show(result, f"{model} on {data} ({split})")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "eval.json", text + "\n")
-        from bcdnet.training.confusion import draw_confusion
+    # Shown first, whatever becomes of the files; and kept, whoever stops reading, as `head` does.
+    try:
+        if as_json:
+            typer.echo(text)
+        else:
+            show(result, f"{model} on {data} ({split})")
+    finally:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "eval.json", text + "\n")
+            from bcdnet.training.confusion import draw_confusion
 
-        title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
-        draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
-        if not as_json:
-            typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
+            title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
+            draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
+    if folder is not None and not as_json:
+        typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
 
 
 def _run_folder(model: Path, data: str, split: str) -> Path | None:
