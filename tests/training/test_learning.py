@@ -93,9 +93,15 @@ def test_estimators_are_annealed_and_a_teacher_has_a_head_of_its_own(
 
     monkeypatch.setattr(StepModule, "training_step", stepped)
     monkeypatch.setattr(TrainingLoss, "forward", judged)
+    model = {
+        "name": "bcdnet_b_r18_small",
+        "width": 1 / 16,
+        "layers": [1, 1, 1, 2],
+        "mlp_blocks": 3,
+        "estimator": "tanh",
+    }
     layers = {"width": 1 / 16, "layers": [1, 1, 1, 1]}
-    model = {"name": "bcdnet_b_r18_small", **layers, "mlp_blocks": 0, "estimator": "tanh"}
-    teacher = {"model": "resnet18_twin_small", "kwargs": layers, "train": {**STEP, "name": "teacher"}}
+    teacher = {"model": TWIN["name"], "kwargs": layers, "train": {**STEP, "name": "teacher"}}
     train(make_recipe(steps=[STEP], model=model))
     assert progress == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert 0 < float(read_rows(tmp_path / "run" / "metrics.csv")[-1]["flip_rate"]) < 1

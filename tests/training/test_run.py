@@ -261,7 +261,6 @@ def test_the_network_and_its_teacher_are_called_through_the_compiler(
 def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """channels_last computes the same sums in another order; two parts of a batch differ by batch norm alone."""
     step = [{"name": "only", "iterations": 2, "batch_size": 128, "lr": 1e-4, "optimizer": "sgd", "clip_norm": 1.0}]
-
     plain = train(make_recipe("plain", steps=step, model=TWIN, augment={}))
     for name, trainer in (("last", {"channels_last": True}), ("bf16", {"precision": "bf16"})):
         other = train(make_recipe(name, steps=step, model=TWIN, augment={}, trainer={"accelerator": "cpu", **trainer}))
@@ -272,7 +271,6 @@ def test_options_of_the_machine_change_rounding_alone(make_recipe: MakeRecipe, t
 
 def test_parts_of_a_batch_and_bf16_move_weights_as_the_whole_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     step = {"name": "only", "iterations": 1, "batch_size": 128, "optimizer": "sgd", "momentum": 0.0}
-
     for name, lr, trainer in (("begin", 0.0, {}), ("whole", 0.1, {}), ("parts", 0.1, {"accumulate": 2}),
                               ("bf16", 0.1, {"precision": "bf16"})):  # fmt: skip
         steps, trainer = [{**step, "lr": lr}], {"accelerator": "cpu", **trainer}
@@ -316,7 +314,7 @@ def test_gradients_are_clipped(make_recipe: MakeRecipe, tmp_path: Path, precisio
     step = {"name": "only", "iterations": 1, "batch_size": 128, "lr": 1.0, "optimizer": "sgd", "momentum": 0.0}
     trainer = {"accelerator": "cpu", "precision": precision}
     for name, limit in (("short", 0.01), ("long", 0.03)):
-        train(make_recipe(name, model=TWIN, steps=[{**step, "clip_norm": limit}], trainer=trainer))
+        train(make_recipe(name, steps=[{**step, "clip_norm": limit}], trainer=trainer))
     short, long = weights(tmp_path / "short"), weights(tmp_path / "long")
     apart = sum(float((long[name].double() - value.double()).square().sum()) for name, value in short.items()) ** 0.5
     assert apart == pytest.approx(0.02, rel=1e-3)
