@@ -243,10 +243,10 @@ def test_a_folder_belongs_to_one_process(make_recipe: MakeRecipe, tmp_path: Path
     recipe = make_recipe(steps=[STEP], model=TWIN)
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RecipeError, match="another process is training in"):
         train(recipe)
-    train(recipe)
+    results = train(recipe)
     file = tmp_path / "run" / "environment.json"
     begun = json.loads(file.read_text())
-    train(recipe, resume=True)
+    assert train(recipe, resume=True) == results
     record = json.loads(file.read_text())
     assert len(record.pop("resumed")) == 1 and record == begun
 
