@@ -1,7 +1,8 @@
 // Binary convolution with output channels in byte lanes: the order of the work. The tiles are in binary_tiles-inl.h.
 //
-// Order of a chunk: one part of one row of taps, at most kMaxSteps steps, for all pixels, then the next chunk; so a
-// chunk's weights (at most 62 * 4 vectors, 8 KB for 256-bit ones) stay in the first-level cache.
+// Order of a chunk: one part of one row of taps, at most kMaxSteps steps, for all pixels that have the row inside the
+// map, then the next chunk; so a chunk's weights (at most 62 * 4 vectors, 8 KB for 256-bit ones) stay in the first-level
+// cache.
 
 #if defined(BCDNET_BINARY_BYTES_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef BCDNET_BINARY_BYTES_INL
@@ -34,7 +35,7 @@ struct ChunkArgs {
   size_t pixel_bytes;
   int pixel_begin, pixel_end;
   bool first;
-  uint16_t* sums;
+  uint16_t* sums;  // of pixel_begin
 
   HWY_INLINE TileArgs Tile(const uint8_t* const* a, int pixel) const {
     return {a, weights, steps, first, sums + static_cast<size_t>(pixel - pixel_begin) * kBlockVectors * kBytes};
@@ -156,14 +157,22 @@ struct BytesAlgorithm {
     const uint8_t* weights = reinterpret_cast<const uint8_t*>(packed) +
                              static_cast<size_t>(block) * kBlockVectors * kBytes * s.k_h * row_steps;
     const Chunks chunks(row_steps, Walk::kMaxSteps, Walk::kUnitSteps);
+    constexpr int kPixelSums = kBlockVectors * kBytes;
     for (int ky = 0; ky < s.k_h; ++ky) {
+      const RowsOfTap rows(s, ky);
+      const int first_pixel = std::clamp(rows.begin * s.out_w, pixel_begin, pixel_end);
+      const int last_pixel = std::clamp(rows.end * s.out_w, first_pixel, pixel_end);
+      // Pixels that do not have the first row begin at zero.
+      if (ky == 0 && last_pixel - first_pixel < pixel_end - pixel_begin) {
+        std::memset(sums, 0, static_cast<size_t>(pixel_end - pixel_begin) * kPixelSums * sizeof(uint16_t));
+      }
+      uint16_t* row_sums = static_cast<uint16_t*>(sums) + static_cast<size_t>(first_pixel - pixel_begin) * kPixelSums;
       for (int c = 0; c < chunks.count; ++c) {
         const int begin = chunks.begin(c), steps = chunks.begin(c + 1) - begin;
         const uint8_t* a =
             reinterpret_cast<const uint8_t*>(index) + static_cast<size_t>(ky) * s.padded_w() * StepsPerPixel(s) + begin;
         const bool first = ky == 0 && c == 0;
-        const ChunkArgs chunk{
-            s, weights, steps, a, pixel_bytes, pixel_begin, pixel_end, first, static_cast<uint16_t*>(sums)};
+        const ChunkArgs chunk{s, weights, steps, a, pixel_bytes, first_pixel, last_pixel, first, row_sums};
         switch (nv) {
           case 1:
             Walk::template Chunk<1>(chunk);
@@ -184,7 +193,7 @@ struct BytesAlgorithm {
   }
 
   static BinaryAlgorithm Make(const char* name) {
-    return {name, Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), false, Accumulate};
+    return {name, Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), true, Accumulate};
   }
 };
 

@@ -1,6 +1,7 @@
 // How the kernels walk over the zero-padded input, in one place for all algorithms.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -49,6 +50,16 @@ void ExpandRows(const ConvShape& s, T* index, size_t pixel, int row_begin, int r
     std::memset(to + row - margin, 0, margin * sizeof(T));
   }
 }
+
+/// The output rows whose row `ky` of taps lies inside the map.
+struct RowsOfTap {
+  int begin, end;
+  RowsOfTap(const ConvShape& s, int ky) : begin(From(s, s.pad_h - ky)), end(From(s, s.in_h + s.pad_h - ky)) {}
+
+ private:
+  /// The first row whose window starts at `row` of the padded map or below it.
+  static int From(const ConvShape& s, int row) { return std::clamp((row + s.stride_h - 1) / s.stride_h, 0, s.out_h); }
+};
 
 /// First padded pixel of the window of consecutive output pixels.
 class PixelWalk {
