@@ -4,7 +4,9 @@ N images, C channels, H x W positions.
 """
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +61,19 @@ def branch_errors(model: nn.Module, batches: Iterable[Tensor]) -> list[BranchErr
         raise BcdnetError("the network has no MLP blocks, whose branches could be compared")
     sums = {(path, key): _Sums() for path, block in blocks.items() for key in block.convs}
 
-    def record(path: str, block: BinaryMLPBlock, x: Tensor) -> None:
+    def record(path: str, block: BinaryMLPBlock, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs
         real = x + block.binarize.bias.view(1, -1, 1, 1)
         bits = block.binarize(x)
         for branch, (key, conv) in zip(block.branches, block.convs.items(), strict=True):
             shift = block.shifts[branch]
             sums[path, key].add(conv(shift(real)), conv(shift(bits)))
 
-    handles = [
-        block.register_forward_pre_hook(lambda module, inputs, path=path: record(path, module, inputs[0]))
-        for path, block in blocks.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for path, block in blocks.items():
+            hooks.enter_context(block.register_forward_pre_hook(partial(record, path)))
         for images in batches:
             check_logits(model(images).cpu().numpy())
-    finally:
-        for handle in handles:
-            handle.remove()
     return [BranchError(path, key, found.error()) for (path, key), found in sums.items()]
 
 

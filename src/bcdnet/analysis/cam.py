@@ -6,7 +6,9 @@ Legend: C channels, H and W the input's height and width, h and w those of a blo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,19 +113,12 @@ def contributions(module: nn.Module, batch: Tensor) -> list[Contributions]:
     blocks = {path: block for path, block in module.named_modules() if isinstance(block, BinaryMLPBlock)}
     found: dict[str, dict[str, Map]] = {path: {} for path in blocks}
 
-    def watch(conv: nn.Module, into: dict[str, Map], branch: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            into[branch] = output[0].abs().mean(0).numpy()
+    def keep(path: str, branch: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        found[path][branch] = output[0].abs().mean(0).numpy()
 
-        return conv.register_forward_hook(keep)
-
-    handles = [
-        watch(conv, found[path], branch) for path, block in blocks.items() for branch, conv in block.convs.items()
-    ]
-    try:
-        with torch.no_grad():
-            module(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for path, block in blocks.items():
+            for branch, conv in block.convs.items():
+                hooks.enter_context(conv.register_forward_hook(partial(keep, path, branch)))
+        module(batch)
     return [Contributions(path, branches) for path, branches in found.items()]

@@ -4,7 +4,7 @@ N images, C channels, H x W pixels.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,10 @@ def _silenced(blocks: list[BinaryMLPBlock]) -> Iterator[None]:
         return torch.zeros_like(output)
 
     convs = [conv for block in blocks for key, conv in block.convs.items() if key.startswith("long")]
-    handles = [conv.register_forward_hook(nothing) for conv in convs]
-    try:
+    with ExitStack() as hooks:
+        for conv in convs:
+            hooks.enter_context(conv.register_forward_hook(nothing))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _field(total: NDArray[np.float64], middle: tuple[float, float]) -> Field:

@@ -4,7 +4,9 @@ N images, I/O channels in/out, K classes.
 """
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,9 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
     vectors: dict[tuple[str, str], list[Tensor]] = {}
     flips = {path: [0, 0] for path in blocks}
 
-    def record(path: str, block: ContextualConvBlock, x: Tensor) -> None:
+    def record(path: str, block: ContextualConvBlock, inputs: tuple[Tensor]) -> None:
         assert block.embedding is not None
+        (x,) = inputs
         for part, value in zip(PARTS, block.embedding(x), strict=True):
             if value is not None:
                 vectors.setdefault((path, part), []).append(value.flatten(1).cpu().double())
@@ -86,18 +89,13 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
                     flips[path][0] += int((sign(shifted - value) != sign(shifted)).sum())
         flips[path][1] += x.numel()
 
-    handles = [
-        block.register_forward_pre_hook(lambda module, inputs, path=path: record(path, module, inputs[0]))
-        for path, block in blocks.items()
-    ]
     labels: list[Tensor] = []
-    try:
+    with ExitStack() as hooks:
+        for path, block in blocks.items():
+            hooks.enter_context(block.register_forward_pre_hook(partial(record, path)))
         for images, targets in batches:
             check_logits(model(images).cpu().numpy())
             labels.append(targets.cpu())
-    finally:
-        for handle in handles:
-            handle.remove()
     classes = torch.cat(labels).numpy()
     values = {key: torch.cat(parts).numpy() for key, parts in vectors.items()}
     spreads = {key: _spread(value, classes, num_classes) for key, value in values.items()}
@@ -156,8 +154,8 @@ def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> N
         _boxes(tidy(axes), found, part, colour)
     for axes, (part, (block, means)) in zip(grid[1], found.by_class.items(), strict=True):
         telling = np.sort(np.argsort(-np.nanstd(means, axis=0))[:24])
-        limit = float(np.nanmax(np.abs(means[:, telling] - np.nanmean(means[:, telling], axis=0)))) or 1.0
         centred = means[:, telling] - np.nanmean(means[:, telling], axis=0)
+        limit = float(np.nanmax(np.abs(centred))) or 1.0
         image = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         share = max(spread.class_share for row in found.blocks if (spread := getattr(row, part)))
         axes.set_title(f"{part} of {block} by class; classes explain {100 * share:.0f} %", fontsize=9)

@@ -5,14 +5,13 @@ Nothing is computed and the model is not changed: a copy runs whose parameters h
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from bcdnet.analysis.costs import Cost, arithmetic, cost, is_block, is_layer, window
 from bcdnet.errors import BcdnetError
@@ -117,16 +116,12 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
         """Records while the context is open."""
-        handles: list[RemovableHandle] = []
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
-        try:
+        with ExitStack() as hooks:
+            for module in model.modules():
+                hooks.enter_context(module.register_forward_pre_hook(self._enter))
+                hooks.enter_context(module.register_forward_hook(self._leave, with_kwargs=True))
             with self:
                 yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._stack.append(module)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,23 +187,17 @@ class _Comparison:
 
         recorded: dict[str, Words] = {}
 
-        def keep(name: str, value: Any) -> None:
+        def keep(name: str, _module: nn.Module, inputs: Any) -> None:
             # Maps are [N, C, H, W]; a linear layer's input is [N, ..., I], whose pixels are the axes between.
-            array = value.numpy()
+            array = inputs[0].numpy()
             flat = (len(array), 1, -1, array.shape[-1])
             recorded[name] = pack_bits(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array.reshape(flat))
 
-        handles = [
-            self.module.get_submodule(op.name).register_forward_pre_hook(
-                lambda _, inputs, name=op.name: keep(name, inputs[0])
-            )
-            for op in self.ops
-        ]
-        try:
+        with ExitStack() as hooks:
+            for op in self.ops:
+                layer = self.module.get_submodule(op.name)
+                hooks.enter_context(layer.register_forward_pre_hook(partial(keep, op.name)))
             yield recorded
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _layer(self, op: Any, ours: Words, theirs: Words, clean: npt.NDArray[np.bool_], indices: Any) -> None:
         from bcdnet.program.reference import pack_bits, roll, unpack_bits

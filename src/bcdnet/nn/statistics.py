@@ -1,6 +1,7 @@
 """Batch norm's running statistics: folded away, as packing does, and measured anew."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -52,9 +53,11 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         part = x.numel() // len(mean) * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
         sums[layer] = sums[layer] + part if layer in sums else part
 
-    hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
-    modes = {module: module.training for module in model.modules()}
-    try:
+    with ExitStack() as after:
+        for module in model.modules():
+            after.callback(setattr, module, "training", module.training)
+        for layer in layers:
+            after.enter_context(layer.register_forward_pre_hook(measure))
         model.eval()
         for images in batches:
             model(images)
@@ -64,11 +67,6 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
             count, total, squares = sums[layer]
             mean = total / count
             _move(layer, mean, (squares / count - mean**2).clamp_min(0))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for hook in hooks:
-            hook.remove()
 
 
 def _move(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
