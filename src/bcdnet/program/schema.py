@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, get_args
 
 import numpy.typing as npt
 
@@ -242,19 +242,7 @@ Op = (
     | Transpose
     | Reshape
 )
-OPS: dict[str, type[Op]] = {
-    "conv2d": Conv2d,
-    "binary_conv2d": BinaryConv2d,
-    "elementwise": Elementwise,
-    "unpack": Unpack,
-    "avg_pool": AvgPool,
-    "max_pool": MaxPool,
-    "global_avg_pool": GlobalAvgPool,
-    "linear": Linear,
-    "concat": Concat,
-    "transpose": Transpose,
-    "reshape": Reshape,
-}
+OPS: dict[str, type[Op]] = {op.type: op for op in get_args(Op)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
