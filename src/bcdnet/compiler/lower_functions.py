@@ -191,7 +191,7 @@ def adaptive_avg_pool2d(low: Lowering, name: str, x: Any, output_size: Any) -> V
     if any(want < 1 or have % want for have, want in zip(size, target, strict=True)):
         raise CompileError(f"{name}: adaptive pooling from {size} to {target}, which does not divide it")
     kernel = (size[0] // target[0], size[1] // target[1])
-    return Value(x.node, x.torch_shape, x.signed) if kernel == (1, 1) else avg_pool2d(low, name, x, kernel)
+    return x if kernel == (1, 1) else avg_pool2d(low, name, x, kernel)
 
 
 def avg_pool2d(

@@ -143,26 +143,22 @@ class _Planner:
             if source.type not in ORDER or self._continuation(source) is not nodes[0]:
                 break
             nodes.insert(0, source)
-        base, steps = (nodes[0], nodes[1:]) if ORDER[nodes[0].type] == 0 else (None, nodes)
-        if base is None:
-            name = self._name(steps[0].name)
-            source = self.main.get(steps[0], steps[0].inputs[0])
-            op: Callable[[Epilogue], Op] = lambda epilogue: Elementwise(  # noqa: E731
-                name=name, input=self.ids[source], epilogue=epilogue
-            )
+        first = nodes[0]
+        name, source = self._name(first.name), self.main.get(first, first.inputs[0])
+        if ORDER[first.type] == 0:
+            op, fields = self._convolution(first, name)
+            steps = nodes[1:]
         else:
-            name = self._name(base.name)
-            op = self._convolution(base, name)
-        self.ops.append(op(self._epilogue(name, steps, tail)))
+            op, fields, steps = Elementwise, {}, nodes
+        self.ops.append(op(name=name, input=self.ids[source], **fields, epilogue=self._epilogue(name, steps, tail)))
 
-    def _convolution(self, node: Node, name: str) -> Callable[[Epilogue], Op]:
-        attrs, source = node.attrs, self.ids[node.inputs[0]]
+    def _convolution(self, node: Node, name: str) -> tuple[Callable[..., Op], dict[str, Any]]:
+        """Which op it becomes, and its fields but for the name, the input and the epilogue."""
+        attrs = node.attrs
         geometry = {"stride": attrs["stride"], "padding": attrs["padding"]}
         if node.type == "conv2d":
             weight, bias = self._tensor(name, "weight", attrs["weight"]), self._optional(name, "bias", attrs["bias"])
-            return lambda epilogue: Conv2d(
-                name=name, input=source, weight=weight, bias=bias, groups=attrs["groups"], epilogue=epilogue, **geometry
-            )
+            return Conv2d, {"weight": weight, "bias": bias, "groups": attrs["groups"], **geometry}
         branches = tuple(
             Branch(
                 weight=self._tensor(name, f"weight{i}", pack_bits(weight)),
@@ -171,7 +167,7 @@ class _Planner:
             )
             for i, (weight, scale, shift) in enumerate(attrs["branches"])
         )
-        return lambda epilogue: BinaryConv2d(name=name, input=source, branches=branches, epilogue=epilogue, **geometry)
+        return BinaryConv2d, {"branches": branches, **geometry}
 
     def _epilogue(self, name: str, steps: list[Node], tail: Node) -> Epilogue:
         """The steps of a chain as an epilogue, with results for everything that reads the tail."""
