@@ -54,8 +54,7 @@ def from_description(values: Any, numbers: int) -> Network:
 
     Raises KeyError, TypeError, ValueError or RecipeError for what describes none.
     """
-    kind, _ = FAMILIES[values["family"]]
-    config = from_dict(kind, values["config"])
+    config = from_dict(FAMILIES[values["family"]].config, values["config"])
     try:
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in build(config).parameters())

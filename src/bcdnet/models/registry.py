@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, get_type_hints
 
 from bcdnet.config import convert, from_dict
@@ -14,23 +14,23 @@ from bcdnet.models.mobilenet import MobileNetConfig, build_mobilenet, mobilenet_
 from bcdnet.models.network import Network, NetworkConfig
 from bcdnet.models.resnet import ResNetConfig, build_resnet, resnet_config, resnet_settings
 
-FAMILIES: dict[str, tuple[type[NetworkConfig], Callable[[Any], Network]]] = {
-    "mobilenet": (MobileNetConfig, build_mobilenet),
-    "resnet": (ResNetConfig, build_resnet),
-    "mixer": (MixerConfig, build_mixer),
-}
 
-_CONFIGURE: dict[str, Callable[..., NetworkConfig]] = {
-    "mobilenet": mobilenet_config,
-    "resnet": resnet_config,
-    "mixer": mixer_config,
-}
+@dataclass(frozen=True)
+class Family:
+    """A kind of configuration, what builds its networks, what makes it of a name's settings, and what finds these again
+    where they are no fields of it, or others.
+    """
 
-# What the parameters of `_CONFIGURE` were, where they are no fields of the configuration, or others.
-_SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "mobilenet": mobilenet_settings,
-    "resnet": resnet_settings,
-    "mixer": mixer_settings,
+    config: type[NetworkConfig]
+    build: Callable[[Any], Network]
+    configure: Callable[..., NetworkConfig]
+    settings: Callable[[Any], dict[str, Any]]
+
+
+FAMILIES = {
+    "mobilenet": Family(MobileNetConfig, build_mobilenet, mobilenet_config, mobilenet_settings),
+    "resnet": Family(ResNetConfig, build_resnet, resnet_config, resnet_settings),
+    "mixer": Family(MixerConfig, build_mixer, mixer_config, mixer_settings),
 }
 
 # name -> (family, settings); `<name>_small` is the same with a stem that keeps 32 and 64 px images at their size.
@@ -54,12 +54,12 @@ VARIANTS |= {f"{name}_small": (family, settings | {"small": True}) for name, (fa
 
 def family_of(config: NetworkConfig) -> str:
     """The name of the family that a configuration belongs to."""
-    return next(name for name, (kind, _) in FAMILIES.items() if type(config) is kind)
+    return next(name for name, family in FAMILIES.items() if type(config) is family.config)
 
 
 def build(config: NetworkConfig) -> Network:
     """The network of a configuration, with fresh weights."""
-    return FAMILIES[family_of(config)][1](config)
+    return FAMILIES[family_of(config)].build(config)
 
 
 def _check_known(kind: str, name: str, known: Iterable[str]) -> None:
@@ -74,11 +74,12 @@ def configure(name: str, **settings: Any) -> NetworkConfig:
     """The configuration of a named network. RecipeError for a name, a setting or a value that does not exist."""
     _check_known("model", name, VARIANTS)
     family, defaults = VARIANTS[name]
-    hints = get_type_hints(_CONFIGURE[family])
+    make = FAMILIES[family].configure
+    hints = get_type_hints(make)
     for setting in settings:
         _check_known(f"setting of {name}", setting, parameters_of(name))
     typed = {setting: convert(hints[setting], value, setting) for setting, value in settings.items()}
-    config = _CONFIGURE[family](**(defaults | typed))
+    config = make(**(defaults | typed))
     return from_dict(type(config), asdict(config))  # as a file of it will be read: a value of another type is refused
 
 
@@ -88,8 +89,8 @@ def name_of(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
     Raises RecipeError for a network of which no name and settings are known.
     """
     family = family_of(config)
-    parameters = inspect.signature(_CONFIGURE[family]).parameters
-    given = vars(config) | _SETTINGS[family](config)
+    parameters = inspect.signature(FAMILIES[family].configure).parameters
+    given = vars(config) | FAMILIES[family].settings(config)
     settings = {key: given[key] for key in parameters if key not in ("num_classes", "in_chans")}
     defaults = {key: parameter.default for key, parameter in parameters.items()}
     own = {
@@ -122,4 +123,4 @@ def default_preprocess(name: str) -> dict[str, Any]:
 
 def parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
     """The settings that `configure` takes for this name, and their defaults."""
-    return inspect.signature(_CONFIGURE[VARIANTS[name][0]]).parameters
+    return inspect.signature(FAMILIES[VARIANTS[name][0]].configure).parameters
