@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from bcdnet.interop.blocks import batch_norm, linear, rprelu, single_block
-from bcdnet.interop.renaming import Rule, agreed_size, children
+from bcdnet.interop.renaming import Rule, agreed_size, children, input_channels
 from bcdnet.models import DualHead, MobileNetConfig, Network
 from bcdnet.nn import BinaryMLPBlock, ContextualConvBlock, Duplicate, PointwiseBlock
 
@@ -30,10 +30,9 @@ def configuration(tensors: Mapping[str, Tensor]) -> MobileNetConfig:
         doubles = _doubles(tensors, index)
         width *= 2 if doubles else 1
         blocks.append((width, 2 if doubles and index > 1 else 1))
-    images = tensors.get("feature.0.conv1.weight")
     return MobileNetConfig(
         num_classes=agreed_size(tensors, ("fc.weight", "fc.bias", "fc_dist.weight", "fc_dist.bias")),
-        in_chans=images.shape[1] if images is not None and images.dim() == 4 and images.numel() else 3,
+        in_chans=input_channels(tensors, "feature.0.conv1.weight"),
         distilled=any(key.startswith("fc_dist.") for key in tensors),
         stem_width=stem,
         blocks=tuple(blocks),

@@ -118,6 +118,12 @@ def agreed_size(tensors: Mapping[str, Tensor], names: Iterable[str]) -> int:
     return max(dict.fromkeys(sizes), key=sizes.count)
 
 
+def input_channels(tensors: Mapping[str, Tensor], stem: str) -> int:
+    """Of the first convolution's weight, `stem`; 3 where it is missing or no kernel, which `rename` then reports."""
+    weight = tensors.get(stem)
+    return weight.shape[1] if weight is not None and weight.dim() == 4 and weight.numel() else 3
+
+
 def children(tensors: Mapping[str, Tensor], prefix: str) -> int:
     """How many modules `<prefix>.0`, `<prefix>.1`, ... there are. InteropError names the first that is left out."""
     found: dict[int, str] = {}

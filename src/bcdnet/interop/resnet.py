@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from bcdnet.interop.blocks import batch_norm, linear, single_block
-from bcdnet.interop.renaming import Rule, agreed_size, children
+from bcdnet.interop.renaming import Rule, agreed_size, children, input_channels
 from bcdnet.models import Network, ResNetConfig
 from bcdnet.nn import ContextualConvBlock
 
@@ -18,7 +18,6 @@ def matches(tensors: Mapping[str, Tensor]) -> int:
 
 def configuration(tensors: Mapping[str, Tensor]) -> ResNetConfig:
     """The network that `tensors` belong to; InteropError where they do not tell."""
-    images = tensors.get("conv1.weight")
     widths, layers = [], []
     stage = 1
     while depth := children(tensors, f"layer{stage}"):
@@ -30,7 +29,7 @@ def configuration(tensors: Mapping[str, Tensor]) -> ResNetConfig:
         stage += 1
     return ResNetConfig(
         num_classes=agreed_size(tensors, ("fc.weight", "fc.bias")),
-        in_chans=images.shape[1] if images is not None and images.dim() == 4 and images.numel() else 3,
+        in_chans=input_channels(tensors, "conv1.weight"),
         widths=tuple(widths),
         layers=tuple(layers),
     )
