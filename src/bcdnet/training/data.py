@@ -182,7 +182,6 @@ def augmentation(source: Source, config: DataConfig) -> Augmentation:
     num_classes = len(source.class_names)
 
     def apply(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        augmented, targets = augment(images, labels, num_classes, seed=seed)
-        return augmented, targets
+        return augment(images, labels, num_classes, seed=seed)
 
     return apply

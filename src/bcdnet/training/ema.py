@@ -37,17 +37,12 @@ class WeightAverage:
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """Within the block the model has the averaged weights; afterwards its own again, bit for bit."""
-        own = self.swap_into(model)
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        copy_into(model, self.average)
         try:
             yield
         finally:
             copy_into(model, own)
-
-    def swap_into(self, model: nn.Module) -> dict[str, Tensor]:
-        """Put the average into the model; returns a copy of what it held, for `copy_into`."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        copy_into(model, self.average)
-        return own
 
     def state_dict(self) -> dict[str, object]:
         """What `load_state_dict` needs to go on exactly; tensors are not copied."""

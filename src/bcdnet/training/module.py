@@ -42,8 +42,8 @@ class Plan:
         return iteration % self.per_epoch == 0 or iteration == self.iterations
 
 
-def plan_step(step: StepConfig, per_epoch: int, start: int = 0) -> Plan:
-    """The plan of `step` where an epoch has `per_epoch` iterations."""
+def plan_step(step: StepConfig, per_epoch: int, start: int) -> Plan:
+    """The plan of `step` where an epoch has `per_epoch` iterations, from iteration `start` on."""
     iterations = step.iterations if step.iterations is not None else (step.epochs or 0) * per_epoch
     return Plan(iterations, per_epoch, start)
 

@@ -89,9 +89,7 @@ class StepConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        _check(
-            bool(self.name) and self.name.isidentifier(), f"name: must be a word (it names files), got {self.name!r}"
-        )
+        _check(self.name.isidentifier(), f"name: must be a word (it names files), got {self.name!r}")
         _check(
             (self.epochs is None) != (self.iterations is None),
             f"epochs: give exactly one of epochs and iterations for {self.name!r}",

@@ -168,7 +168,7 @@ class Run:
 
     def _run(self, phase: Phase, data: RunData, state: Snapshot | None) -> None:
         teacher = self._teacher(phase, data)
-        model = self._student_before(phase, data, goes_on=state is not None)
+        model = self._student_before(phase, data)
 
         def save(snapshot: Snapshot) -> None:
             own = {
@@ -204,7 +204,7 @@ class Run:
         self.taught_by = teacher.provenance or {"model": config.model, "results": _brief(self.results.get(TEACHER, {}))}
         return teacher
 
-    def _student_before(self, phase: Phase, data: RunData, goes_on: bool) -> Network:
+    def _student_before(self, phase: Phase, data: RunData) -> Network:
         """The network as the phase finds it: what the step before it exported; the recipe's checkpoint; or fresh.
 
         Of a phase that goes on, a checkpoint of its own has the weights.

@@ -64,7 +64,7 @@ class CrossProcessBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-def share_buffers(model: nn.Module, average: Iterable[Tensor] = ()) -> None:
+def share_buffers(model: nn.Module, average: Iterable[Tensor]) -> None:
     """Give every process the first one's buffers, which are exported, and its `average`, in place.
 
     Without synchronised batch norm they differ after each iteration, and so would the network that each evaluates.

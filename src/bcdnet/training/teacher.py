@@ -98,7 +98,7 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
             known = f"knows {len(loaded.labels)} classes" if loaded.labels else "names no classes (pack it with labels)"
             raise RecipeError(f"teacher: {source} {known}, the data has {len(labels)}")
         check_classes(loaded.labels, labels, str(source), data.path)
-        _warn_of_size(str(source), loaded.preprocess, config.image_size or data.image_size)
+        _warn_of_size(str(source), tuple(loaded.preprocess["input_size"][1:]), config.image_size or data.image_size)
         return Teacher(loaded.model, preprocess, loaded.preprocess, config.image_size, loaded.provenance)
     network: Any = _timm_teacher(config, len(labels), data.channels)
     if not config.pretrained:
@@ -108,22 +108,17 @@ def load_teacher(config: TeacherConfig, trained: Path | None, data: DataConfig, 
     if own["num_classes"] != len(labels):
         known = f"{config.model} with timm's weights knows {own['num_classes']} classes"
         raise RecipeError(f"teacher: {known}, the data has {len(labels)}")
-    _warn_of_size(config.model, own, config.image_size or data.image_size)
+    _warn_of_size(config.model, tuple(own["input_size"][1:]), config.image_size or data.image_size)
     return Teacher(network, preprocess, own, config.image_size)
 
 
-def _warn_of_size(teacher: str | None, own: dict[str, Any], size: int) -> None:
-    """`size`: of the squares that it sees."""
-    known = tuple(own["input_size"][1:])
-    if known != (size, size):
-        _say_size(teacher, known, size)
-
-
 @cache  # a run loads its teacher several times
-def _say_size(teacher: str | None, known: tuple[int, int], size: int) -> None:
-    _log.warning(
-        "teacher: %s learned from images of size %s, not %s; see teacher.image_size", teacher, list(known), size
-    )
+def _warn_of_size(teacher: str | None, known: tuple[int, ...], size: int) -> None:
+    """`known`: (height, width) of the images it learned from; `size`: of the squares that it sees."""
+    if known != (size, size):
+        _log.warning(
+            "teacher: %s learned from images of size %s, not %s; see teacher.image_size", teacher, list(known), size
+        )
 
 
 def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.Module:
