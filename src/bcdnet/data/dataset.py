@@ -114,6 +114,11 @@ def split_off(labels: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64],
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def spellings(split: str) -> list[str]:
+    """What a split may be called where it lies, its own name first."""
+    return list(dict.fromkeys((split, *ALIASES.get(split, ()))))
+
+
 def find_split(requested: str, available: Sequence[str]) -> str | None:
     """The name among `available` that means `requested` (itself, or an alias such as `val` for `test`), or None.
 
@@ -122,8 +127,7 @@ def find_split(requested: str, available: Sequence[str]) -> str | None:
     if requested in available:
         return requested
     known = {name.casefold(): name for name in available}
-    names = (requested.casefold(), *ALIASES.get(requested.casefold(), ()))
-    return next((known[name] for name in names if name in known), None)
+    return next((known[name] for name in spellings(requested.casefold()) if name in known), None)
 
 
 def missing_split(place: str, requested: str, available: Sequence[str]) -> DataError:

@@ -79,7 +79,7 @@ def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
     # Class names, files relative to `root`, and the label of each file.
     stray = [entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name)]
     if stray:
-        raise DataError(f"{root}: {len(stray)} images outside of class folders, such as {sorted(stray)[0]}")
+        raise DataError(f"{root}: {len(stray)} images outside of class folders, such as {min(stray)}")
     class_names = class_folders(root)
     names: list[str] = []
     labels: list[int] = []

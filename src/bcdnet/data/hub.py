@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import ALIASES, IMAGE_COLUMNS, LABEL_COLUMNS, decode, missing_split
+from bcdnet.data.dataset import IMAGE_COLUMNS, LABEL_COLUMNS, decode, missing_split, spellings
 from bcdnet.errors import DataError
 
 
@@ -68,7 +68,7 @@ class HubDataset:
 
 def _load(datasets: Any, name: str, split: str) -> tuple[str, Any]:
     path, _, config = name.partition(":")
-    for candidate in (split, *(alias for alias in ALIASES.get(split, ()) if alias != split)):
+    for candidate in spellings(split):
         try:
             return candidate, datasets.load_dataset(path, config or None, split=candidate)
         except ValueError as error:

@@ -42,9 +42,8 @@ class ParquetDataset:
             raise missing_split(str(path), split, list(shards))
         self.files = shards[name]
         self.window = WINDOW
-        self._image_column, self.class_names = self._read_labels()
-        if not self.class_names and len(self.labels):
-            self.class_names = [str(label) for label in range(int(self.labels.max()) + 1)]
+        self._image_column, names = self._read_labels()
+        self.class_names = names or [str(label) for label in range(int(self.labels.max(initial=-1)) + 1)]
         self._reset()
 
     def _read_labels(self) -> tuple[str, list[str]]:

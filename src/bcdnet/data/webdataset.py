@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key, read_lines
+from bcdnet.data.dataset import ALIASES, Dataset, decode, holdout, missing_split, natural_key, read_lines, spellings
 from bcdnet.data.problems import raise_for
 from bcdnet.data.progress import track
 from bcdnet.errors import DataError
@@ -96,9 +96,8 @@ def open_shards(pattern: str, split: str) -> Dataset:
     pattern = os.path.expanduser(pattern)
     if split.endswith(".tar"):
         return ShardDataset(_existing(os.path.join(os.path.dirname(pattern), split)))
-    aliases = (split, *(name for name in ALIASES.get(split, ()) if name != split))
     if "{split}" in pattern:
-        for name in aliases:
+        for name in spellings(split):
             if shards := expand(_any_number(pattern.replace("{split}", name)), existing=True):
                 return ShardDataset(shards)
         raise missing_split(f"wds://{pattern}", split, [])
@@ -108,7 +107,7 @@ def open_shards(pattern: str, split: str) -> Dataset:
         return holdout(ShardDataset(_existing(pattern)), split, f"wds://{pattern}")
     if split in ALIASES["train"]:
         return ShardDataset(_existing(pattern))
-    for name in aliases:
+    for name in spellings(split):
         if shards := expand(f"{said[1]}{name}{_any_number(said[2])}", existing=True):
             return ShardDataset(shards)
     raise DataError(
@@ -123,12 +122,10 @@ def expand(pattern: str, existing: bool = False) -> list[Path]:
     With `existing`, only if all of them are files; else an empty list. Raises DataError for more than a million.
     """
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if math.prod(int(last) - int(first) + 1 for first, last in zip(parts[1::3], parts[2::3], strict=True)) > MAX_SHARDS:
+    bounds = list(zip(parts[1::3], parts[2::3], strict=True))
+    if math.prod(int(last) - int(first) + 1 for first, last in bounds) > MAX_SHARDS:
         raise DataError(f"wds://{pattern}: names more than {MAX_SHARDS:,} shards")
-    ranges = [
-        [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        for first, last in zip(parts[1::3], parts[2::3], strict=True)
-    ]
+    ranges = [[str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)] for first, last in bounds]
     paths: list[Path] = []
     for numbers in product(*ranges):
         name = parts[0] + "".join(number + text for number, text in zip(numbers, parts[3::3], strict=True))
