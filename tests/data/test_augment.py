@@ -46,7 +46,7 @@ def test_seed_alone_decides(name, batch):
     assert torch.equal(targets, again_targets)
     if name != "nothing":
         assert not torch.equal(images, augmented(config, batch, 4)[0])
-    if config.mixes:
+    if config.mixup or config.cutmix:
         assert targets.shape == (32, 10)
         assert targets.dtype == torch.float32
         torch.testing.assert_close(targets.sum(1), torch.ones(32))

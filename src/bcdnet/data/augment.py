@@ -39,11 +39,10 @@ class Augment:
         """Augment one batch. Raises DataError for images of another size, unless they are cropped at random."""
         config = self.config
         generator = np.random.default_rng(seed % (1 << 64))
-        inputs = self._geometry(images, generator)
+        inputs, scale = self._geometry(images, generator).float(), 255
         if config.color_jitter or config.policy != "none":
-            inputs = self._normalise(self._colours(inputs.float().mul_(1 / 255), generator), scale=1)
-        else:
-            inputs = self._normalise(inputs.float(), scale=255)
+            inputs, scale = self._colours(inputs.mul_(1 / 255), generator), 1
+        inputs = normalise(inputs, self.mean, self.std, scale)
         if config.erase:
             inputs = self._erase(inputs, generator)
         return self._mix(inputs, labels, num_classes, generator)
@@ -74,9 +73,6 @@ class Augment:
         elif config.policy == "trivialaugment":
             images = apply_policy(images, "trivialaugment", 1, None, generator)
         return images
-
-    def _normalise(self, images: torch.Tensor, scale: float) -> torch.Tensor:
-        return normalise(images, self.mean, self.std, scale)
 
     def _erase(self, images: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         size = self.image_size

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bcdnet.errors import RecipeError
 from bcdnet.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-POLICIES = ("none", "randaugment", "trivialaugment")
+Crop = Literal["none", "pad", "random_resized"]
+Policy = Literal["none", "randaugment", "trivialaugment"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DataConfig:
             _require(len(values) == self.channels, name, f"{self.channels} values, one per channel", values)
         _require(min(self.std) > 0, "std", "positive", self.std)
         _require(0.1 <= self.crop_pct <= 1, "crop_pct", "between 0.1 and 1", self.crop_pct)
-        _require_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _require_choice("interpolation", self.interpolation, get_args(Interpolation))
         _require(self.workers >= 0, "workers", "0 or more processes", self.workers)
 
     @property
@@ -79,13 +79,13 @@ class AugmentConfig:
     Raises RecipeError for a value out of range.
     """
 
-    crop: Literal["none", "pad", "random_resized"] = "none"
+    crop: Crop = "none"
     padding: int = 4
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
     color_jitter: tuple[float, ...] = ()
-    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    policy: Policy = "none"
     policy_ops: int = 2
     policy_magnitude: int = 9
     erase: float = 0.0
@@ -93,7 +93,7 @@ class AugmentConfig:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_choice("crop", self.crop, ("none", "pad", "random_resized"))
+        _require_choice("crop", self.crop, get_args(Crop))
         _require(self.padding >= 1, "padding", "at least 1 pixel", self.padding)
         _require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "ascending within (0, 1]", self.scale)
         _require(0 < self.ratio[0] <= self.ratio[1], "ratio", "positive and ascending", self.ratio)
@@ -101,17 +101,12 @@ class AugmentConfig:
         _require(len(jitter) in (0, 3, 4), "color_jitter", "[] or 3 or 4 strengths", jitter)
         _require(all(0 <= strength <= 1 for strength in jitter[:3]), "color_jitter", "between 0 and 1", jitter)
         _require(all(0 <= strength <= 0.5 for strength in jitter[3:]), "color_jitter", "at most 0.5 for hue", jitter)
-        _require_choice("policy", self.policy, POLICIES)
+        _require_choice("policy", self.policy, get_args(Policy))
         _require(1 <= self.policy_ops <= 10, "policy_ops", "between 1 and 10", self.policy_ops)
         _require(0 <= self.policy_magnitude <= 30, "policy_magnitude", "between 0 and 30", self.policy_magnitude)
         _require(0 <= self.erase <= 1, "erase", "a probability", self.erase)
         for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             _require(alpha >= 0 and math.isfinite(alpha), name, "0 (off) or a positive alpha", alpha)
-
-    @property
-    def mixes(self) -> bool:
-        """Whether targets become soft: float [B, K] instead of int64 [B]."""
-        return self.mixup > 0 or self.cutmix > 0
 
 
 def preprocess_of(config: DataConfig) -> dict[str, Any]:
