@@ -199,7 +199,7 @@ def _convert_literal(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple)):
         raise _wrong_type(where, "a list", value)
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(convert(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
@@ -231,6 +231,7 @@ def _index(target: list[Any], key: str, path: str) -> int:
 
 
 def _copied(value: Any) -> Any:
+    # Not deepcopy: of what a YAML anchor and its aliases share, an override changes one alone.
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value
