@@ -14,14 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import lasting_file
-from bcdnet.runtime.prediction import Prediction
 from bcdnet.runtime.preprocess import open_image, to_input
 from bcdnet.runtime.session import InferenceSession
 from bcdnet.runtime.sources import MAX_PIXELS
+from bcdnet.runtime.stream import rank_inputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,19 +51,9 @@ class Predictor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rest, names, images = _split(table)
-        inputs: list[Any] = []
-        errors: list[str | None] = []
-        for name, image in zip(names, images, strict=True):
-            x, error = self._prepare(name, image)
-            errors.append(error)
-            if x is not None:
-                inputs.append(x)
-        ranked: Iterator[list[Prediction]] = iter(())
-        if inputs:
-            port = self._session.get_inputs()[0].name
-            ranked = iter(self._session.rank(self._session.run(None, {port: np.stack(inputs)})[0], self._topk))
-        rows = [[] if error is not None else next(ranked) for error in errors]
-        return _with_predictions(rest, rows, errors)
+        prepared = [self._prepare(name, image) for name, image in zip(names, images, strict=True)]
+        rows = rank_inputs(self._session, [x for x, _ in prepared], self._topk)
+        return _with_predictions(rest, rows, [error for _, error in prepared])
 
     def _prepare(self, name: str, image: bytes | str | None) -> tuple[Any, str | None]:
         preprocess = self._session.preprocess

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from bcdnet.runtime.sources import Source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Array = npt.NDArray[np.float32]
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -42,7 +43,7 @@ class Outcome:
 @dataclass(frozen=True, eq=False)
 class _Decoded:
     source: Source
-    x: npt.NDArray[np.float32] | None
+    x: Array | None
     error: str | None
     image: Image | None
 
@@ -102,11 +103,18 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Itera
 
 
 def _run(session: InferenceSession, gathered: list[_Decoded], topk: int) -> Iterator[Outcome]:
-    inputs = [decoded.x for decoded in gathered if decoded.x is not None]
-    ranked: Iterator[list[Prediction]] = iter(())
-    if inputs:
-        logits = session.run(None, {session.get_inputs()[0].name: np.stack(inputs)})[0]
-        ranked = iter(session.rank(logits, topk))
-    for decoded in gathered:
-        predictions = [] if decoded.x is None else next(ranked)
+    ranked = rank_inputs(session, [decoded.x for decoded in gathered], topk)
+    for decoded, predictions in zip(gathered, ranked, strict=True):
         yield Outcome(decoded.source, predictions, decoded.error, decoded.image)
+
+
+def rank_inputs(session: InferenceSession, inputs: Sequence[Array | None], topk: int) -> list[list[Prediction]]:
+    """One batch of normalised images float32 [C, H, W], as `InferenceSession.rank` ranks their classes.
+
+    None, for an image that could not be read, gets no predictions. Raises DataError for logits that are not finite.
+    """
+    read = [x for x in inputs if x is not None]
+    if not read:
+        return [[] for _ in inputs]
+    ranked = iter(session.rank(session.run(None, {session.get_inputs()[0].name: np.stack(read)})[0], topk))
+    return [[] if x is None else next(ranked) for x in inputs]
