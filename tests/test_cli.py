@@ -26,7 +26,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A module that stands in the table as the verb `probe`; a test gives it its `run`."""
     module = types.ModuleType("bcdnet_probe")
     monkeypatch.setitem(sys.modules, "bcdnet_probe", module)
-    monkeypatch.setitem(cli.VERBS, "probe", cli.Verb("bcdnet_probe:run", "Probe the mechanism."))
+    monkeypatch.setitem(cli.VERBS, "probe", cli.Verb("bcdnet_probe", "Probe the mechanism."))
     return module
 
 
@@ -49,9 +49,9 @@ assert not {"torch", "timm", "bcdnet.cli.train"} & set(sys.modules)
 
 
 def test_every_verb_has_its_file_and_every_file_its_verb() -> None:
-    listed = {verb.target for verb in cli.VERBS.values()}
+    listed = {verb.module for verb in cli.VERBS.values()}
     files = {path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py", "model.py")}
-    assert listed == {f"bcdnet.cli.{path.stem}:run" for path in files}
+    assert listed == {f"bcdnet.cli.{path.stem}" for path in files}
     for path in files:
         functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
         assert "run" in functions

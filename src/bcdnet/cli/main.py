@@ -24,29 +24,29 @@ UsageError: Any = typer.BadParameter.__base__  # older versions of typer have it
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb lives (`module:function`), its line in `bcdnet --help`, the extra that brings what it imports."""
+    """The module of a verb, its line in `bcdnet --help`, the extra that brings what it imports."""
 
-    target: str
+    module: str
     help: str
     extra: str = "train"
 
 
 VERBS: dict[str, Verb] = {
-    "summary": Verb("bcdnet.cli.summary:run", "What a network costs: parameters, operations, packed size."),
-    "train": Verb("bcdnet.cli.train:run", "Train what a recipe says."),
-    "eval": Verb("bcdnet.cli.eval:run", "Accuracy, calibration and speed of a trained model on a dataset."),
-    "predict": Verb("bcdnet.cli.predict:run", "What a model sees in images."),
-    "explain": Verb("bcdnet.cli.explain:run", "Where a model looks, and what its MLP blocks add.", "explain"),
-    "serve": Verb("bcdnet.cli.serve:run", "Models behind HTTP, with a page."),
-    "export": Verb("bcdnet.cli.export:run", "Pack a model into one file that runs without torch."),
-    "verify": Verb("bcdnet.cli.verify:run", "Compare a packed file with its model, bit by bit."),
-    "bench": Verb("bcdnet.cli.bench:run", "How fast a packed file runs on this machine."),
-    "card": Verb("bcdnet.cli.card:run", "Pack a finished run under a name, with a model card of measured figures."),
-    "export-web": Verb("bcdnet.cli.export_web:run", "A web page that runs a packed model in the browser."),
-    "analyze": Verb("bcdnet.cli.analyze:run", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
-    "push": Verb("bcdnet.cli.push:run", "Put a trained model on the Hugging Face hub."),
-    "doctor": Verb("bcdnet.cli.doctor:run", "What works on this machine, for bug reports."),
-    "import": Verb("bcdnet.cli.import_:run", "Convert a published BCDNet or ReActNet checkpoint."),
+    "summary": Verb("bcdnet.cli.summary", "What a network costs: parameters, operations, packed size."),
+    "train": Verb("bcdnet.cli.train", "Train what a recipe says."),
+    "eval": Verb("bcdnet.cli.eval", "Accuracy, calibration and speed of a trained model on a dataset."),
+    "predict": Verb("bcdnet.cli.predict", "What a model sees in images."),
+    "explain": Verb("bcdnet.cli.explain", "Where a model looks, and what its MLP blocks add.", "explain"),
+    "serve": Verb("bcdnet.cli.serve", "Models behind HTTP, with a page."),
+    "export": Verb("bcdnet.cli.export", "Pack a model into one file that runs without torch."),
+    "verify": Verb("bcdnet.cli.verify", "Compare a packed file with its model, bit by bit."),
+    "bench": Verb("bcdnet.cli.bench", "How fast a packed file runs on this machine."),
+    "card": Verb("bcdnet.cli.card", "Pack a finished run under a name, with a model card of measured figures."),
+    "export-web": Verb("bcdnet.cli.export_web", "A web page that runs a packed model in the browser."),
+    "analyze": Verb("bcdnet.cli.analyze", "Binarisation error, weight flips, dynamic thresholds, receptive field."),
+    "push": Verb("bcdnet.cli.push", "Put a trained model on the Hugging Face hub."),
+    "doctor": Verb("bcdnet.cli.doctor", "What works on this machine, for bug reports."),
+    "import": Verb("bcdnet.cli.import_", "Convert a published BCDNet or ReActNet checkpoint."),
 }
 
 
@@ -60,9 +60,8 @@ EXTRAS = {
 
 
 def load(name: str) -> Any:
-    """Import a verb's module and make a command of its function; the function's docstring is the verb's full help."""
-    module_name, function_name = VERBS[name].target.split(":")
-    function = getattr(importlib.import_module(module_name), function_name)
+    """Import a verb's module and make a command of its `run`, whose docstring is the verb's full help."""
+    function = importlib.import_module(VERBS[name].module).run
     single = typer.Typer(add_completion=False)
     single.command(name=name, context_settings=HELP)(function)
     return typer.main.get_command(single)
