@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bcdnet.runtime import InferenceSession, OpProfile
 
 WARMUP_SECONDS = 0.3
+PROFILED = 15  # runs, of whose times by operation the medians are shown
 
 
 def run(
@@ -135,8 +137,6 @@ def _feed(session: InferenceSession, batch: int) -> dict[str, Any]:
 
 
 def _measure(session: InferenceSession, batch: int, seconds: float, roof: Roof) -> Result:
-    from time import perf_counter
-
     feed = _feed(session, batch)
     begin = perf_counter()
     while perf_counter() - begin < WARMUP_SECONDS:
@@ -162,12 +162,10 @@ def _measure(session: InferenceSession, batch: int, seconds: float, roof: Roof) 
     )
 
 
-def _profile(session: InferenceSession, batch: int, repeats: int = 15) -> list[OpProfile]:
-    """The median of each op's time over several runs."""
-    from dataclasses import replace
-
+def _profile(session: InferenceSession, batch: int) -> list[OpProfile]:
+    """The median of each op's time over `PROFILED` runs."""
     feed = _feed(session, batch)
-    runs = [session.profile(feed) for _ in range(repeats)]
+    runs = [session.profile(feed) for _ in range(PROFILED)]
     medians = np.median([[row.seconds for row in rows] for rows in runs], axis=0)
     return [replace(row, seconds=float(median)) for row, median in zip(runs[0], medians, strict=True)]
 

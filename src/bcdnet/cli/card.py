@@ -43,11 +43,11 @@ def run(
     Both are written only if the packed file gives PyTorch's class for every image of the split. Accuracy, agreement,
     operations, size and speed are measured here and now; the recipe is the run's own.
     """
-    from bcdnet.pretrained import FOLDER
+    from bcdnet.pretrained import FOLDER, SUFFIX
 
     if not name.isidentifier():
         raise BcdnetError(f"{name!r} is no name: letters, digits and underscores, as in bcdnet_b_r18_cifar10")
-    packed, page = ((out or FOLDER) / f"{name}{suffix}" for suffix in (".bcdn", ".md"))
+    packed, page = ((out or FOLDER) / f"{name}{suffix}" for suffix in (SUFFIX, ".md"))
     with whole_file(page) as beside_page, whole_file(packed) as beside:
         card = measure(Path(model), name, data, split, beside)
         text = render(card, name if out is None else packed.name, data_title or card.dataset, data_licence)

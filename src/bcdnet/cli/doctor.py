@@ -64,15 +64,16 @@ def examine() -> dict[str, dict[str, Any]]:
 
 
 def _machine() -> dict[str, Any]:
+    from bcdnet.runtime.native import available_threads
+
     lines = _read("/proc/cpuinfo").splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     memory = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": models[0] if models else platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "CPUs": os.cpu_count(),
-        "CPUs for this process": usable,
+        "CPUs for this process": available_threads(),
         "memory (GB)": round(int(memory[0]) / 1e6, 1) if memory else None,
     }
 

@@ -91,7 +91,7 @@ def _run_folder(model: Path, data: str, split: str) -> Path | None:
     return None
 
 
-def evaluate_packed(model: str, data: str, split: str, batch_size: int, threads: int | None = None) -> Evaluation:
+def evaluate_packed(model: str, data: str, split: str, batch_size: int) -> Evaluation:
     """Evaluate a packed file, or a shipped model, on a split of the dataset at `data`, preprocessed as the file says.
 
     Needs what the dataset's format needs (pyarrow for Parquet), but not torch. Raises ProgramError and DataError: the
@@ -105,7 +105,7 @@ def evaluate_packed(model: str, data: str, split: str, batch_size: int, threads:
     from bcdnet.evaluation import evaluate_logits
     from bcdnet.runtime import InferenceSession
 
-    session = InferenceSession(model, threads=threads)
+    session = InferenceSession(model)
     names = list(session.labels) or [str(k) for k in range(int(session.get_outputs()[0].shape[1]))]
     dataset = open_for(names, model, data, split)
     if session.provenance.get("data") != dataset_name(data):

@@ -82,8 +82,8 @@ def _table(name: str, counts: Counts, layers: bool) -> Table:
     parts = list(counts.by_stage().items())
     if layers:
         parts = [(row.name or row.stage, replace(counts, layers=(row,))) for row in counts.layers]
-    for title in ("layer" if layers else "stage", "output"):
-        table.add_column(title, footer="total" if title != "output" else "", no_wrap=True)
+    table.add_column("layer" if layers else "stage", footer="total", no_wrap=True)
+    table.add_column("output", no_wrap=True)
     columns: dict[str, Callable[[Counts], str]] = {
         "params": lambda part: short(part.params),
         "1-bit": lambda part: f"{100 * part.binary_params / part.params:.0f} %" if part.params else "",
