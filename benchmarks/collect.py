@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bcdnet.analysis import count
+from bcdnet.figures import COLOURS
 from bcdnet.nn import set_weight_bits
 from bcdnet.training.build import design
 from bcdnet.training.log import read_rows
@@ -31,7 +32,6 @@ from bcdnet.training.run_folder import portable
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json", "curves.png", "confusion.png")
 LEAST_SPAN = 4.0  # points of top-1 that a figure shows: several standard errors of a test set
-COLOURS = ("#2a6fbb", "#e07b28", "#4c9a52", "#8d5aa5", "#777777")
 
 
 def portable_file(path: Path) -> Any:

@@ -124,7 +124,8 @@ def carry_out(run: Path, pair: list[list[str]], log: Path | None) -> bool:
 
 
 def main() -> None:
-    own, _, rest = " ".join(map(shlex.quote, sys.argv[1:])).partition(" -- ")
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--out", type=Path, help="folder of the run folders")
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="how many runs are at work at once")
     parser.add_argument("--costs", action="store_true", help="show each row's operations, and run none")
     parser.add_argument("--print", action="store_true", help="show the commands that are left, and run none")
-    arguments = parser.parse_args(shlex.split(own))
+    arguments = parser.parse_args(given[:end])
     try:
         known = rows_of(arguments.recipe)
     except (KeyError, OSError) as error:
@@ -159,7 +160,7 @@ def main() -> None:
         parser.error("--out: say where the runs shall go")
     if arguments.jobs < 1:
         parser.error(f"--jobs: at least 1, got {arguments.jobs}")
-    words, runs = shlex.split(rest), {}
+    words, runs = given[end + 1 :], {}
     for seed in arguments.seeds:  # all rows once before any row twice: whatever stops it leaves a whole comparison
         for row in rows:
             run = arguments.out / f"{row.name}-s{seed}"

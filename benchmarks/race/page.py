@@ -40,12 +40,12 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _times(value: Mapping[str, float] | None, wanted: float | None = None) -> str:
+def _times(value: Mapping[str, float] | None, wanted: float) -> str:
     """A ratio with its quartiles, bold where it reaches what is wanted."""
     if value is None:
         return "–"
     median = f"{value['median']:.2f}"
-    if wanted is not None and value["median"] >= wanted:
+    if value["median"] >= wanted:
         median = f"**{median}**"
     fastest = f" {value['of_fastest_runs']:.2f}" if "of_fastest_runs" in value else ""
     return f"{median} [{value['q1']:.2f}–{value['q3']:.2f}]{fastest}"

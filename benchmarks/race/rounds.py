@@ -64,8 +64,8 @@ def race(
     report: Callable[[str], None],
 ) -> dict[str, list[dict[str, Any]]]:
     """`rounds` bursts of about `seconds` seconds for every entry, by its key; element i of each list is of round i."""
-    bursts: dict[str, list[dict[str, Any]]] = {entry.key: [] for entry in entries}
     order = list(entries)
+    bursts: dict[str, list[dict[str, Any]]] = {entry.key: [] for entry in order}
     generator = random.Random(seed)
     for number in range(rounds):
         generator.shuffle(order)
