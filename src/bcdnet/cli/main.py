@@ -115,26 +115,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
     except UsageError as error:
-        if message := " ".join(error.format_message().split()):  # none where the help was printed instead
-            command = error.ctx.command_path if error.ctx else " ".join(filter(None, ("bcdnet", verb)))
-            print(f"error: {printable(message.rstrip('.'))}; see {command} --help", file=sys.stderr)
-        sys.exit(2)
+        message = " ".join(error.format_message().split())
+        if not message:  # where the help was printed instead
+            sys.exit(2)
+        command = error.ctx.command_path if error.ctx else " ".join(filter(None, ("bcdnet", verb)))
+        message = f"{message.rstrip('.')}; see {command} --help"
     except BcdnetError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
     except ModuleNotFoundError as error:
         package = (error.name or "bcdnet").split(".")[0]
         if package == "bcdnet":
             raise
         extra = EXTRAS.get(package, VERBS[verb].extra if verb else "train")
-        print(f"error: this command needs {package}: pip install 'bcdnet[{extra}]'", file=sys.stderr)
-        sys.exit(2)
+        message = f"this command needs {package}: pip install 'bcdnet[{extra}]'"
     except MemoryError as error:
-        print(f"error: not enough memory ({error or 'of this machine'}); smaller batches need less", file=sys.stderr)
-        sys.exit(2)
+        message = f"not enough memory ({error or 'of this machine'}); smaller batches need less"
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {printable(f'{place}{error.strerror or error}')}", file=sys.stderr)
-        sys.exit(2)
+        message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    print(f"error: {printable(message)}", file=sys.stderr)
+    sys.exit(2)
