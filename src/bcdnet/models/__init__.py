@@ -5,7 +5,6 @@ from bcdnet.models.mixer import MixerConfig
 from bcdnet.models.mobilenet import MobileNetConfig
 from bcdnet.models.network import DualHead, Network, NetworkConfig
 from bcdnet.models.registry import (
-    FAMILIES,
     TIMM_LAYERS,
     VARIANTS,
     build,
@@ -18,7 +17,6 @@ from bcdnet.models.resnet import ResNetConfig
 from bcdnet.models.wrappers import unwrapped
 
 __all__ = [
-    "FAMILIES",
     "TIMM_LAYERS",
     "VARIANTS",
     "DualHead",
