@@ -155,6 +155,7 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
         (lambda x: torch.cat([x, x], -1).flatten(1), "along the channels"),
         (lambda x: x.mean((1, 2)), "only over height and width"),
         (lambda x: x.mean(3).flatten(1), "only over height and width"),
+        (lambda x: x.mean((2, 3), dtype=torch.bfloat16).float(), r"mean in torch\.bfloat16 cannot be packed"),
         (lambda x: x.flatten(), "must leave the batch axis alone"),
         (lambda x: x.view(3, -1, 6, 6).flatten(1), "must keep the batch as its first axis"),
         (lambda x: x.flatten(2).transpose(0, 2).flatten(1), "only the two axes after the batch"),

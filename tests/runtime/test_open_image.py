@@ -193,3 +193,18 @@ def test_a_picture_whose_pixels_cannot_be_had_is_named(tmp_path: Path) -> None:
     for picture in (cut, closed):
         with pytest.raises(DataError, match="image: cannot be decoded"):
             to_input(picture, preprocess)
+
+
+@pytest.mark.parametrize(
+    ("image", "problem"),
+    [
+        ("/nowhere/x.png", "no such file"),
+        (Image.new("RGB", (0, 4)), "must not be empty"),
+        (np.zeros((0, 4, 3), np.uint8), "must not be empty"),
+        (np.zeros((4, 4, 3)), "an array must be uint8"),
+        (7, "expected a Pillow image"),
+    ],
+)
+def test_what_is_no_image_is_called_by_the_name_that_was_given(image, problem) -> None:
+    with pytest.raises(DataError, match=f"^photo 3: {problem}"):
+        to_input(image, Preprocess((3, 4, 4), (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0), "photo 3")

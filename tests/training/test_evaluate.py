@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ def test_a_network_that_diverged_has_no_figures() -> None:
         evaluate(model, batches, lambda x: x, ["a", "b"], torch.device("cpu"))
     with pytest.raises(BcdnetError, match="the logits of 1 images are not finite"):
         evaluate_logits(np.array([[0, 1], [np.nan, 0]], np.float32), np.array([0, 1]), ["a", "b"], 1.0)
+
+
+def test_modes_are_restored_whatever_happens() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2).eval())
+    modes, seen = [module.training for module in model.modules()], []
+    model[1].register_forward_hook(lambda module, *_: seen.append(module.training))
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1])
+        raise DataError("the disk is gone")
+
+    with pytest.raises(DataError, match="gone"):
+        evaluate(model, batches(), torch.Tensor.float, ["a", "b"], CPU)
+    assert seen == [False, False]  # the first batch goes through twice
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_the_order_of_classes_is_that_of_the_logits() -> None:

@@ -173,8 +173,9 @@ def mean(low: Lowering, name: str, x: Any, dim: Any = None, keepdim: bool = Fals
     """Over both positions: the global average pool."""
     low.expect(x, name, 3)
     dims = sorted(d % 4 for d in dim) if isinstance(dim, (tuple, list)) else dim
-    if dims != [2, 3]:
-        raise CompileError(f"{name}: mean over dim={dim} cannot be packed; only over height and width (2, 3)")
+    if dims != [2, 3] or dtype not in (None, torch.float32, torch.float64):
+        wrong = f"over dim={dim}" if dims != [2, 3] else f"in {dtype}"
+        raise CompileError(f"{name}: mean {wrong} cannot be packed; only over height and width (2, 3), in float32")
     vector = low.graph.global_avg_pool(low.real(x, name), name)
     value = Value(vector, vector.shape)
     return as_column(low, name, value) if keepdim else value

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bcdnet.nn.modes import evaluating
+
 
 @torch.no_grad()
 def drop_statistics(model: nn.Module) -> None:
@@ -53,12 +55,9 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         part = x.numel() // len(mean) * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
         sums[layer] = sums[layer] + part if layer in sums else part
 
-    with ExitStack() as after:
-        for module in model.modules():
-            after.callback(setattr, module, "training", module.training)
+    with evaluating(model), ExitStack() as hooks:
         for layer in layers:
-            after.enter_context(layer.register_forward_pre_hook(measure))
-        model.eval()
+            hooks.enter_context(layer.register_forward_pre_hook(measure))
         for images in batches:
             model(images)
         if not sums:

@@ -139,7 +139,7 @@ def _open(image: ImageLike, name: str) -> Image:
 
     if isinstance(image, Image.Image):
         if 0 in image.size:
-            raise DataError("an image must not be empty")
+            raise DataError(f"{name}: must not be empty")
         try:
             image.load()  # which Pillow puts off until the pixels are asked for
         except MemoryError:
@@ -150,15 +150,15 @@ def _open(image: ImageLike, name: str) -> Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
             raise DataError(
-                "an image array must be uint8 [H, W, 3], [H, W, 4] (RGBA), [H, W, 1] or [H, W], "
+                f"{name}: an array must be uint8 [H, W, 3], [H, W, 4] (RGBA), [H, W, 1] or [H, W], "
                 f"got {image.dtype} {list(image.shape)}"
             )
         if 0 in image.shape:
-            raise DataError("an image array must not be empty")
+            raise DataError(f"{name}: must not be empty")
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, (str, os.PathLike)):
-        raise DataError(f"expected a Pillow image, a uint8 array or a file name, got {type(image).__name__}")
-    return open_image(image)
+        raise DataError(f"{name}: expected a Pillow image, a uint8 array or a file name, got {type(image).__name__}")
+    return open_image(image, name)
 
 
 def _with_channels(image: Image, preprocess: Preprocess, name: str) -> Image:

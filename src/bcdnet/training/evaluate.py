@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from bcdnet.evaluation import CALIBRATION_BINS, Evaluation, accuracy_by_class, check_finite
+from bcdnet.nn.modes import evaluating
 
 BELOW_ONE = 1 - 2**-24  # the largest confidence of the last bin; torchmetrics gives that of 1 a bin of its own
 
@@ -42,12 +43,10 @@ def evaluate(
     In a distributed run every process passes its share and gets the result for all of them. Raises BcdnetError for
     logits that are not finite, of which no figure would mean anything.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     metrics, loss = make_metrics(len(class_names)).to(device), MeanMetric().to(device)
     broken = SumMetric().to(device)
     seconds, images = 0.0, 0
-    with _float32_convolutions():
+    with evaluating(model), _float32_convolutions():
         for pixels, labels in batches:
             if not len(labels):
                 continue  # a process's share of the last batch
@@ -66,8 +65,6 @@ def evaluate(
             for name, metric in metrics.items():
                 metric.update(logits.softmax(1).clamp(max=BELOW_ONE) if name == "ece" else logits, labels)
             loss.update(F.cross_entropy(logits, labels, reduction="sum") / len(labels), weight=len(labels))
-    for module, training in modes.items():
-        module.training = training
     # Of all processes: one that stopped earlier would leave the others waiting.
     check_finite(int(broken.compute()))
     values = metrics.compute()
