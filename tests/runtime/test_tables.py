@@ -103,6 +103,10 @@ def test_sources_that_ray_cannot_take(tmp_path) -> None:
     for source in ("-", "0"):
         with pytest.raises(DataError, match=f"{source}: --engine ray reads files alone"):
             find_files([source], tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"HTTPS://a/b\.png: --engine ray reads files alone; leave it out for addresses"
+    ):
+        find_files(["HTTPS://a/b.png"], tmp_path / "out")
     with pytest.raises(DataError, match=r"none\.parquet: no such file"):
         find_files([str(tmp_path / "none.parquet")], tmp_path / "out")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 178_956_970  # where Pillow draws the line itself
+ADDRESSES = ("http://", "https://")
 MAX_DOWNLOAD = 64 * 2**20
 DOWNLOAD_SECONDS = 120.0
 DOWNLOAD_SILENCE_SECONDS = 20.0
@@ -56,7 +57,7 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         # At once: a thread that waits for it could not be interrupted.
         data = _read_stdin()
         yield Source("standard input", Path("stdin"), lambda: open_image(data, "standard input", max_pixels=max_pixels))
-    elif name.lower().startswith(("http://", "https://")):
+    elif name.lower().startswith(ADDRESSES):
         if not allow_urls:
             raise DataError(f"{name}: is not fetched unless you say --allow-urls")
         try:

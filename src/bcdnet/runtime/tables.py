@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import refuse_overwriting
 from bcdnet.image_files import SUFFIXES, walk_files, walk_images
-from bcdnet.runtime.sources import find_images
+from bcdnet.runtime.sources import ADDRESSES, find_images
 
 PARQUET, SHARD = ".parquet", ".tar"
 # Of a shard's other files these are text by WebDataset's convention, and small.
@@ -45,6 +45,8 @@ def find_files(sources: Sequence[str], output: Path) -> Files:
     for source in sources:
         if source == "-" or (source.isdecimal() and not Path(source).exists()):
             raise DataError(f"{source}: --engine ray reads files alone; leave it out for standard input and webcams")
+        if source.lower().startswith(ADDRESSES):
+            raise DataError(f"{source}: --engine ray reads files alone; leave it out for addresses, with --allow-urls")
         if _covers(source, output):
             raise BcdnetError(f"{output}: would be read as one of {source}; choose another output")
     tables = [file for source in sources for file in _tables(source)]
