@@ -67,6 +67,8 @@ def test_predictions_of_predictions_have_columns_of_one_name_each(predictor, tmp
 def test_rows_without_an_image_and_tables_without_a_column(predictor) -> None:
     (row,) = predictor(pa.table({"bytes": pa.array([None], pa.binary())})).to_pylist()
     assert row["error"] == "image: no image in this row"
+    (row,) = predictor(pa.table({"path": pa.array([None], pa.string())})).to_pylist()
+    assert row["error"] == "image: no image in this row"
     first, second = predictor(pa.table({"jpg": [None, encoded(1)], "png": [encoded(0), None]})).to_pylist()
     assert first["error"] is None is second["error"] and first["probability"] != second["probability"]
     (row,) = predictor(pa.table({"__key__": ["k"], "png": [encoded(0, 200)]})).to_pylist()

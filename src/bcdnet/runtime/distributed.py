@@ -78,7 +78,7 @@ def _split(table: pa.Table) -> tuple[pa.Table, list[str], Sequence[bytes | str |
     ]
     if not found and "path" in table.column_names:
         paths = table.column("path").to_pylist()
-        return table, [str(path) for path in paths], paths
+        return table, [_called(path) for path in paths], paths
     if not found:
         raise DataError(f"no column of encoded images or paths among {', '.join(table.column_names)}")
     images: list[bytes | None] = [None] * len(table)
@@ -95,8 +95,13 @@ def _split(table: pa.Table) -> tuple[pa.Table, list[str], Sequence[bytes | str |
     if with_paths and "path" not in rest.column_names:
         rest = rest.append_column("path", pa.array(places, pa.string()))
     key = next((name for name in ("path", "__key__") if name in rest.column_names), None)
-    names = [str(value) for value in rest.column(key).to_pylist()] if key else ["image"] * len(table)
+    names = [_called(value) for value in rest.column(key).to_pylist()] if key else ["image"] * len(table)
     return rest, names, images
+
+
+def _called(value: object) -> str:
+    """What messages call a row's image: its path or key, where it has one."""
+    return "image" if value is None else str(value)
 
 
 def _holds_images(kind: pa.DataType) -> bool:
