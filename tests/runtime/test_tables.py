@@ -92,6 +92,17 @@ def test_what_is_damaged_is_named(tmp_path) -> None:
         find_files([str(tmp_path / "x.parquet")], tmp_path / "out")
 
 
+def test_names_that_are_no_utf_8(tmp_path) -> None:
+    """Ray pickles a whole column that holds one of them."""
+    odd = tmp_path / "caf\udce9.png"  # what Python makes of bytes that are no UTF-8
+    odd.write_bytes(b"")
+    with pytest.raises(DataError, match="its name is no UTF-8, as --engine ray needs; rename it"):
+        find_files([str(tmp_path)], tmp_path.parent / "out.parquet")
+    assert find_files([str(odd.rename(tmp_path / "café.png"))], tmp_path / "out.parquet").paths[0].endswith("café.png")
+    (row,) = rows(shard(tmp_path / "x.tar", {"caf\udce9.png": b"1"}), SHARD_SCHEMA)
+    assert row["__key__"] == r"caf\udce9" and row["image"] == b"1"
+
+
 def test_sources_that_ray_cannot_take(tmp_path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()

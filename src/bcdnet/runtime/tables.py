@@ -39,8 +39,9 @@ class Files:
 def find_files(sources: Sequence[str], output: Path) -> Files:
     """Parquet files, WebDataset shards (.tar) or image files, by what `sources` (files, folders, globs) hold.
 
-    Raises DataError for a mixture, for nothing, for Parquet whose columns do not go together and for what is no file:
-    standard input, a webcam; BcdnetError where `output` is, or would be the next time, among the files.
+    Raises DataError for a mixture, for nothing, for Parquet whose columns do not go together, for what is no file
+    (standard input, a webcam, an address) and for a name that no table holds; BcdnetError where `output` is, or would
+    be the next time, among the files.
     """
     for source in sources:
         if source == "-" or (source.isdecimal() and not Path(source).exists()):
@@ -54,9 +55,22 @@ def find_files(sources: Sequence[str], output: Path) -> Files:
     if len(kinds) > 1 or (tables and any(_has_images(source) for source in sources)):
         raise DataError("the sources mix Parquet, shards and images; give one kind at a time")
     paths = tables or [source.name for source in find_images(sources)]
+    for path in paths:
+        if not _is_text(path):  # Ray would pickle the whole column, which no reader of Parquet understands
+            raise DataError(f"{path}: its name is no UTF-8, as --engine ray needs; rename it")
     refuse_overwriting([output], paths)
     schema = _common_schema(paths) if kinds == {PARQUET} else SHARD_SCHEMA if kinds == {SHARD} else None
     return Files(paths, schema)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can stand in a table: it can be bytes that are no UTF-8."""
+    return name == _text(name)
+
+
+def _text(name: str) -> str:
+    r"""The name with `\\udce9` and the like for bytes that are no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _covers(source: str, output: Path) -> bool:
@@ -129,7 +143,7 @@ def _read_shard(path: str) -> Iterator[pa.Table]:
             files = ((member, SHARD_NAME.fullmatch(member.name)) for member in tar if member.isfile())
             named = ((name[1], name[2].lower(), member) for member, name in files if name)
             for key, members in groupby(named, lambda file: file[0]):
-                row: dict[str, str | bytes] = {"__key__": key}
+                row: dict[str, str | bytes] = {"__key__": _text(key)}
                 for _, kind, member in members:
                     stream = tar.extractfile(member)
                     assert stream is not None  # it is a file
