@@ -194,18 +194,24 @@ def test_what_fails_in_a_worker_is_one_line(cluster, packed_file, tmp_path, call
         assert "Traceback" not in err
 
 
-def test_mistakes_wait_for_no_cluster(packed_file, tmp_path, call) -> None:
+def test_mistakes_wait_for_no_cluster(packed_file, tmp_path, call, monkeypatch) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    table = tmp_path / "x.parquet"
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    table, taken = tmp_path / "x.parquet", tmp_path / "taken"
     pq.write_table(pa.table({"bytes": [b"x"]}), table)
+    taken.mkdir()
     before = table.read_bytes()
     for source, out, message in (
         (table, table, "would write over"),
         (tmp_path / "none.parquet", tmp_path / "new" / "out.parquet", "none.parquet: no such file"),
+        (table, taken, f"error: {taken}: is not a regular file"),
+        (table, table / "out.parquet", f"error: {table}: File exists"),
+        (table, tmp_path / ("n" * 250 + ".parquet"), "File name too long"),
+        ("http://a/b.png", tmp_path / "out.parquet", "leave it out for addresses, with --allow-urls"),
     ):
         code, _, err = call("predict", packed_file, source, "--engine", "ray", "-o", out)
-        assert code == 2 and message in err and err.count("\n") == 1
-    assert table.read_bytes() == before and list(tmp_path.iterdir()) == [table]
+        assert code == 2 and message in err and err.count("\n") == 1, err
+    assert table.read_bytes() == before and set(tmp_path.iterdir()) == {table, taken} and not any(taken.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,9 @@ def predict_dataset(
     """Write one Parquet file with a row for each image; (rows, rows that could not be read).
 
     Joins the cluster at `$RAY_ADDRESS`, or starts Ray on this machine for the while. `advance` is told both counts
-    after each block. Raises BcdnetError before all else for sources that cannot be read and for an output that is one
-    of them (`find_files`), or if Ray does not start; DataError for sources that hold nothing, or where a worker fails.
+    after each block. Before Ray starts raises BcdnetError for sources that cannot be read and for an output that is one
+    of them (`find_files`), and OSError for one that cannot be written. Raises BcdnetError if Ray does not start;
+    DataError for sources that hold nothing, or where a worker fails.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for reports to Ray's makers
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves them where anything else runs
@@ -186,44 +187,44 @@ def predict_dataset(
     from bcdnet.runtime.tables import find_files
 
     files = find_files(sources, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-
-    if started:
-        # More CPUs than the workers take, so that reading is never starved by them.
-        alone: dict[str, Any] = {"num_cpus": workers * threads + 2, "include_dashboard": False}
-        here = {} if os.environ.get("RAY_ADDRESS") else alone
-        try:
-            ray.init(logging_level=logging.WARNING, log_to_driver=False, **here)
-        except Exception as error:  # Ray has no class of its own for this
-            raise BcdnetError(f"Ray does not start: {_cause(error)}") from error
-    try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        results: Any = open_files(files).map_batches(
-            Predictor,
-            fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels, os.getcwd()),
-            batch_format="pyarrow",
-            batch_size=batch,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=threads,
-        )
+    # Opened before Ray starts, which takes long: a place that cannot be written is told at once.
+    with lasting_file(output) as beside, beside.open("wb") as stream:
         rows = problems = 0
         writer: pq.ParquetWriter | None = None
-        with lasting_file(output) as beside:
+        if started:
+            # More CPUs than the workers take, so that reading is never starved by them.
+            alone: dict[str, Any] = {"num_cpus": workers * threads + 2, "include_dashboard": False}
+            here = {} if os.environ.get("RAY_ADDRESS") else alone
+            try:
+                ray.init(logging_level=logging.WARNING, log_to_driver=False, **here)
+            except Exception as error:  # Ray has no class of its own for this
+                raise BcdnetError(f"Ray does not start: {_cause(error)}") from error
+        try:
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            results: Any = open_files(files).map_batches(
+                Predictor,
+                fn_constructor_args=(packed.read_bytes(), topk, threads, max_pixels, os.getcwd()),
+                batch_format="pyarrow",
+                batch_size=batch,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=threads,
+            )
             for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-                writer = writer or pq.ParquetWriter(beside, table.schema)
+                writer = writer or pq.ParquetWriter(stream, table.schema)
                 writer.write_table(table)
                 rows += len(table)
                 problems += len(table) - table.column("error").null_count
                 advance(rows, problems)
             if writer is None or not rows:
                 raise DataError("the sources hold no rows")
-            writer.close()
-        return rows, problems
-    except (RayError, pa.ArrowException) as error:
-        raise DataError(_cause(error)) from error
-    finally:
-        if started:
-            ray.shutdown()
+        except (RayError, pa.ArrowException) as error:
+            raise DataError(_cause(error)) from error
+        finally:
+            if started:
+                ray.shutdown()
+            if writer is not None:
+                writer.close()
+    return rows, problems
 
 
 def _cause(error: Exception) -> str:
