@@ -64,7 +64,8 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
     """Make the repository if there is none, and commit `files` (name in it -> local file or content); its address.
 
     A model of an earlier push that is not among them is removed: two networks in one repository would pass for one.
-    The token is the one of `hf auth login` or `HF_TOKEN`. Raises BcdnetError with the hub's reason.
+    The token is the one of `hf auth login` or `HF_TOKEN`. Raises BcdnetError with the hub's reason, and before any file
+    is sent where a repository that shall be `private` is there and public.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -72,6 +73,8 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
+        if private and api.repo_info(repository).private is False:  # the hub leaves one that is there as it is
+            raise BcdnetError("it is there and public; make it private in its settings first, or leave --private out")
         additions = [
             CommitOperationAdd(
                 path_in_repo=name, path_or_fileobj=str(content) if isinstance(content, Path) else content

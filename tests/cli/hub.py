@@ -85,6 +85,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(404)
 
     def do_GET(self) -> None:
+        if (found := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path)) and found[1] in self.server.repositories:
+            counts = {"downloads": 0, "likes": 0, "tags": []}  # which older clients want
+            return self.answer({"id": found[1], "private": found[1] in self.server.private, **counts})
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(main|[0-9a-f]{40})/(.+)", self.path)
         if not found:
             return self.reply(404)

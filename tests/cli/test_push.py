@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -142,7 +143,10 @@ def test_a_shipped_model_goes_with_its_card(hub: Hub, bcdnet: Command) -> None:
     assert set(files) == {"model.bcdn", "config.json", "README.md"} and "someone/fashion" in hub.private
     assert json.loads(files["config.json"])["label_names"][9] == "Ankle boot"
     assert files["README.md"].decode().count(shipped) > 2 and hub.messages[-1] == f"Push {shipped} with bcdnet"
-    hub.repositories["someone/open"] = files
+    assert bcdnet("push", shipped, "someone/fashion", "--private").returncode == 0
+    hub.repositories["someone/open"] = {**files}
+    done = bcdnet("push", shipped, "someone/open", "--private")
+    assert done.returncode == 2 and "it is there and public" in done.stderr and done.stderr.count("\n") == 1
     done = bcdnet("summary", "hf-hub:someone/open", "--json")  # packed alone, and a network all the same
     assert json.loads(done.stdout)["input_size"] == [1, 28, 28], done.stderr
 
@@ -268,6 +272,9 @@ def test_a_push_replaces_the_models_that_were_there(
             done.append((name, private, exist_ok))
             return f"https://hub/{name}"
 
+        def repo_info(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(private=name != "a/public")
+
         def file_exists(self, name: str, file: str) -> bool:
             return file == "model.safetensors"
 
@@ -279,6 +286,11 @@ def test_a_push_replaces_the_models_that_were_there(
     assert upload("a/b", {"model.bcdn": tmp_path / "m", "README.md": b"#"}, "Push", private) == "https://hub/a/b"
     changes = [("Add", "model.bcdn"), ("Add", "README.md"), ("Delete", "model.safetensors")]
     assert done == [("a/b", private, True), ("a/b", changes, "Push")]
+    done.clear()
+    if private:  # the client makes nothing private that is there
+        with pytest.raises(BcdnetError, match="cannot push to a/public: it is there and public"):
+            upload("a/public", {"model.bcdn": tmp_path / "m"}, "Push", private)
+        assert done == [("a/public", True, True)]
 
 
 @pytest.mark.parametrize("results", [None, {"top1": 1}, {"top1": "a", "top5": "b", "images": 1}, [1]])

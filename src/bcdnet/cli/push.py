@@ -23,7 +23,9 @@ def run(
         Path | None,
         typer.Option(help="Model card; the one beside a packed file, or one generated, where left out."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is not public.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Not public; refused where there is a public one.")
+    ] = False,
 ) -> None:
     """Push a model as model.safetensors, model.bcdn, config.json and a card (README.md).
 
