@@ -4,6 +4,7 @@ A leaf; huggingface_hub is imported where it is used. `HF_ENDPOINT` names anothe
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bcdnet.errors import BcdnetError
 
 PREFIX = "hf-hub:"
 MODEL_FILE, PACKED_FILE = "model.safetensors", "model.bcdn"
+NAME = re.compile(r"\w(?:[\w.-]{0,94}\w)?", re.ASCII)  # of an organisation and of a repository, as the hub has them
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -90,12 +92,13 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
 
 
 def check_repository(name: str) -> None:
-    """Raise BcdnetError unless `name` is ORG/REPO."""
+    """Raise BcdnetError unless `name` is ORG/REPO, by the hub's rules, which it would apply after all the work."""
     if is_hub_name(name):
         raise BcdnetError(f"{name}: a repository is called ORG/REPO; leave {PREFIX} out")
     parts = name.split("/")
-    if len(parts) != 2 or not all(part.strip(".-_") and part == part.strip() for part in parts):
-        raise BcdnetError(f"{name!r} is no repository; it is called ORG/REPO")
+    wrong = len(parts) != 2 or not all(NAME.fullmatch(part) and part.strip("_") for part in parts)
+    if wrong or "--" in name or ".." in name or name.endswith(".git"):
+        raise BcdnetError(f"{name!r} is no repository; it is called ORG/REPO, of letters, digits and single - _ .")
 
 
 def _reason(error: BaseException) -> str:

@@ -215,7 +215,25 @@ def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["a", "a/b/c", "/b", "a/", "a/.."])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a",
+        "a/b/c",
+        "/b",
+        "a/",
+        "a/..",
+        "a/b c",
+        "a/ü",
+        "a/b--c",
+        "a/b..c",
+        "a/-b",
+        "a/b.",
+        "a/b.git",
+        "a/_",
+        "a/" + "b" * 97,
+    ],
+)
 def test_repositories_are_org_and_name(name: str) -> None:
     with pytest.raises(BcdnetError, match="ORG/REPO"):
         check_repository(name)
