@@ -200,7 +200,10 @@ def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
     for words, options, message in (
         (("push", model, "alone"), {}, "'alone' is no repository; it is called ORG/REPO"),
         (("push", "hf-hub:a/b", "c/d"), {}, "hf-hub:a/b: is on the hub; give a run folder"),
-        (("push", tmp_path / "none", "a/b"), {}, "no such run folder, model file or shipped model"),
+        (("push", tmp_path / "none", "a/b"), {}, "no trained model is called"),
+        (("push", "", "a/b"), {}, "no trained model is called ''"),
+        (("push", "bcdnet_b_r18_fashion", "a/b"), {}, "did you mean bcdnet_b_r18_fashion_mnist?"),
+        (("eval", "", "--data", "digits"), {}, "an empty name means no model"),
         (("push", model, "a/b", "--card", tmp_path / "none.md"), {}, "no such file"),
         (("push", model, "a/b"), {"token": "another"}, "log in with `hf auth login`"),
         (("push", model, "a/b"), {"endpoint": "http://127.0.0.1:9"}, "cannot push to a/b"),
@@ -239,6 +242,28 @@ def test_repositories_are_org_and_name(name: str) -> None:
         check_repository(name)
     with pytest.raises(BcdnetError, match="ORG/REPO"):
         download(f"hf-hub:{name}", ["x"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "A-1/b_2.c-3", "a/_b", "a/" + "b" * 96])
+def test_names_that_the_hub_takes(name: str) -> None:
+    check_repository(name)
+    pytest.importorskip("huggingface_hub.utils").validate_repo_id(name)
+
+
+def test_an_unfinished_run_is_not_pushed(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(BcdnetError, match=r"left no model\.safetensors yet; bcdnet train --resume finishes it"):
+        push.trained_files(str(tmp_path), "a/b", tmp_path)
+
+
+def test_an_empty_name_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, bits=1).rename(tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert find_model(".").input_size == (1, 16, 16)
+    with pytest.raises(BcdnetError, match="an empty name means no model"):
+        find_model("")
+    with pytest.raises(BcdnetError, match="no trained model is called ''"):
+        push.trained_files("", "a/b", tmp_path)
 
 
 def test_a_repository_is_checked_before_the_model(tmp_path: Path) -> None:

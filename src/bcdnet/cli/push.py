@@ -71,14 +71,13 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
     """A model file, the packed file made of it in `folder`, its configuration and a card."""
     from dataclasses import replace
 
-    from bcdnet.cli.model import find_model, pack
+    from bcdnet.cli.model import check_trained, find_model, pack
     from bcdnet.hub import MODEL_FILE, PACKED_FILE
     from bcdnet.models import Network, describe, save_model, weight_bits_of
     from bcdnet.training.assess import recipe_of
     from bcdnet.training.run_folder import portable
 
-    if not Path(model).exists():
-        raise BcdnetError(f"{model}: no such run folder, model file or shipped model")
+    check_trained(model)
     found = find_model(model)
     recipe = recipe_of(Path(model))
     if recipe is not None:

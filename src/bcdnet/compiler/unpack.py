@@ -39,6 +39,8 @@ def load_trained(name: str | os.PathLike[str]) -> Loaded:
     Raises ProgramError or CheckpointError, which name the file: not readable, or see `unpack`.
     """
     name = os.fspath(name)
+    if not name:  # a variable of a shell's that is not set; as a path it would be this folder
+        raise CheckpointError("an empty name means no model")
     # As text: a Path of "./NAME" is one of "NAME", which may be a shipped model's.
     path = str(download(name, [MODEL_FILE, PACKED_FILE])) if is_hub_name(name) else os.path.expanduser(name)
     if not is_packed(path):
