@@ -108,6 +108,14 @@ def test_missing_and_foreign_files(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("header", ["{", "[" * 100_000, "9" * 5_000], ids=["cut", "brackets", "digits"])
+def test_a_header_that_no_reader_of_json_takes(tmp_path, header):
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": torch.zeros(1)}, path, metadata={"bcdnet": header})
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: not a readable safetensors file"):
+        load_model(path)
+
+
 def test_a_truncated_file(saved):
     _, path = saved
     path.write_bytes(path.read_bytes()[:-100])

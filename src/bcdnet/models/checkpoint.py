@@ -142,7 +142,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("bcdnet", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:  # JSON of endless brackets or digits too
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     if path.suffix == ".bcdn":
         raise CheckpointError(f"{path}: packed; bcdnet.compiler.load_trained reads it")
