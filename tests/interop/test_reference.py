@@ -195,6 +195,28 @@ def test_integers_for_weights_are_named(reference: SimpleNamespace, family: str)
         from_reference(tensors)
 
 
+@FAMILY
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.index_fill(0, torch.tensor(0), torch.nan), "holds a NaN or an infinity"),
+        (lambda weight: (weight / 0).half(), "holds a NaN or an infinity"),
+        (lambda weight: weight.to_sparse(), "is sparse"),
+        (lambda weight: weight.to("meta"), "is without values"),
+    ],
+    ids=["nan", "infinity", "sparse", "meta"],
+)
+def test_what_is_no_array_of_numbers_is_named(
+    reference: SimpleNamespace, family: str, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    tensors = sample(reference, family)
+    tensors["fc.weight"] = change(tensors["fc.weight"])
+    with pytest.raises(InteropError, match=rf"wrong: fc\.weight {message}$"):
+        from_reference(tensors)
+    tensors["fc.weight"] = sample(reference, family)["fc.weight"].to(torch.float8_e4m3fn)
+    from_reference(tensors)
+
+
 def test_long_lists_are_cut(reference: SimpleNamespace) -> None:
     tensors = {name: tensor for name, tensor in reference.resnet().items() if "bn1" not in name or "layer" in name}
     tensors = {name: tensor for name, tensor in tensors.items() if ".move" not in name}

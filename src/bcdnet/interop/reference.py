@@ -28,8 +28,8 @@ def from_reference(state_dict: Mapping[str, Any], *, weight_bits: int | None = N
     were not binary. The file does not tell: the first step has the same names and shapes as the second of the newer
     reference code. Flat weights do tell, the second step alone stores them.
 
-    Raises InteropError: not a network of these families; tensors missing, extra, or of the wrong shape or type; 32 bits
-    for flat weights.
+    Raises InteropError: not a network of these families; tensors missing, extra, of the wrong shape or type or not
+    finite; 32 bits for flat weights.
     """
     if weight_bits not in (None, 1, 32):
         raise InteropError(f"weight_bits is 1 or 32, not {weight_bits}")

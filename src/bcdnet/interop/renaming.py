@@ -34,7 +34,7 @@ class Rule:
 def rename(rules: Iterable[Rule], tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors, with the shapes of `wanted`, from the foreign `tensors`.
 
-    InteropError names the tensors that are missing, extra, or of the wrong shape or type, all at once.
+    InteropError names the tensors that are missing, extra, of the wrong shape or type or not finite, all at once.
     """
     parts = [
         _Part(rule, _stored_name(rule, source, tensors), wanted[rule.target])
@@ -86,6 +86,10 @@ class _Part:
             return f"{self.name} is {list(tensor.shape)}, not {list(self.stored_shape)}"
         if tensor.is_floating_point() != self.whole.is_floating_point():
             return f"{self.name} is {tensor.dtype}, not {self.whole.dtype}"
+        if tensor.layout != torch.strided or tensor.is_meta:
+            return f"{self.name} is {'without values' if tensor.is_meta else 'sparse'}"
+        if not tensor.float().isfinite().all():  # as what diverged leaves behind
+            return f"{self.name} holds a NaN or an infinity"
         return ""
 
 
