@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -284,6 +285,22 @@ def test_an_unreachable_hub_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BcdnetError, match="nothing came from the hub, and nothing is cached: 500 Server Error"):
         download("hf-hub:a/b", ["x", "y"])
     assert asked == [("x", False), ("y", True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("GatedRepoError", "hf-hub:a/b@v1: its terms are to be accepted on its page first; then log in with"),
+        ("RepositoryNotFoundError", "hf-hub:a/b@v1: the hub has no such repository, or not for everyone; log in with"),
+        ("RevisionNotFoundError", "hf-hub:a/b@v1: a/b has no revision 'v1'"),
+    ],
+)
+def test_what_the_hub_refuses_has_its_own_remedy(kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = getattr(pytest.importorskip("huggingface_hub.errors"), kind)
+    # Without the answer of a server, which clients of different ages take in different forms.
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", Mock(side_effect=error.__new__(error)))
+    with pytest.raises(BcdnetError, match=message):
+        download("hf-hub:a/b@v1", ["x", "y"])
 
 
 @pytest.mark.parametrize(("name", "revision"), [("hf-hub:a/b", None), ("hf-hub:a/b@v1", "v1"), ("hf-hub:a/b@", None)])
