@@ -3,7 +3,6 @@
 A leaf; huggingface_hub is imported where it is used. `HF_ENDPOINT` names another hub, `HF_HOME` where files are kept.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ def download(name: str, files: Sequence[str]) -> Path:
 
     Raises BcdnetError: no such repository or revision, none of the files in it, no connection.
     """
+    import logging  # which a process without a hub has no use for
+
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,

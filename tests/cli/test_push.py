@@ -21,6 +21,8 @@ from bcdnet.errors import BcdnetError
 from bcdnet.hub import check_repository, download, upload
 from bcdnet.models import build, configure, load_model, save_model
 from bcdnet.nn import set_weight_bits
+from bcdnet.pretrained import locate
+from bcdnet.runtime import InferenceSession
 
 pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -318,6 +320,13 @@ def test_the_first_file_that_there_is_in_the_revision_that_was_named(
     assert str(download(name, ["x", "y", "z"])) == f"a/b y {revision} False"
     with pytest.raises(BcdnetError, match=f"{name}: holds none of x, x"):
         download(name, ["x", "x"])
+
+
+def test_a_session_finds_a_packed_file_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+    shipped = locate("bcdnet_b_r18_fashion_mnist")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *asked, **_: {("a/b", "model.bcdn"): shipped}[asked])
+    assert InferenceSession("hf-hub:a/b").labels == InferenceSession(shipped).labels
 
 
 @pytest.mark.parametrize("private", [False, True])

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import BcdnetError, DataError, ProgramError
+from bcdnet.hub import PACKED_FILE, download, is_hub_name
 from bcdnet.pretrained import locate
 from bcdnet.program.decode import to_json
 from bcdnet.program.file import read_program
@@ -48,12 +49,14 @@ class OpProfile:
 
 
 class InferenceSession:
-    """A `.bcdn` file, or a model of `list_pretrained()`, ready to run. Any number of threads may share a session.
+    """A `.bcdn` file, a model of `list_pretrained()` or the packed one of `hf-hub:ORG/REPO`, ready to run.
+
+    Any number of threads may share a session.
 
     `threads`: worker threads for one run, by default all CPUs that the process may use. `target`: instruction set, one
     of `available_targets()`, by default the best one. The results depend on neither.
     Raises ProgramError for a file that is missing, truncated, newer or invalid; BcdnetError for an unknown target, a
-    number of threads that is below 1 or cannot be started, or a core that is not built.
+    number of threads that is below 1 or cannot be started, a core that is not built, or what the hub does not give.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None, target: str | None = None) -> None:
@@ -62,6 +65,8 @@ class InferenceSession:
         native = core()
         if target is not None and target not in native.targets():
             raise BcdnetError(f"unknown target {target!r}; this CPU runs {', '.join(native.targets())}")
+        if isinstance(path, str) and is_hub_name(path):
+            path = download(path, [PACKED_FILE])
         program = read_program(locate(path))
         document = to_json(program)
         try:
