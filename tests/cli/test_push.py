@@ -206,7 +206,7 @@ def test_mistakes_are_one_line(bcdnet: Command, tmp_path: Path) -> None:
         (("push", tmp_path / "none", "a/b"), {}, "no trained model is called"),
         (("push", "", "a/b"), {}, "no trained model is called ''"),
         (("push", "bcdnet_b_r18_fashion", "a/b"), {}, "did you mean bcdnet_b_r18_fashion_mnist?"),
-        (("eval", "", "--data", "digits"), {}, "an empty name means no model"),
+        (("eval", "", "--data", "digits"), {}, "no trained model is called ''"),
         (("push", model, "a/b", "--card", tmp_path / "none.md"), {}, "no such file"),
         (("push", model, "a/b"), {"token": "another"}, "log in with `hf auth login`"),
         (("push", model, "a/b"), {"endpoint": "http://127.0.0.1:9"}, "cannot push to a/b"),
