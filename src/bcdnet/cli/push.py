@@ -72,12 +72,14 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
     from dataclasses import replace
 
     from bcdnet.cli.model import check_trained, find_model, pack
+
+    check_trained(model)  # before torch is imported, which takes seconds
+
     from bcdnet.hub import MODEL_FILE, PACKED_FILE
     from bcdnet.models import Network, describe, save_model, weight_bits_of
     from bcdnet.training.assess import recipe_of
     from bcdnet.training.run_folder import portable
 
-    check_trained(model)
     found = find_model(model)
     recipe = recipe_of(Path(model))
     if recipe is not None:
