@@ -13,9 +13,12 @@ from bcdnet.compiler.ir import Node, Value
 from bcdnet.compiler.lower_views import (
     as_column,
     contiguous,
+    equal,
     flatten,
+    floor_divide,
     get_attribute,
     get_item,
+    hold,
     size,
     transpose,
     view,
@@ -123,13 +126,6 @@ def _scale(low: Lowering, name: str, value: Value, factors: Any) -> Value:
             low.graph.linear(node.inputs[0], name, weight, None if bias is None else bias * factors), value.torch_shape
         )
     return low.step("mul", value, name, constant=factors.astype(np.float32))
-
-
-def floor_divide(low: Lowering, name: str, a: Any, b: Any) -> Any:
-    """Of numbers taken from shapes."""
-    if isinstance(a, Value) or isinstance(b, Value):
-        raise CompileError(f"{name}: floor division of tensors cannot be packed")
-    return a // b
 
 
 def prelu(low: Lowering, name: str, x: Any, weight: Any) -> Value:
@@ -258,6 +254,8 @@ FUNCTIONS: dict[Any, Handler] = {
     operator.itruediv: divide,
     torch.div: divide,
     operator.floordiv: floor_divide,
+    operator.eq: equal,
+    torch._assert: hold,
     operator.getitem: get_item,
     getattr: get_attribute,
     torch.cat: concat,

@@ -94,6 +94,28 @@ def get_item(low: Lowering, name: str, x: Any, index: Any) -> Any:
     raise CompileError(f"{name}: indexing a tensor cannot be packed")
 
 
+def floor_divide(low: Lowering, name: str, a: Any, b: Any) -> Any:
+    """Of numbers taken from shapes."""
+    if isinstance(a, Value) or isinstance(b, Value):
+        raise CompileError(f"{name}: floor division of tensors cannot be packed")
+    return a // b
+
+
+def equal(low: Lowering, name: str, a: Any, b: Any) -> bool:
+    """Of shapes and numbers taken from them."""
+    if isinstance(a, (Value, torch.Tensor)) or isinstance(b, (Value, torch.Tensor)):
+        raise CompileError(f"{name}: comparing tensors cannot be packed")
+    return bool(a == b)
+
+
+def hold(low: Lowering, name: str, condition: Any, message: str) -> None:
+    """`torch._assert`: what holds for images of the program's one size is asked here and never again."""
+    if isinstance(condition, (Value, torch.Tensor)):
+        raise CompileError(f"{name}: what depends on the pixels cannot be packed")
+    if not condition:
+        raise CompileError(f"{name}: {message}; is input_size={low.graph.image.shape} that of the images?")
+
+
 def contiguous(low: Lowering, name: str, x: Any) -> Any:
     """Nothing: a program fixes its own memory order."""
     return x

@@ -26,6 +26,11 @@ class Batch:
     def __repr__(self) -> str:
         return "the batch size"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Batch)
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 def array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     """A copy of a parameter or buffer as contiguous float32: what becomes of the model, the program stays."""

@@ -1,5 +1,6 @@
 """The token-mixing half of a binary MLP-Mixer.  N images, C channels, T = H x W tokens."""
 
+import torch
 from torch import Tensor, nn
 
 from bcdnet.nn.activation import RPReLU, RSign
@@ -21,7 +22,9 @@ class TokenMixingBlock(nn.Module):
         self.act = RPReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W] with H * W = T -> the same shape."""
-        out = self.linear(self.binarize(x).flatten(2)).view_as(x)
+        """x: [N, C, H, W] with H * W = T -> the same shape. AssertionError for another T."""
+        rows, tokens = self.binarize(x).flatten(2), self.linear.in_features
+        torch._assert(rows.shape[2] == tokens, f"made for {tokens} tokens, which images of another size do not have")
+        out = self.linear(rows).view_as(x)
         out = self.act(self.bn(out) + x)
         return out  # type: ignore[no-any-return]
