@@ -181,6 +181,17 @@ def test_tied_parameters_count_once() -> None:
     assert (counts.params, counts.packed_bytes, counts.flops) == (36, 144, 72)
 
 
+def test_of_a_layer_with_a_tied_weight_the_bias_counts() -> None:
+    """Its weight was once counted again with it."""
+    first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+    second.weight = first.weight
+    model = nn.Sequential(nn.Flatten(), first, second)
+    counts = count(model, (6, 1, 1))
+    assert counts.params == sum(parameter.numel() for parameter in model.parameters()) == 48
+    assert (counts.packed_bytes, counts.flops) == (4 * 48, 72)
+    assert [layer.params for layer in counts.layers] == [42, 6]
+
+
 def test_parameters_outside_known_layers_count() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

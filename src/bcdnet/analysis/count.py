@@ -147,18 +147,19 @@ class _Store:
     def __init__(self) -> None:
         self._seen: set[nn.Module | nn.Parameter] = set()
 
-    def new(self, module: nn.Module, params: Iterable[nn.Parameter]) -> bool:
-        """Whether `module` is met for the first time and holds something that no module before it did."""
+    def shared(self, module: nn.Module, params: Iterable[nn.Parameter]) -> set[nn.Parameter] | None:
+        """Those of `params` that a module before held; None for a module that is not new, or holds nothing new."""
         params = set(params)
-        fresh = module not in self._seen and (not params or bool(params - self._seen))
+        before = params & self._seen
+        fresh = module not in self._seen and (not params or before != params)
         self._seen |= {module, *params}
-        return fresh
+        return before if fresh else None
 
 
 def _layer(model: nn.Module, calls: list[Call], store: _Store) -> Layer:
     first = calls[0]
     cost = first.cost
-    fresh = cost.packed_bytes > 0 and store.new(model.get_submodule(first.path), cost.params)
+    shared = store.shared(model.get_submodule(first.path), cost.params) if cost.packed_bytes else None
     elementwise: Counter[str] = Counter()
     for call in calls:
         elementwise.update(call.cost.elementwise)
@@ -167,9 +168,9 @@ def _layer(model: nn.Module, calls: list[Call], store: _Store) -> Layer:
         stage=_stage(model, first.path),
         kind=first.kind,
         output=first.output,
-        params=sum(p.numel() for p in cost.params) if fresh else 0,
-        binary_params=cost.binary_params if fresh else 0,
-        packed_bytes=cost.packed_bytes if fresh else 0,
+        params=0 if shared is None else sum(p.numel() for p in set(cost.params) - shared),
+        binary_params=0 if shared is None else cost.binary_params,
+        packed_bytes=0 if shared is None else cost.packed_bytes - float_bytes(shared),
         macs=sum(call.cost.macs for call in calls),
         weight_bits=cost.weight_bits,
         activation_bits=first.activation_bits,
