@@ -130,3 +130,13 @@ def test_channels_last_gives_the_same_bits():
     x = sign(torch.randn(2, 32, 6, 6))
     last = layer.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, layer(x))
+
+
+def test_bfloat16_sums_are_scaled_in_float32():
+    """Of 144 terms bfloat16 holds every sum: what is left is the one rounding of the product."""
+    torch.manual_seed(0)
+    conv, linear = BinaryConv2d(16, 16, 3, padding=1), BinaryLinear(144, 16)
+    for layer, x in ((conv, sign(torch.randn(2, 16, 6, 6))), (linear, sign(torch.randn(8, 144)))):
+        with torch.autocast("cpu", torch.bfloat16):
+            half = layer(x)
+        assert torch.equal(half, layer(x).bfloat16())

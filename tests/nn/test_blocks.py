@@ -156,6 +156,12 @@ def test_half_an_embedding(dropped):
     assert kept.shape == (2, 16 if dropped == "alpha" else 8, 1, 1)
 
 
+@pytest.mark.parametrize(("channels", "hidden"), [(4, 1), (12, 1), (20, 2), (28, 3), (32, 4)])
+def test_a_context_has_the_channels_share_rounded_down(channels, hidden):
+    """Files hold its weights: another rounding could not read them."""
+    assert ContextualEmbedding(channels, channels, reduction=8).reduce.out_features == hidden
+
+
 def test_doubling_is_two_concatenated_blocks():
     """The published networks run two convolutions on one input; ours is one with both halves of the outputs."""
     whole = randomise(ContextualConvBlock(8, 16, 1)).eval()

@@ -158,3 +158,12 @@ class _Module(nn.Module):
 
     def forward(self, x):
         return self.function(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gradient_is_where_it_ends(dtype):
+    """In bfloat16, 1 and 1.5 are common numbers."""
+    ends = {"polynomial": (1, 0.0, 0.0), "clipped_identity": (1, 1.0, 0.0), "reste": (1.5, 1.0, 0.0)}
+    for name, (end, at, beyond) in ends.items():
+        x = torch.tensor([end, -end, end + 0.125, -end - 0.125], dtype=dtype)
+        assert gradient(make_estimator(name), x).tolist() == [at, at, beyond, beyond]
