@@ -66,6 +66,16 @@ def test_all_kinds_of_batch_norm() -> None:
     torch.testing.assert_close(model[4].running_var, model[:4](images).var(0, correction=0))
 
 
+def test_every_position_weighs_alike_in_batches_of_any_size() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3).double()
+    batches = [torch.randn(2, 3, 4, 4, dtype=torch.float64), 2 + torch.randn(3, 3, 8, 6, dtype=torch.float64)]
+    restore_statistics(norm, batches)
+    positions = torch.cat([batch.transpose(0, 1).flatten(1) for batch in batches], 1)
+    torch.testing.assert_close(norm.running_mean, positions.mean(1))
+    torch.testing.assert_close(norm.running_var, positions.var(1, correction=0))
+
+
 def test_no_images_are_an_error() -> None:
     model = folded(build(configure("reactnet_r18_small", num_classes=5, width=0.25)))
     with pytest.raises(ValueError, match="no images"):
