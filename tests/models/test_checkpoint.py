@@ -78,6 +78,7 @@ def test_every_variant_has_a_file(tmp_path, name):
         ({"preprocess": {}}, "preprocess.input_size: required"),
         ({"preprocess": PREPROCESS | {"mean": "x"}}, "preprocess.mean: expected"),
         ({"preprocess": PREPROCESS | {"mean": [0.5]}}, "mean, std: one number for each of 3 channels"),
+        ({"preprocess": PREPROCESS | {"mean": [0.5], "std": [0.2]}}, "mean, std: one number for each of 3 channels"),
         ({"preprocess": PREPROCESS | {"input_size": [3, 32]}}, "preprocess.input_size: expected"),
         ({"preprocess": PREPROCESS | {"input_size": [3, 16.5, 32]}}, "preprocess.input_size.*: expected"),
         ({"preprocess": PREPROCESS | {"input_size": [3, 0, 32]}}, "input_size: from 1 on"),
@@ -162,3 +163,14 @@ def test_a_model_between_the_steps_is_not_saved(saved):
     with pytest.raises(ValueError, match="whole model"):
         save_model(path, model, labels=[], preprocess=PREPROCESS, provenance={})
     assert path.read_bytes() == before
+
+
+def test_a_network_in_channels_last_is_saved_as_any_other(tmp_path, saved):
+    model, path = saved
+    rest = {"labels": ["a", "b", "c"], "preprocess": PREPROCESS, "provenance": {"seed": 1}}
+    last = save_model(tmp_path / "last.safetensors", model.to(memory_format=torch.channels_last), **rest)
+    assert last.read_bytes() == path.read_bytes()
+
+
+def test_a_network_without_binary_layers_has_32_bits():
+    assert weight_bits_of(build(configure("resnet18_twin_small", width=0.125))) == 32

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bcdnet.errors import RecipeError
-from bcdnet.models import VARIANTS, build, configure, name_of
+from bcdnet.models import VARIANTS, build, configure, default_preprocess, name_of
 from bcdnet.nn import (
     ESTIMATORS,
     BinaryLayer,
@@ -60,6 +60,12 @@ def test_every_model_through_timm(name):
     assert model(x).shape == (2, 7) and model.config.num_classes == model.num_classes == 7
     model.reset_classifier(0)
     assert model(x).shape == (2, model.num_features)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_images_are_normalised_as_those_of_imagenet(name):
+    found = default_preprocess(name)
+    assert (found["mean"], found["std"]) == (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
 
 
 def test_a_block_of_the_twin_is_one_group():
