@@ -65,6 +65,16 @@ def test_a_streamed_order_stays_within_its_window(sizes, window, epoch):
         assert len(broken) <= 2
 
 
+def test_a_streamed_order_mixes_the_groups_and_what_a_window_holds():
+    class Grouped:
+        groups, window = np.arange(0, 1001, 10), 50
+        labels, class_names = np.zeros(1000, dtype=np.int64), ("class",)
+
+    order = Stream(Grouped(), DataConfig("x", 8), AugmentConfig()).order(3, 0)
+    assert (np.diff(order) == 1).mean() < 0.1
+    assert np.ptp(order.reshape(-1, 50), axis=1).mean() > 400  # a window's five groups lie anywhere
+
+
 def test_random_crops_are_made_by_whoever_decodes(parquet_folder):
     config = DataConfig(str(parquet_folder), 12, in_memory=False, workers=0)
     stream = load_images(config.path, "train", config, CROPPED)
@@ -148,6 +158,15 @@ def test_shards_stream_in_a_seeded_order(tmp_path, encoded, write_tar):
     assert equal(epoch_of(stream, 2, start=3), whole[3:])
 
 
+def test_images_that_lie_side_by_side_do_not_come_so(tmp_path, stream, encoded, write_tar):
+    """Files of one class often do."""
+    for number in range(3):
+        write_tar(tmp_path / f"train-{number}.tar", encoded[number * 40 : number * 40 + 40], first=number * 40)
+    config = DataConfig(f"wds://{tmp_path}/train-{{0..2}}.tar", 8, workers=0, **GREY)
+    for source in (stream, load_images(config.path, "train", config)):
+        assert (np.diff(source.order(7, 0)) == 1).mean() < 0.1
+
+
 class Repeated:
     """One picture, thirty times."""
 
@@ -167,3 +186,15 @@ def test_each_streamed_image_is_cropped_in_its_own_way():
     stream = Stream(Repeated(picture), config, AugmentConfig(crop="random_resized"))
     (images, _), *_ = Batches(stream, 30, shuffle=False)(0)
     assert len(images.flatten(1).unique(dim=0)) > 25
+
+
+def test_a_streamed_crop_is_interpolated_as_the_recipe_says():
+    """The nearest pixel's value is one that the image has."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 2, (48, 48), np.uint8) * 255)
+    shades = {}
+    for interpolation in ("nearest", "bilinear"):
+        config = DataConfig("x", 16, workers=0, interpolation=interpolation, **GREY)
+        stream = Stream(Repeated(picture), config, AugmentConfig(crop="random_resized"))
+        (images, _), *_ = Batches(stream, 30, shuffle=False)(0)
+        shades[interpolation] = len(images.unique())
+    assert shades["nearest"] == 2 < shades["bilinear"]
