@@ -102,3 +102,11 @@ def test_columns_that_are_no_images(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table.remove_columns("label"))
     with pytest.raises(DataError, match="needs columns `image` and `label`, has image"):
         open_dataset("hf://x", "train")
+
+
+def test_classes_without_names_are_numbered_up_to_the_largest(monkeypatch, encoded):
+    columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": [3, 0]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    assert open_dataset("hf://x", "train").class_names == ["0", "1", "2", "3"]

@@ -72,6 +72,8 @@ def test_shards_have_the_same_classes(tmp_path, encoded, write_parquet):
 def test_without_names_classes_are_numbered(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", encoded[:50], names=False)
     assert ParquetDataset(tmp_path, "train").class_names == [str(label) for label in range(10)]
+    write_parquet(tmp_path / "train.parquet", [(encoded[0][0], 0), (encoded[1][0], 3)], names=False)
+    assert ParquetDataset(tmp_path, "train").class_names == ["0", "1", "2", "3"]
 
 
 def test_a_copy_for_a_worker_reads_the_same(parquet_folder):
@@ -162,3 +164,11 @@ def test_missing_bytes_and_labels_are_named(tmp_path, encoded, write_parquet):
     assert train.labels[2] == -1
     with pytest.raises(DataError, match="row 1: empty image"):
         train.image(1)
+
+
+def test_images_of_several_files_with_several_row_groups_are_told_apart(tmp_path, encoded, pixels, write_parquet):
+    for number in range(3):
+        write_parquet(tmp_path / f"train-{number}.parquet", encoded[number * 20 : number * 20 + 20], group=5)
+    train = ParquetDataset(tmp_path, "train")
+    for index in [*np.random.default_rng(0).permutation(60), *range(60)]:
+        assert np.array_equal(np.asarray(train.image(index)), pixels[index, 0]), index
