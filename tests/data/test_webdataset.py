@@ -137,7 +137,7 @@ def test_samples_without_a_label_are_named(tmp_path, encoded, write_tar):
 @pytest.mark.parametrize(
     ("suffix", "text", "label"),
     [("cls", "007", 7), ("cls", " 3\n", 3), ("json", '{"label": 4}', 4), ("cls", "1.7", None), ("cls", "1e400", None),
-     ("cls", "9" * 30, None), ("json", '{"label": 1.0}', None),
+     ("cls", "9" * 30, None), ("cls", str(-(2**31)), None), ("json", '{"label": 1.0}', None),
      ("json", '{"label": true}', None), ("cls", "cat", None)],
 )  # fmt: skip
 def test_a_label_is_a_whole_number(tmp_path, encoded, suffix, text, label):
@@ -175,3 +175,29 @@ def test_brackets_in_a_folders_name_are_no_wildcard(shards):
         shard.rename(there / shard.name)
     assert len(open_dataset(f"wds://{there}/train-{{000..003}}.tar", "test")) == 40
     assert len(open_dataset(f"wds://{there}/train-*.tar", "train")) == 80
+
+
+def test_class_names_that_begin_with_a_byte_order_mark(shards):
+    """As Windows' editors write them."""
+    names = [f"digit {label}" for label in range(10)]
+    (shards / "classes.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    assert open_dataset(f"wds://{shards}/train-*.tar", "train").class_names == names
+
+
+def test_suffixes_in_capitals(tmp_path, encoded):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, content in (("x.PNG", encoded[0][0]), ("x.CLS", b"3")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    train = open_dataset(f"wds://{tmp_path}/train-0.tar", "train")
+    assert train.labels.tolist() == [3] and train.image(0).size == (8, 8)
+
+
+def test_of_two_labels_the_first_kind_counts(tmp_path, encoded):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, content in (("x.json", b'{"label": 4}'), ("x.png", encoded[0][0]), ("x.cls", b"3")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    assert open_dataset(f"wds://{tmp_path}/train-0.tar", "train").labels.tolist() == [3]
