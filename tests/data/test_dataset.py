@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bcdnet.data.dataset import Subset, decode, find_split, natural_key, split_off
+from bcdnet.data.dataset import Subset, decode, find_split, holdout, natural_key, split_off, spread
 from bcdnet.errors import DataError
 
 
@@ -89,3 +89,28 @@ def test_what_is_held_out_is_not_what_comes_first():
     """Files of one class often are frames of one film."""
     _, held_out = split_off(np.zeros(100, dtype=np.int64), 10)
     assert held_out.min() < 50 < held_out.max()
+
+
+def test_a_picture_whose_numbers_have_no_known_range_is_refused():
+    """Pillow would cut them to 0 and 255: of numbers from 0 to 1 all is black."""
+    stream = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(stream, "TIFF")
+    with pytest.raises(DataError, match=r"^here: holds floating-point numbers"):
+        decode(stream.getvalue(), "here")
+
+
+@given(st.integers(0, 500), st.integers(1, 40))
+def test_what_is_looked_at_is_spread_over_the_whole(length, most):
+    chosen = spread(length, most)
+    assert len(chosen) == min(most, length) and set(chosen[:1]) <= {0}
+    if len(chosen) > 1:
+        assert chosen[-1] == length - 1
+        assert (abs(np.diff(chosen) - (length - 1) / (len(chosen) - 1)) <= 1).all()
+
+
+def test_a_part_that_is_divided_off_is_the_same_in_capitals(digit_set):
+    train, test = split_off(digit_set.labels, round(0.1 * len(digit_set)))
+    for names, rows in ((("train", "Train"), train), (("test", "TEST"), test)):
+        for name in names:
+            part = holdout(digit_set, name, "digits")
+            assert [part.where(index) for index in range(len(part))] == [digit_set.where(row) for row in rows]

@@ -65,6 +65,9 @@ def test_what_does_not_fit_is_streamed(parquet_folder, monkeypatch):
     monkeypatch.setattr("bcdnet.data.load.memory_budget", lambda: 100 * 64 - 1)
     assert isinstance(load_images(config.path, "train", config), Stream)
     assert isinstance(load_images(config.path, "test", config), Images)
+    monkeypatch.setattr("bcdnet.data.load.memory_budget", lambda: 100 * 64 * 3 - 1)
+    assert isinstance(load_images(config.path, "train", config), Images)
+    assert isinstance(load_images(config.path, "train", DataConfig(config.path, 8)), Stream)  # in colour
     for in_memory, kind in ((True, Images), (False, Stream)):
         forced = DataConfig(str(parquet_folder), 8, in_memory=in_memory, **GREY)
         assert isinstance(load_images(config.path, "train", forced), kind)
