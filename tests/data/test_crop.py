@@ -45,6 +45,13 @@ def test_ratios_are_width_to_height():
     assert 1.95 < ratio.min() < 2.1 and 2.9 < ratio.max() < 3.05
 
 
+@pytest.mark.parametrize(("share", "side"), [(0.5, 7), (0.6, 8), (0.72, 8), (0.73, 9)])
+def test_sides_are_rounded_to_the_nearest_pixel(share, side):
+    """Cut off, crops of small images would be smaller than asked for."""
+    boxes = random_boxes(10, 10, (share, share), (1.0, 1.0), np.random.default_rng(0), 5)
+    assert (boxes[:, 2:] == side).all()
+
+
 @pytest.mark.parametrize(
     ("height", "width", "box"),
     [(1000, 10, [(1000 - 13) // 2, 0, 13, 10]), (10, 1000, [0, (1000 - 20) // 2, 10, 20])],

@@ -162,3 +162,27 @@ class SameStrength:
 def test_the_order_of_color_jitter_is_random(images):
     seen = {round(float(color_jitter(images, (0.4, 0.4, 0.4), SameStrength(seed)).sum()), 1) for seed in range(12)}
     assert len(seen) > 2
+
+
+@pytest.mark.parametrize(("policy", "level", "offset"), [("randaugment", 10, 0.2), ("trivialaugment", 30, 0.9)])
+def test_strengths_lie_on_either_side_as_far_as_the_policy_goes(monkeypatch, policy, level, offset):
+    seen = []
+    recording = Operation(lambda images, values: seen.extend(values.tolist()) or images, 1, 1.6, 1.9, signed=True)
+    for name in OPERATIONS:
+        monkeypatch.setitem(OPERATIONS, name, recording)
+    apply_policy(torch.zeros(400, 1, 1, 1), policy, 1, level, np.random.default_rng(0))
+    above = sum(value > 1 for value in seen)
+    assert len(seen) == 400 and 150 < above < 250
+    assert sorted(seen) == pytest.approx([1 - offset] * (400 - above) + [1 + offset] * above)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_alone_keeps_the_mean_and_moves_the_rest(channels):
+    """Of grey images too."""
+    images = 0.4 + 0.2 * torch.rand(50, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(
+        -1, channels, -1, -1
+    )
+    jittered = color_jitter(images, (0.0, 0.4, 0.0), np.random.default_rng(0))
+    torch.testing.assert_close(jittered.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=1e-3, rtol=0)
+    ratio = jittered.std((1, 2, 3)) / images.std((1, 2, 3))
+    assert 0.6 <= ratio.min() < 0.7 and 1.3 < ratio.max() <= 1.4 + 1e-5
