@@ -124,3 +124,17 @@ def test_another_crop_than_the_centres(prepared) -> None:
     compile_module(model, input_size=SIZE, preprocess={**values, "crop_mode": "center"})
     with pytest.raises(CompileError, match="crop_mode 'squash'"):
         compile_module(model, input_size=SIZE, preprocess={**values, "crop_mode": "squash"})
+
+
+def test_a_network_of_two_inputs_is_refused() -> None:
+    class Difference(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (x - y).flatten(1)
+
+    class First(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)
+
+    for module in (Difference(), First()):
+        with pytest.raises(CompileError, match="the module: takes 2 inputs; a packed program has one, the image"):
+            compile_module(module.eval(), input_size=SIZE)

@@ -350,3 +350,21 @@ def test_what_no_reader_would_take_is_not_written(changed, message, tmp_path) ->
     with pytest.raises(CompileError, match=message):
         export(Wrapped(nn.ReLU()).eval(), tmp_path / "x.bcdn", input_size=(3, 6, 6), **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_results_without_names_are_counted(prepared) -> None:
+    program = compile_module(prepared(Perceptron(), 3, 6, 6), input_size=(3, 6, 6))
+    assert [port.name for port in program.outputs] == ["output0", "output1"]
+
+
+@pytest.mark.parametrize("shape", [(64, 8, 8), (16, 3, 5)])
+def test_batch_norm_has_the_constants_that_pytorch_computes_with(shape) -> None:
+    """To the last bit: one that is off turns signs over where a value lies on its threshold."""
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(shape[0], eps=1e-3)
+    for values in (layer.running_mean, layer.weight, layer.bias):
+        nn.init.normal_(values)
+    nn.init.uniform_(layer.running_var, 0.5, 2)
+    module, x = nn.Sequential(layer, nn.Flatten()).eval(), torch.randn(4, *shape)
+    (ours,) = execute(compile_module(module, input_size=shape), x.numpy())
+    np.testing.assert_array_equal(ours, module(x).detach().numpy())

@@ -69,3 +69,10 @@ def test_a_weight_beyond_float16_is_named() -> None:
         compile_module(module, input_size=(3, 4, 4), half=True)
     module.head.weight.data[1, 2] = -65504.0
     assert compile_module(module, input_size=(3, 4, 4), half=True).tensors["head.weight"].min() == -65504
+
+
+def test_numbers_near_those_of_float16_are_written_as_they_are(tmp_path) -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    nn.init.constant_(module[2].weight, 1 + 2**-20)
+    path = export(module, tmp_path / "near.bcdn", input_size=(3, 4, 4))
+    assert (read_program(path).tensors["2.weight"] == np.float32(1 + 2**-20)).all()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bcdnet.compiler import compile_module, export, load_trained, unpack
 from bcdnet.compiler.unpack import latent_weight
 from bcdnet.errors import CheckpointError
-from bcdnet.models import VARIANTS, load_model, save_model
+from bcdnet.models import VARIANTS, describe, load_model, save_model
 from bcdnet.nn import BinaryMLPBlock, binarize_weight, lacks_statistics
 from bcdnet.pretrained import list_pretrained, locate
 from bcdnet.program import execute, read_program
@@ -156,6 +156,12 @@ def test_an_unpacked_network_that_is_saved_still_lacks_its_statistics(prepared: 
     loaded = unpack(pack(made(prepared)))
     path = save_model(tmp_path / "x", loaded.model, labels=LABELS, preprocess=loaded.preprocess, provenance={})
     assert lacks_statistics(load_model(path).model)
+
+
+def test_a_program_says_its_own_network_whatever_its_provenance_said(prepared: Any) -> None:
+    model = made(prepared)
+    program = compile_module(model, input_size=(3, 32, 32), preprocess=PREPROCESS, provenance={"network": "another"})
+    assert program.provenance["network"] == describe(model)
 
 
 def test_what_cannot_be_unpacked_says_why(prepared: Any, tmp_path: Path, packed_file: Path) -> None:
