@@ -279,6 +279,15 @@ def test_vectors_of_another_size(place, document) -> None:
         validate(from_json(*document))
 
 
+@pytest.mark.parametrize(("place", "kernel"), [("ops.6", 3), ("ops.7", 5)])
+def test_a_pool_pads_by_half_its_kernel_at_most(place, kernel, document) -> None:
+    """A window of padding alone would have no maximum."""
+    _set(f"{place}.kernel", [kernel, 2])(document[0])
+    _set(f"{place}.padding", [kernel // 2 + 1, 0])(document[0])
+    with pytest.raises(ProgramError, match=rf"padding: \[{kernel // 2 + 1}, 0\] is out of range for a kernel"):
+        validate(from_json(*document))
+
+
 def test_groups_divide_the_outputs_too(document) -> None:
     document[0]["ops"][0]["groups"] = 3
     stem = {"stem": document[1]["stem"][..., :1]}

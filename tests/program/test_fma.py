@@ -48,3 +48,11 @@ def test_ties_at_random() -> None:
         b = np.float32(2.0**-12 * (1 + random.integers(-3, 4) * 2.0**-23))
         result = fma(np.array([a]), np.array([b]), np.array([c]))[0]
         assert _nearest(Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)), result)
+
+
+def test_a_tie_between_numbers_below_the_smallest_normal_one() -> None:
+    """Where float32 has fewer bits, its ties lie elsewhere: this product is just less than half of the last one."""
+    a, b = (np.array([2.0**-75 * (1 + sign * 2.0**-23)], np.float32) for sign in (1, -1))
+    for c in (2.0**-127 + 2.0**-149, -(2.0**-127)):
+        exact = Fraction(float(a[0])) * Fraction(float(b[0])) + Fraction(c)
+        assert _nearest(exact, fma(a, b, np.array([c], np.float32))[0])

@@ -113,3 +113,26 @@ def test_work_of_global_pools_is_bounded(pools, document) -> None:
     }  # fmt: skip
     with pytest.raises(ProgramError, match="multiply-accumulates") if pools > 2048 else nullcontext():
         validate(from_json(changed, {}))
+
+
+def test_what_padding_adds_to_a_map_of_bits_is_bounded(document, monkeypatch) -> None:
+    """Of one position with 33 channels, 5 x 3 positions of two words each."""
+    kinds = [("image", [33, 1, 1]), ("map", [1, 1, 33]), ("bits", [1, 1, 33]), ("map", [3, 1, 1]), ("vector", [1])]
+    bits = [{"buffer": 2, "bias": None, "alpha": None}]
+    conv = {"stride": [1, 1], "padding": [2, 1], "branches": [{"weight": "w", "scale": "scale", "shift": "none"}]}
+    ops: list[dict[str, Any]] = [
+        {"type": "transpose", "name": "t", "input": 0, "output": 1},
+        {"type": "elementwise", "name": "s", "input": 1, "epilogue": epilogue(bits=bits)},
+        {"type": "binary_conv2d", "name": "c", "input": 2, **conv, "epilogue": epilogue(map=3)},
+        {"type": "global_avg_pool", "name": "g", "input": 3, "output": 4},
+    ]
+    changed = document[0] | {
+        "buffers": [{"kind": kind, "shape": shape} for kind, shape in kinds], "ops": ops,
+        "outputs": [{"name": "y", "buffer": 4}], "labels": [], "preprocess": None,
+    }  # fmt: skip
+    program = from_json(changed, {"w": np.zeros((1, 3, 3, 2), np.uint32), "scale": np.ones(1, np.float32)})
+    monkeypatch.setattr("bcdnet.program.check_ops.MAX_PADDED_WORDS", 30)
+    validate(program)
+    monkeypatch.setattr("bcdnet.program.check_ops.MAX_PADDED_WORDS", 29)
+    with pytest.raises(ProgramError, match="op 2 'c': padding: the padded input has more than 29 words"):
+        validate(program)
