@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 import bcdnet.nn as bnn
@@ -27,3 +28,20 @@ def test_each_step_counts_what_it_reads_writes_and_multiplies() -> None:
     assert found["3.convs.none"] == Cost(3 * 64 * 32 * 32, 0, BITS + 2 * MAP + 3 * 4 * 32)
     assert found["4"] == Cost(0, 0, MAP + VECTOR)
     assert found["6"] == Cost(0, 6 * 32, VECTOR + 4 * 6 + 4 * 6 * 32)
+
+
+def test_steps_without_products_count_all_that_they_move() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(3, 5, 2, 2, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.pool(x), self.conv(x)], 1).mean((2, 3))
+
+    program = compile_module(Joined().eval(), input_size=(3, 16, 16))
+    found = {op.type: cost(program, op) for op in program.ops}
+    joined = 4 * 64 * (3 + 5)  # bytes of 8 x 8 pixels
+    assert found["concat"] == Cost(0, 0, 2 * joined)
+    assert found["max_pool"] == Cost(0, 0, 4 * 3 * (256 + 64))
+    assert found["global_avg_pool"] == Cost(0, 0, joined + 4 * (3 + 5))

@@ -77,6 +77,15 @@ def test_rows_without_an_image_and_tables_without_a_column(predictor) -> None:
         predictor(pa.table({"text": ["x"]}))
 
 
+def test_relative_paths_start_where_the_driver_is(packed_file, tmp_path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "a.png").write_bytes(encoded(0))
+    monkeypatch.chdir(tmp_path / "here")  # as a cluster's worker, somewhere else
+    predictor = Predictor(packed_file.read_bytes(), topk=1, threads=1, max_pixels=10_000, folder=str(tmp_path))
+    rows = predictor(pa.table({"path": ["a.png", str(tmp_path / "a.png")]})).to_pylist()
+    assert [row["error"] for row in rows] == [None, None] and rows[0]["path"] == "a.png"
+
+
 def workers() -> set[int]:
     """Processes of Ray's that run a Predictor."""
     found = set()

@@ -40,6 +40,12 @@ def test_a_label_is_a_name_before_it_is_a_number() -> None:
             find_label(label, labels, 3)
 
 
+def test_a_digit_that_is_no_number_names_no_class() -> None:
+    """Which int() does not read."""
+    with pytest.raises(DataError, match="no class is called '²'"):
+        find_label("²", ["a", "b", "c"], 3)
+
+
 def test_sixteen_bit_grey_keeps_its_shades_in_an_annotated_copy() -> None:
     ramp = np.linspace(0, 65535, 400 * 10).reshape(10, 400).astype(np.uint16)
     copy = np.asarray(annotate(Image.fromarray(ramp), [Prediction("a", 0.5, 0)]))

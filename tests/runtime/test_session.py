@@ -55,6 +55,11 @@ def test_every_target_and_thread_count_gives_the_oracles_bits(packed, images, ta
     np.testing.assert_array_equal(ours, execute(read_program(packed), images)[0])
 
 
+def test_all_cpus_that_the_process_may_use_are_used(packed, monkeypatch) -> None:
+    monkeypatch.setattr("bcdnet.runtime.session.available_threads", lambda: 3)
+    assert InferenceSession(packed).threads == 3
+
+
 def test_describes_itself_as_onnx_runtime_does(packed) -> None:
     session = InferenceSession(packed, threads=1)
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
@@ -179,6 +184,14 @@ def test_one_clear_error_for_a_bad_input(case, packed) -> None:
     feed, message = BAD_FEEDS[case]
     with pytest.raises(DataError, match=message):
         InferenceSession(packed, threads=1).run(None, feed)
+
+
+def test_the_first_value_that_is_not_finite_is_named_with_its_place(packed, images) -> None:
+    x = images.copy()
+    x[1, 2, 3, 5], x[1, 2, 4, 0], x[4, 0, 0, 0] = np.nan, -np.inf, np.inf
+    session = InferenceSession(packed, threads=1)
+    with pytest.raises(DataError, match=r"^'image': holds nan at \[1, 2, 3, 5\]; every value must be finite$"):
+        session.run(None, {"image": x})
 
 
 def test_one_clear_error_for_a_bad_file_or_option(packed, tmp_path) -> None:

@@ -67,3 +67,12 @@ def test_a_name_may_stand_alone(server) -> None:
     with pytest.raises(DataError, match=f"^http://somebody@{host}/a.png: the server answers 401"):
         source.open()
     assert told == ["Basic " + base64.b64encode(b"somebody:").decode()]
+
+
+def test_the_images_of_a_glob_or_a_folder_come_in_sorted_order(tmp_path) -> None:
+    for name in ("b/2.png", "b/1.png", "a/9.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (1, 1)).save(tmp_path / name)
+    for pattern, expected in (("*", "9 1 2 c"), ("?/*.png", "9 1 2"), ("b", "1 2"), ("b/[12].png", "1 2")):
+        found = find_images([str(tmp_path / pattern)])
+        assert [source.relative.stem for source in found] == expected.split()

@@ -80,6 +80,14 @@ def test_parquet_has_the_columns_of_all_files(tmp_path) -> None:
         find_files([str(tmp_path)], tmp_path.parent / "out.parquet")
 
 
+def test_what_others_wrote_of_their_columns_is_left_out(tmp_path) -> None:
+    """Of predictions, which have more columns, pandas' or Hugging Face's metadata would be false."""
+    table = pa.table({"path": ["a"]}).replace_schema_metadata({"huggingface": "{}"})
+    pq.write_table(table, tmp_path / "x.parquet")
+    schema = find_files([str(tmp_path / "x.parquet")], tmp_path / "out.parquet").schema
+    assert schema is not None and schema.metadata is None and schema.names == ["path"]
+
+
 def test_what_is_damaged_is_named(tmp_path) -> None:
     whole = Path(shard(tmp_path / "whole.tar", {"a.png": b"x" * 9000}))
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:2000])
