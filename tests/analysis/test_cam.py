@@ -65,6 +65,20 @@ def test_explanation(model) -> None:
     assert found.named(found.label) == "abcde"[found.label]
 
 
+@pytest.mark.parametrize("label", [None, 0, 4])
+def test_the_class_that_is_asked_for_is_the_one_that_is_explained(model, label) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 32, 32)).astype(np.float32)
+    found = explain("x", model, x, [], ([0.5] * 3, [0.25] * 3), label)
+    batch = torch.from_numpy(x)[None]
+    with torch.no_grad():
+        logits = model(batch)[0]
+    asked = int(logits.argmax()) if label is None else label
+    assert (found.label, found.named(found.label)) == (asked, str(asked))
+    np.testing.assert_allclose(found.probabilities, logits.double().softmax(0).numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(found.heat, grad_cam(model, batch, asked))
+    assert not np.array_equal(found.heat, grad_cam(model, batch, (asked + 1) % 5))
+
+
 def test_a_network_of_tokens_is_refused() -> None:
     network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=3).eval()
     with pytest.raises(BcdnetError, match=r"ends in tokens \[1, 17, 192\], not in a map"):
