@@ -145,13 +145,14 @@ def test_half_an_embedding_and_none() -> None:
         field.receptive_fields(network(mlp_branches=("none", "short")), [images[0][0]])
 
 
-def test_the_long_range_widens_the_field() -> None:
+@pytest.mark.parametrize("branches", [("none", "short", "long"), ("none", "long", "long")])
+def test_the_long_range_widens_the_field(branches: tuple[str, ...]) -> None:
     # One convolution before the MLP block: without the long range, the middle sees what is near it and no more.
     class Far(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Conv2d(1, 8, 3, padding=1)
-            self.block = BinaryMLPBlock(8)
+            self.block = BinaryMLPBlock(8, branches)
 
         def forward_features(self, x: torch.Tensor) -> torch.Tensor:
             return self.block(self.stem(x))

@@ -47,6 +47,10 @@ def test_flips(drawn: list[Figure]) -> None:
     assert by_layer.get_ylabel() == "flipped from step1 to step2 (%)"
     assert drawn[0].get_suptitle() == "the title"
 
+    epochs = [flips.EpochFlips("a", 2, 0.5), flips.EpochFlips("a", 2.5, 0.5), flips.EpochFlips("b", 1, 0.5)]
+    flips.draw(flips.Flips(epochs, [], "", ""), Path("x.svg"), "x")  # a log without a first epoch, a last one cut short
+    assert lines(drawn.pop().axes[0]) == {"a": [[2, 50], [2.5, 50]], "b": [[3.5, 50]]}
+
     flips.draw(flips.Flips([flips.EpochFlips("a", 1, 0.0)], [], "", ""), Path("x.svg"), "x")
     (alone,) = drawn[1].axes
     assert lines(alone) == {"a": [[1, 0]]} and alone.get_yscale() == "linear"  # which shows a rate of none
@@ -102,3 +106,11 @@ def test_thresholds(drawn: list[Figure]) -> None:
     assert [label.get_text() for label in by_class.get_yticklabels()] == ["cat", "dog"]
     turned = next(axes for axes in drawn[0].axes if "turned over" in axes.get_ylabel())
     assert np.transpose(turned.lines[0].get_data()).tolist() == [[1, 12.5], [2, 25]]
+
+
+def test_colours_reach_as_far_down_as_up(drawn: list[Figure]) -> None:
+    spread = thresholds.Spread((-1.0, 0.0, 0.0, 0.0, 1.0), 1.0, 0.5)
+    block = thresholds.BlockThresholds("x", None, spread, None, 0.0)
+    found = thresholds.Thresholds([block], {"beta": ("x", np.array([[-6.0], [0.0], [np.nan], [0.0]]))})
+    thresholds.draw(found, list("abcd"), Path("x.png"), "the title")
+    assert drawn[0].axes[1].images[0].get_clim() == (-4, 4)
