@@ -197,6 +197,18 @@ def test_the_command_writes_from_a_model_and_from_a_packed_file(tmp_path: Path, 
     assert left.value.code == 2 and "does not say its preprocessing" in capsys.readouterr().err
 
 
+def test_what_a_program_says_of_images_and_origin_stands_in_the_metadata() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    constants = {"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "interpolation": "bicubic", "crop_pct": 0.9}
+    program = compile_module(network, input_size=(3, 4, 6), preprocess=constants, provenance={"data": "letters"})
+    found = {item.key: json.loads(item.value) for item in to_onnx(program).metadata_props}
+    assert found == {
+        "labels": [],
+        "preprocess": constants | {"input_size": [3, 4, 6]},
+        "provenance": {"data": "letters"},
+    }
+
+
 def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     program = compile_module(settled("bcdnet_b_small"), input_size=(3, 32, 32))
     with pytest.raises(InteropError, match="cannot be written"):

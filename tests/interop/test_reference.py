@@ -181,6 +181,18 @@ def test_a_tensor_of_another_shape_is_named(
     assert name in str(error.value) or (ambiguous and "fc." in str(error.value))
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("mobilenet", "feature.0.bn1.weight"), ("resnet", "layer1.0.bn1.weight"), ("bcdnet", "fc.weight")],
+)
+def test_a_size_is_what_most_tensors_say(reference: SimpleNamespace, family: str, name: str) -> None:
+    """The one that differs is wrong, although it is looked at first."""
+    tensors = sample(reference, family)
+    tensors[name] = torch.cat((tensors[name], tensors[name]))
+    with pytest.raises(InteropError, match=rf"does not fit; wrong: {name} is \[\d+[^;]*\], not \[\d+[^;]*\]$"):
+        from_reference(tensors)
+
+
 @FAMILY
 def test_an_extra_tensor_is_named(reference: SimpleNamespace, family: str) -> None:
     with pytest.raises(InteropError, match=r"extra: neck\.weight"):
