@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from torchvision.datasets import ImageFolder
 
 from bcdnet.data.open import open_dataset
 from bcdnet.errors import DataError
@@ -27,6 +28,16 @@ def test_split_folders_in_capitals_and_of_other_names(tmp_path, encoded, write_t
     assert [len(open_dataset(capitals, split)) for split in ("train", "test")] == [60, 40]
     assert [len(open_dataset(others, split)) for split in ("training_set", "test_set")] == [60, 40]
     assert open_dataset(others, "test_set").class_names == open_dataset(capitals, "test").class_names
+
+
+def test_classes_are_numbered_as_torchvision_numbers_them(tmp_path, encoded):
+    """Capitals first, and digits as text: models of others were trained so."""
+    for name in ("b", "Zebra", "apple", "n10", "n9"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "1.png").write_bytes(encoded[0][0])
+    train = open_dataset(str(tmp_path), "train")
+    assert train.class_names == ImageFolder(str(tmp_path / "train")).classes == ["Zebra", "apple", "b", "n10", "n9"]
+    assert [train.where(index).split("/")[-2] for index in train.labels] == train.class_names
 
 
 def test_images_may_lie_deeper_and_other_files_are_passed_over(tmp_path, encoded):

@@ -76,6 +76,15 @@ def test_without_names_classes_are_numbered(tmp_path, encoded, write_parquet):
     assert ParquetDataset(tmp_path, "train").class_names == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(("image", "label"), [("img", "fine_label"), ("image", "labels")])
+def test_columns_as_well_known_sets_call_them(tmp_path, encoded, pixels, image, label):
+    columns = {image: [png for png, _ in encoded[:5]], label: [number for _, number in encoded[:5]]}
+    pq.write_table(pa.table({"coarse_label": [0] * 5, **columns}), tmp_path / "train.parquet")
+    train = ParquetDataset(tmp_path, "train")
+    assert train.labels.tolist() == [number for _, number in encoded[:5]]
+    assert np.array_equal(np.asarray(train.image(4)), pixels[4, 0])
+
+
 def test_a_copy_for_a_worker_reads_the_same(parquet_folder):
     train = ParquetDataset(parquet_folder, "train")
     train.image(0)

@@ -184,6 +184,16 @@ def test_class_names_that_begin_with_a_byte_order_mark(shards):
     assert open_dataset(f"wds://{shards}/train-*.tar", "train").class_names == names
 
 
+def test_samples_of_one_name_in_two_folders_are_two(tmp_path, encoded):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for folder, label in (("a", b"3"), ("b", b"5")):
+            for suffix, content in (("png", encoded[0][0]), ("cls", label)):
+                entry = tarfile.TarInfo(f"{folder}/0.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    assert open_dataset(f"wds://{tmp_path}/train-0.tar", "train").labels.tolist() == [3, 5]
+
+
 def test_suffixes_in_capitals(tmp_path, encoded):
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for name, content in (("x.PNG", encoded[0][0]), ("x.CLS", b"3")):
