@@ -79,6 +79,7 @@ class Regrouped(nn.Module):
 
 LAYERS = {
     "grouped": nn.Conv2d(4, 6, (3, 5), (2, 1), (1, 2), groups=2),
+    "one channel": nn.Conv2d(4, 1, 1),
     "binary": nn.Sequential(RSign(4), BinaryConv2d(4, 5, 3, 2, 1)),
     "short": nn.Sequential(RSign(4), ShortRangeShift(), BinaryConv2d(4, 5, 1)),
     "long": nn.Sequential(RSign(4), LongRangeShift(), BinaryConv2d(4, 5, 1)),
