@@ -79,6 +79,15 @@ def test_bars_are_as_long_as_the_classes_are_probable() -> None:
     assert bar[rows[0]].sum() == pytest.approx(0.75 * 308, abs=2)
 
 
+def test_each_bar_has_its_own_label_and_probability() -> None:
+    picture, best, other = Image.new("RGB", (320, 10)), Prediction("a", 0.75, 0), Prediction("b", 0.25, 1)
+    both, first, second = (np.asarray(annotate(picture, shown)) for shown in ([best, other], [best], [other]))
+    line = len(both) - len(first)
+    np.testing.assert_array_equal(both[-line:], second[-line:])
+    np.testing.assert_array_equal(both[:-line][:-6], first[:-6])  # but for the margin below
+    assert not np.array_equal(first[-line:], second[-line:])
+
+
 def test_a_long_label_stays_clear_of_the_probability() -> None:
     picture = Image.new("RGB", (320, 10))
     long, none = (np.asarray(annotate(picture, [Prediction(label, 0.5, 0)])) for label in ("x" * 500, ""))
