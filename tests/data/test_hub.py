@@ -104,6 +104,16 @@ def test_columns_that_are_no_images(monkeypatch):
         open_dataset("hf://x", "train")
 
 
+def test_classes_stay_in_the_order_of_their_numbers(monkeypatch, encoded):
+    names = ["zebra", "Ape", "ape", "10", "9"]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": [4, 0]}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    train = open_dataset("hf://x", "train")
+    assert train.class_names == names and [names[label] for label in train.labels] == ["9", "zebra"]
+
+
 def test_classes_without_names_are_numbered_up_to_the_largest(monkeypatch, encoded):
     columns = {"image": [{"bytes": image, "path": None} for image, _ in encoded[:2]], "label": [3, 0]}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})

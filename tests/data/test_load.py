@@ -43,6 +43,8 @@ def test_validation_is_held_out_of_train(parquet_folder, pixels):
         seen = [*map(bytes, train.images.numpy()), *(image.tobytes() for image in chosen)]
         assert sorted(seen) == sorted(map(bytes, pixels[:100]))
         assert torch.equal(load_train(config)[0].images, train.images)
+    train, held_out = load_train(DataConfig(str(parquet_folder), 8, validation=0.29, **GREY))
+    assert (len(train), len(held_out)) == (71, 29)  # although 0.29 * 100 is a little less in float64
     assert load_train(DataConfig(str(parquet_folder), 8, **GREY))[1] is None
     with pytest.raises(RecipeError, match="validation: 100 holds 100 of 100 training images out"):
         load_train(DataConfig(str(parquet_folder), 8, validation=100))

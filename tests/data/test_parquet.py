@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -60,6 +61,24 @@ def test_a_set_that_lies_there_twice_is_not_read_twice(tmp_path, encoded, write_
         write_parquet(tmp_path / name, encoded[:5])
     with pytest.raises(DataError, match=rf"files of different sets: .*{other}"):
         ParquetDataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2])
+def test_a_shard_that_is_not_there_is_named_wherever_it_belongs(tmp_path, encoded, write_parquet, lacking):
+    for number in {0, 1, 2} - {lacking}:
+        write_parquet(tmp_path / f"train-{number:05}-of-00003.parquet", encoded[:5])
+    with pytest.raises(DataError, match=rf"train-\*\.parquet: shards missing: {lacking}$"):
+        ParquetDataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_classes_stay_in_the_order_of_their_numbers(tmp_path, encoded, write_parquet, hub):
+    names = ["zebra", "Ape", "ape", "10", "9"]
+    features = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+    metadata = {"huggingface": json.dumps(features)} if hub else {"class_names": json.dumps(names)}
+    file = write_parquet(tmp_path / "train.parquet", [(encoded[0][0], 4)])
+    pq.write_table(pq.read_table(file).replace_schema_metadata(metadata), file)
+    assert ParquetDataset(tmp_path, "train").class_names == names
 
 
 def test_shards_have_the_same_classes(tmp_path, encoded, write_parquet):
