@@ -64,7 +64,7 @@ def check_fit(model: Network, where: str, recipe: Recipe, step: StepConfig, num_
     images = torch.empty(step.batch_size // parts, recipe.data.channels, size, size, device="meta")
     try:
         model.train()(images)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         raise RecipeError(
             f"{where}: this network cannot take a batch of shape {list(images.shape)}: {' '.join(str(error).split())}"
         ) from None
