@@ -151,7 +151,7 @@ def test_metrics_count_images(serving, png) -> None:
 
 
 def test_workers_run_batches_side_by_side(serving, png, monkeypatch) -> None:
-    client = serving(workers=2, wait_seconds=0)
+    client = serving(workers=2, batch=1)  # else one worker may take both
     (batcher,) = client.app.state.service.batchers.values()
     session, run, both = batcher.model.session, batcher.model.session.run, threading.Barrier(2)
     monkeypatch.setattr(session, "run", lambda *given: (both.wait(20), run(*given))[1])

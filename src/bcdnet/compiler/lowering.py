@@ -29,8 +29,6 @@ class Batch:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Batch)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     """A copy of a parameter or buffer as contiguous float32: what becomes of the model, the program stays."""
