@@ -193,7 +193,7 @@ struct BytesAlgorithm {
   }
 
   static BinaryAlgorithm Make(const char* name) {
-    return {name, Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), true, Accumulate};
+    return {name, Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), Accumulate};
   }
 };
 

@@ -164,7 +164,7 @@ struct WordsAlgorithm {
   }
 
   static BinaryAlgorithm Make() {
-    return {"words", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), true, Accumulate};
+    return {"words", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(uint16_t), Accumulate};
   }
 };
 

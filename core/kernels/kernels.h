@@ -31,9 +31,9 @@ struct ConvShape {
   int64_t inputs() const { return static_cast<int64_t>(k_h) * k_w * in_c; }
 };
 
-/// One way to count disagreeing bits: sums[pixel][channel] = popcount(a xor w) over all taps, also those outside the
-/// map, which read zero bits. The caller corrects borders (see BorderBases in runtime/binary_step.cc), which keeps them
-/// out of the inner loops.
+/// One way to count disagreeing bits: sums[pixel][channel] = popcount(a xor w) over the rows of taps that lie inside the
+/// map, whose taps left and right of it read zero bits. The caller corrects these (see BorderBases in
+/// runtime/binary_step.cc), which keeps borders out of the inner loops.
 struct BinaryAlgorithm {
   const char* name;
   bool (*supports)(const ConvShape&);
@@ -46,8 +46,6 @@ struct BinaryAlgorithm {
   void (*expand)(const ConvShape&, const uint32_t* bits, std::byte* index, int row_begin, int row_end);
   /// Bytes of a sum: 2 (uint16_t) or 4 (int32_t).
   int sum_bytes;
-  /// Whether rows of taps that lie wholly outside the map are left out of the sums.
-  bool skips_rows;
   /// Pixels [pixel_begin, pixel_end) in row-major order; sums [pixel_end - pixel_begin][block_channels].
   void (*accumulate)(const ConvShape&, const std::byte* packed, const std::byte* index, int block, int pixel_begin,
                      int pixel_end, void* sums);

@@ -48,6 +48,8 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
     for (int o = first; o < last; ++o) {
       int32_t sum = 0;
       for (int ky = 0; ky < s.k_h; ++ky) {
+        const int y = oy * s.stride_h + ky - s.pad_h;
+        if (y < 0 || y >= s.in_h) continue;
         for (int kx = 0; kx < s.k_w; ++kx) {
           const size_t place = static_cast<size_t>(oy * s.stride_h + ky) * s.padded_w() + ox * s.stride_w + kx;
           for (int word = 0; word < words; ++word) {
@@ -64,7 +66,7 @@ void Accumulate(const ConvShape& s, const std::byte* packed, const std::byte* in
 }  // namespace
 
 BinaryAlgorithm PlainAlgorithm() {
-  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), false, Accumulate};
+  return {"plain", Supports, BlockChannels, WeightBytes, PackWeights, IndexBytes, Expand, sizeof(int32_t), Accumulate};
 }
 
 }  // namespace bcdnet::reference

@@ -1,12 +1,12 @@
 // Binary convolution with 1 to 3 branches.
 //
-// The kernels count disagreeing bits over all taps, reading zero bits outside the map. With `pop` that count, `bad` the
-// taps outside, and p_t(o) the number of ones in tap t of the weights of output o (what a zero input disagrees with):
+// The kernels count disagreeing bits over the rows of taps inside the map, reading zero bits left and right of it. With
+// `pop` that count, `bad` the taps that read such zeros, and p_t(o) the number of ones in tap t of the weights of output
+// o (what a zero input disagrees with):
 //     d = sum over good taps of (I - 2 popcount) = n_good I - 2 (pop - sum over bad t of p_t(o)) = base(o) - 2 pop,
 //     base(o) = n_good I + 2 sum over bad t of p_t(o).
 // `base` depends on the pixel only through which taps are bad, which is the same for all pixels of a border class; one
-// table row per class is made at load. Rows of taps that an algorithm leaves out of its sums count for nothing. All of
-// it is exact: |d| <= kh kw I <= 2^24, so float(d) is exact too.
+// table row per class is made at load. All of it is exact: |d| <= kh kw I <= 2^24, so float(d) is exact too.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -41,7 +41,7 @@ std::vector<Taps> AxisClasses(int in, int out, int kernel, int stride, int pad, 
 }
 
 AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, const std::vector<Taps>& rows,
-                                   const std::vector<Taps>& columns, bool skips_rows) {
+                                   const std::vector<Taps>& columns) {
   const int padded = PadChannels(s.out_c), words = s.words(), taps = s.k_h * s.k_w;
   AlignedVector<int32_t> bases(rows.size() * columns.size() * padded, 0);
   // ones[y][x]: those of the taps above y and left of x, so that each class takes a few steps whatever the kernel's
@@ -60,8 +60,7 @@ AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, 
       for (int w = 0; w < words; ++w) *sum += std::popcount(weights[(static_cast<size_t>(o) * taps + tap) * words + w]);
     }
     for (size_t r = 0; r < rows.size(); ++r) {
-      // An algorithm that skips rows does not see the taps above and below the map at all.
-      const int32_t seen = within(skips_rows ? rows[r] : Taps{0, s.k_h}, {0, s.k_w});
+      const int32_t seen = within(rows[r], {0, s.k_w});
       for (size_t c = 0; c < columns.size(); ++c) {
         const int good = (rows[r].second - rows[r].first) * (columns[c].second - columns[c].first);
         bases[(r * columns.size() + c) * padded + o] = good * s.in_c + 2 * (seen - within(rows[r], columns[c]));
@@ -134,7 +133,7 @@ class BinaryStep final : public Step {
       data.weights.resize(algorithm_.weight_bytes(shape));
       algorithm_.pack_weights(shape, branch.weight.data, data.weights.data());
       epilogue_.Set(kScale + static_cast<int>(branches_.size()) - 1, branch.scale);
-      data.base = BorderBases(shape, branch.weight.data, rows, columns, algorithm_.skips_rows);
+      data.base = BorderBases(shape, branch.weight.data, rows, columns);
       if (branch.shift != Shift::kNone) data.shift.emplace(branch.shift, input_.buffer);
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
