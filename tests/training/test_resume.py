@@ -81,6 +81,7 @@ def check_same(whole: Path, resumed: Path) -> None:
     assert without_time[0] == without_time[1]
 
 
+@pytest.mark.slow
 def test_stopped_twice_and_resumed_gives_the_same_bits(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

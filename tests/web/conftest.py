@@ -29,7 +29,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bcdnet.compiler import export
 
     torch.manual_seed(0)
-    model = timm.create_model("bcdnet_b_small", num_classes=10, width=0.25)
+    model = timm.create_model("bcdnet_b_small", num_classes=10, width=0.125)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
