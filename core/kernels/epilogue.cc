@@ -25,6 +25,7 @@ using VF = hn::Vec<DF>;
 using DI = hn::RebindToSigned<DF>;
 inline constexpr int kFloats = HWY_LANES(float);
 inline constexpr int kMaxPixels = 64;
+inline constexpr size_t kMaxChannels = 256;  // whose parameters the first-level cache holds
 inline constexpr int kGroup = kChannelPad / kFloats;  // vectors of one word of bits
 // As many values at a time as half of the registers hold: the steps of one wait for each other.
 inline constexpr int kTilePixels = kGroup <= 2 ? 8 : kGroup <= 4 ? 2 : 1;
@@ -70,40 +71,6 @@ HWY_INLINE VF LoadModulo(const float* pixel, int channel, int channels) {
   return hn::Load(DF(), lanes);
 }
 
-/// The 32 channels from `channel` on.
-struct Group {
-  const float* parameters;
-  const float* gain;
-  const float* beta;
-  const int32_t* base[kMaxBranches];
-  size_t channel;
-  size_t column;    // of the values and sums
-  size_t shortcut;  // first channel in the shortcut's map
-  uint32_t valid;   // bits that are real channels
-
-  Group() = default;
-  Group(const EpilogueArgs& a, int channel)
-      : parameters(a.parameters + ParameterIndex(0, channel)),
-        gain(a.gain != nullptr ? a.gain + channel : nullptr),
-        beta(a.beta != nullptr ? a.beta + channel : nullptr),
-        channel(channel),
-        column(channel - a.channel_begin),
-        shortcut(a.shortcut_duplicate ? channel % a.shortcut_channels : channel) {
-    for (int b = 0; b < a.branches; ++b) base[b] = a.base[b] + channel;
-    const int left = a.out_c - channel;
-    valid = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
-  }
-};
-
-struct Groups {
-  static constexpr int kMax = 8;
-  int count = 0;
-  Group at[kMax];
-  Groups(const EpilogueArgs& a, int channel) {
-    for (; channel < a.channel_end && count < kMax; channel += kChannelPad) at[count++] = Group(a, channel);
-  }
-};
-
 template <class M>
 HWY_INLINE uint32_t MaskBits(M mask) {
   uint8_t raw[8];
@@ -114,13 +81,12 @@ HWY_INLINE uint32_t MaskBits(M mask) {
   return both;
 }
 
-/// float(base - 2 count) * scale
-HWY_INLINE VF Term(const uint16_t* count, const int32_t* base, const float* scale) {
+/// (base - 2 count) * scale. The numbers before are whole and below 2^18, so that float32 has them exactly.
+HWY_INLINE VF Term(const uint16_t* count, const float* base, VF scale) {
   const DF d;
-  const DI di;
   const hn::Rebind<uint16_t, DF> d16;
-  const auto n = hn::PromoteTo(di, hn::Load(d16, count));
-  return hn::Mul(hn::ConvertTo(d, hn::Sub(hn::Load(di, base), hn::Add(n, n))), hn::Load(d, scale));
+  const VF n = hn::ConvertTo(d, hn::PromoteTo(DI(), hn::Load(d16, count)));
+  return hn::Mul(hn::NegMulAdd(n, hn::Set(d, 2.0f), hn::Load(d, base)), scale);
 }
 
 /// The mean of the window of a pooled shortcut from `window` on.
@@ -140,17 +106,27 @@ HWY_INLINE VF Mean(const EpilogueArgs& a, const float* window, bool right, bool 
   return hn::Mul(sum, hn::Set(d, (right ? 0.5f : 1.0f) * (below ? 0.5f : 1.0f)));
 }
 
+/// The same vector, in a register: compilers would rather read a parameter again for each of the pixels that share it.
+HWY_INLINE VF Kept(VF v) {
+#if HWY_TARGET == HWY_AVX2 && !HWY_COMPILER_MSVC
+  asm("" : "+x"(v.raw));
+#endif
+  return v;
+}
+
 /// The words of P pixels from `pixel` on.
 template <int P>
-HWY_INLINE void WriteBits(const EpilogueArgs& a, const Group& group, size_t pixel, const VF (&value)[P][kGroup]) {
+HWY_INLINE void WriteBits(const EpilogueArgs& a, size_t pixel, size_t channel, const VF (&value)[P][kGroup]) {
   const DF d;
-  if (group.valid == 0) return;
+  const int left = a.out_c - static_cast<int>(channel);  // bits that are real channels
+  if (left <= 0) return;
+  const uint32_t valid = left >= kChannelPad ? ~0u : (1u << left) - 1;
   for (int b = 0; b < a.bits_count; ++b) {
     const BitsTarget bits = a.bits[b];
-    const float* bias = bits.bias != nullptr ? bits.bias + group.channel : kMinusZeros.values;
-    const float* alpha = bits.alpha != nullptr ? bits.alpha + group.channel : nullptr;
+    const float* bias = bits.bias != nullptr ? bits.bias + channel : kMinusZeros.values;
+    const float* alpha = bits.alpha != nullptr ? bits.alpha + channel : nullptr;
     const size_t line = a.word_stride;
-    uint32_t* words = bits.words + pixel * line + group.channel / 32;
+    uint32_t* words = bits.words + pixel * line + channel / kChannelPad;
     for (int p = 0; p < P; ++p) {
       uint32_t word = 0;
       for (int k = 0; k < kGroup; ++k) {
@@ -158,96 +134,119 @@ HWY_INLINE void WriteBits(const EpilogueArgs& a, const Group& group, size_t pixe
         if (alpha != nullptr) v = hn::Sub(v, hn::Load(d, alpha + k * kFloats));
         word |= MaskBits(hn::Ge(v, hn::Zero(d))) << (k * kFloats);
       }
-      words[p * line] = word & group.valid;
+      words[p * line] = word & valid;
     }
   }
 }
 
-/// P pixels from number `i` of `pixels` on, whose steps alternate. The group is a copy, so that no store can change it.
+/// The channels from `begin` to `end` of P pixels from number `i` of `pixels` on: 32 at a time, whose steps alternate.
+/// What is the same for all of them is found before, so that little but arithmetic is left for each.
 template <int P, Source kSource, From kFrom, bool kActivation>
-HWY_INLINE void Tile(const EpilogueArgs& a, const Group group, const Pixels& pixels, int i) {
+HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t begin, size_t end) {
+  constexpr bool kOfSums = kSource == Source::kSums || kSource == Source::kBranchSums;
+  constexpr bool kModulo = kFrom == From::kScattered || kFrom == From::kPoolScattered;  // as it is read
   const DF d;
-  const size_t pixel = static_cast<size_t>(pixels.begin) + i, stride = a.value_stride;
-  const size_t first = (pixel - a.pixel_begin) * stride + group.column;
-  VF value[P][kGroup];
-  const auto each = [&](auto step) HWY_ATTR {
-    BCDNET_UNROLL
-    for (int k = 0; k < kGroup; ++k) {
+  const size_t pixel = static_cast<size_t>(pixels.begin) + i;
+  const size_t first = (pixel - a.pixel_begin) * a.value_stride - a.channel_begin, line = a.value_stride;
+  const uint32_t* border = a.border + pixel;
+  const float* base[P];
+  if constexpr (kOfSums) {
+    for (int p = 0; p < P; ++p) base[p] = static_cast<const float*>(a.base[0]) + border[p];
+  }
+  const float* from = a.shortcut + pixel * a.shortcut_stride;
+  float* map = a.map + pixel * a.map_stride;
+  const size_t from_line = a.shortcut_stride, map_line = a.map_stride;
+  const float* parameters = a.parameters + ParameterIndex(0, static_cast<int>(begin));
+  size_t column = a.shortcut_duplicate && !kModulo ? begin % a.shortcut_channels : begin;  // of the shortcut
+  for (size_t channel = begin; channel < end; channel += kChannelPad, parameters += kParameters * kChannelPad) {
+    VF value[P][kGroup];
+    const auto each = [&](auto step) HWY_ATTR {
       BCDNET_UNROLL
-      for (int p = 0; p < P; ++p) step(value[p][k], p, k * kFloats);
-    }
-  };
-  const auto parameter = [&](int which, int c)
-                             HWY_ATTR { return hn::Load(d, group.parameters + which * kChannelPad + c); };
-  if constexpr (kSource == Source::kPlain) {
-    each([&](VF& v, int p, int c) HWY_ATTR { v = hn::Load(d, a.values + first + p * stride + c); });
-  } else if constexpr (kSource == Source::kValues) {
-    each([&](VF& v, int p, int c)
-             HWY_ATTR { v = hn::Add(hn::Load(d, a.values + first + p * stride + c), parameter(kConvBias, c)); });
-  } else {
-    const uint32_t* border = a.border + pixel;
-    const auto* counts = static_cast<const uint16_t*>(a.counts[0]) + first;
-    each([&](VF& v, int p, int c) HWY_ATTR {
-      v = Term(counts + p * stride + c, group.base[0] + border[p] + c, group.parameters + kScale * kChannelPad + c);
-    });
-    if constexpr (kSource == Source::kBranchSums) {
-      for (int b = 1; b < a.branches; ++b) {
-        counts = static_cast<const uint16_t*>(a.counts[b]) + first;
+      for (int k = 0; k < kGroup; ++k) {
+        BCDNET_UNROLL
+        for (int p = 0; p < P; ++p) step(value[p][k], p, k * kFloats);
+      }
+    };
+    const auto parameter = [&](int which, int c)
+                               HWY_ATTR { return hn::Load(d, parameters + which * kChannelPad + c); };
+    if constexpr (!kOfSums) {
+      const float* values = a.values + first + channel;
+      each([&](VF& v, int p, int c) HWY_ATTR {
+        v = hn::Load(d, values + p * line + c);
+        if constexpr (kSource == Source::kValues) v = hn::Add(v, parameter(kConvBias, c));
+      });
+    } else {
+      const uint16_t* counts = static_cast<const uint16_t*>(a.counts[0]) + first + channel;
+      each([&](VF& v, int p, int c) HWY_ATTR {
+        v = Term(counts + p * line + c, base[p] + channel + c, parameter(kScale, c));
+      });
+      for (int b = 1; kSource == Source::kBranchSums && b < a.branches; ++b) {
+        counts = static_cast<const uint16_t*>(a.counts[b]) + first + channel;
+        const float* bases = static_cast<const float*>(a.base[b]) + channel;
         each([&](VF& v, int p, int c) HWY_ATTR {
-          v = hn::Add(v, Term(counts + p * stride + c, group.base[b] + border[p] + c,
-                              group.parameters + (kScale + b) * kChannelPad + c));
+          v = hn::Add(v, Term(counts + p * line + c, bases + border[p] + c, parameter(kScale + b, c)));
         });
       }
     }
-  }
-  if (kSource != Source::kPlain && group.gain != nullptr) {
-    each([&](VF& v, int, int c) HWY_ATTR { v = hn::Mul(v, hn::Load(d, group.gain + c)); });
-  }
-  if (kSource != Source::kPlain && group.beta != nullptr) {
-    each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, group.beta + c)); });
-  }
-  const float* shortcut = a.shortcut + pixel * a.shortcut_stride;
-  const size_t step = a.shortcut_stride;
-  each([&](VF& v, int p, int c) HWY_ATTR {
-    if constexpr (kSource != Source::kPlain) v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
-    if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * step + group.shortcut + c));
-    if constexpr (kFrom == From::kScattered)
-      v = hn::Add(v, LoadModulo(shortcut + p * step, group.shortcut + c, a.shortcut_channels));
-    if constexpr (kFrom == From::kPool)
-      v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], true, true, group.shortcut + c));
-    if constexpr (kFrom == From::kPoolScattered) {
-      v = hn::Add(v,
-                  Mean<kFrom>(a, pixels.window[i + p], pixels.right[i + p], pixels.below[i + p], group.shortcut + c));
+    if constexpr (kSource != Source::kPlain) {
+      if (a.gain != nullptr) {
+        each([&](VF& v, int, int c) HWY_ATTR { v = hn::Mul(v, hn::Load(d, a.gain + channel + c)); });
+      }
+      if (a.beta != nullptr) {
+        each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, a.beta + channel + c)); });
+      }
+      const float* shortcut = from + column;
+      BCDNET_UNROLL
+      for (int k = 0; k < kGroup; ++k) {
+        const int c = k * kFloats;
+        const VF mul = Kept(parameter(kMul, c)), add = Kept(parameter(kAdd, c));
+        const VF in = Kept(parameter(kBiasIn, c)), slope = Kept(parameter(kSlope, c));
+        const VF out = Kept(parameter(kBiasOut, c));
+        BCDNET_UNROLL
+        for (int p = 0; p < P; ++p) {
+          VF v = Fma(d, value[p][k], mul, add);
+          if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * from_line + c));
+          if constexpr (kFrom == From::kScattered)
+            v = hn::Add(v, LoadModulo(from + p * from_line, static_cast<int>(column) + c, a.shortcut_channels));
+          if constexpr (kFrom == From::kPool)
+            v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], true, true, column + c));
+          if constexpr (kFrom == From::kPoolScattered) {
+            v = hn::Add(v,
+                        Mean<kFrom>(a, pixels.window[i + p], pixels.right[i + p], pixels.below[i + p], column + c));
+          }
+          if constexpr (kActivation) {
+            v = hn::Add(v, in);
+            v = hn::Add(hn::IfThenElse(hn::Gt(v, hn::Zero(d)), v, hn::Mul(v, slope)), out);
+          }
+          value[p][k] = v;
+        }
+      }
     }
-    if constexpr (kActivation) {
-      v = hn::Add(v, parameter(kBiasIn, c));
-      v = hn::Add(hn::IfThenElse(hn::Gt(v, hn::Zero(d)), v, hn::Mul(v, parameter(kSlope, c))), parameter(kBiasOut, c));
+    if (a.map != nullptr) {
+      each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * map_line + channel + c); });
     }
-  });
-  if (a.map != nullptr) {
-    float* map = a.map + pixel * a.map_stride + group.channel;
-    const size_t line = a.map_stride;
-    each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * line + c); });
+    WriteBits<P>(a, pixel, channel, value);
+    column += kChannelPad;
+    if (!kModulo && a.shortcut_duplicate && column >= static_cast<size_t>(a.shortcut_channels))
+      column -= a.shortcut_channels;
   }
-  WriteBits<P>(a, group, pixel, value);
 }
 
-/// Pixel by pixel, groups within: a pixel's channels lie together in every map. Returns the first pixel left over.
+/// Pixel by pixel, channels within: those of a pixel lie together in every map. Returns the first pixel left over.
 template <int P, Source kSource, From kFrom, bool kActivation>
-HWY_INLINE int Tiles(const EpilogueArgs& a, const Groups& groups, const Pixels& pixels, int i) {
-  for (; i + P <= pixels.count; i += P) {
-    for (int g = 0; g < groups.count; ++g) Tile<P, kSource, kFrom, kActivation>(a, groups.at[g], pixels, i);
-  }
+HWY_INLINE int Tiles(const EpilogueArgs& a, const Pixels& pixels, int i, size_t begin, size_t end) {
+  for (; i + P <= pixels.count; i += P) Tile<P, kSource, kFrom, kActivation>(a, pixels, i, begin, end);
   return i;
 }
 
 template <Source kSource, From kFrom, bool kActivation>
 void Rows(const EpilogueArgs& args, const Pixels& pixels) {
   const EpilogueArgs a = args;  // of its own, so that no store of words can change it
-  for (int channel = a.channel_begin; channel < a.channel_end; channel += Groups::kMax * kChannelPad) {
-    const Groups groups(a, channel);
-    const int rest = Tiles<kTilePixels, kSource, kFrom, kActivation>(a, groups, pixels, 0);
-    if constexpr (kTilePixels > 1) Tiles<1, kSource, kFrom, kActivation>(a, groups, pixels, rest);
+  const size_t all = a.channel_end;
+  for (size_t begin = a.channel_begin; begin < all; begin += kMaxChannels) {
+    const size_t end = std::min(begin + kMaxChannels, all);
+    const int rest = Tiles<kTilePixels, kSource, kFrom, kActivation>(a, pixels, 0, begin, end);
+    if constexpr (kTilePixels > 1) Tiles<1, kSource, kFrom, kActivation>(a, pixels, rest, begin, end);
   }
 }
 

@@ -93,7 +93,7 @@ struct EpilogueArgs {
   int branches;
   int sum_bytes;
   const void* counts[kMaxBranches];
-  const int32_t* base[kMaxBranches];  // [border classes][padded O]
+  const void* base[kMaxBranches];  // [border classes][padded O]; float for sums of 16 bits, else int32_t
   const uint32_t* border;             // [pixel of the whole map]: where the row of its class starts in base
   int value_stride;
 

@@ -33,14 +33,17 @@ float Constant(const EpilogueArgs& a, int parameter, int channel) {
 float SourceValue(const EpilogueArgs& a, int pixel, int channel) {
   const size_t at = static_cast<size_t>(pixel - a.pixel_begin) * a.value_stride + channel - a.channel_begin;
   if (a.values != nullptr) return a.values[at];
-  const auto count = [&](int b) -> int32_t {
-    return a.sum_bytes == 2 ? static_cast<const uint16_t*>(a.counts[b])[at]
-                            : static_cast<const int32_t*>(a.counts[b])[at];
+  const auto dot = [&](int b) -> float {
+    const size_t base = a.border[pixel] + static_cast<size_t>(channel);
+    if (a.sum_bytes == 2) {
+      return static_cast<const float*>(a.base[b])[base] - 2.0f * static_cast<const uint16_t*>(a.counts[b])[at];
+    }
+    return static_cast<float>(static_cast<const int32_t*>(a.base[b])[base] -
+                              2 * static_cast<const int32_t*>(a.counts[b])[at]);
   };
   float value = 0.0f;
   for (int b = 0; b < a.branches; ++b) {
-    const int32_t dot = a.base[b][a.border[pixel] + channel] - 2 * count(b);
-    const float term = static_cast<float>(dot) * Constant(a, kScale + b, channel);
+    const float term = dot(b) * Constant(a, kScale + b, channel);
     value = b == 0 ? term : value + term;
   }
   return value;

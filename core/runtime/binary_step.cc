@@ -12,6 +12,7 @@
 #include <cstring>
 #include <map>
 #include <utility>
+#include <variant>
 
 #include "runtime/epilogue_step.h"
 
@@ -40,10 +41,12 @@ std::vector<Taps> AxisClasses(int in, int out, int kernel, int stride, int pad, 
   return taps;
 }
 
-AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, const std::vector<Taps>& rows,
+/// Of type T, which has all of them exactly.
+template <class T>
+AlignedVector<T> BorderBases(const ConvShape& s, const uint32_t* weights, const std::vector<Taps>& rows,
                                    const std::vector<Taps>& columns) {
   const int padded = PadChannels(s.out_c), words = s.words(), taps = s.k_h * s.k_w;
-  AlignedVector<int32_t> bases(rows.size() * columns.size() * padded, 0);
+  AlignedVector<T> bases(rows.size() * columns.size() * padded, 0);
   // ones[y][x]: those of the taps above y and left of x, so that each class takes a few steps whatever the kernel's
   // size.
   const int width = s.k_w + 1;
@@ -63,7 +66,8 @@ AlignedVector<int32_t> BorderBases(const ConvShape& s, const uint32_t* weights, 
       const int32_t seen = within(rows[r], {0, s.k_w});
       for (size_t c = 0; c < columns.size(); ++c) {
         const int good = (rows[r].second - rows[r].first) * (columns[c].second - columns[c].first);
-        bases[(r * columns.size() + c) * padded + o] = good * s.in_c + 2 * (seen - within(rows[r], columns[c]));
+        const int32_t base = good * s.in_c + 2 * (seen - within(rows[r], columns[c]));
+        bases[(r * columns.size() + c) * padded + o] = static_cast<T>(base);
       }
     }
   }
@@ -133,7 +137,11 @@ class BinaryStep final : public Step {
       data.weights.resize(algorithm_.weight_bytes(shape));
       algorithm_.pack_weights(shape, branch.weight.data, data.weights.data());
       epilogue_.Set(kScale + static_cast<int>(branches_.size()) - 1, branch.scale);
-      data.base = BorderBases(shape, branch.weight.data, rows, columns);
+      if (algorithm_.sum_bytes == sizeof(uint16_t)) {
+        data.base = BorderBases<float>(shape, branch.weight.data, rows, columns);
+      } else {
+        data.base = BorderBases<int32_t>(shape, branch.weight.data, rows, columns);
+      }
       if (branch.shift != Shift::kNone) data.shift.emplace(branch.shift, input_.buffer);
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
@@ -181,7 +189,7 @@ class BinaryStep final : public Step {
  private:
   struct BranchData {
     AlignedVector<std::byte> weights;
-    AlignedVector<int32_t> base;
+    std::variant<AlignedVector<float>, AlignedVector<int32_t>> base;  // as EpilogueArgs wants them
     std::optional<ShiftPlan> shift;
   };
 
@@ -213,7 +221,7 @@ class BinaryStep final : public Step {
     EpilogueArgs args = epilogue_.Bind(frame);
     args.branches = static_cast<int>(branches_.size());
     for (int b = 0; b < args.branches; ++b) {
-      args.base[b] = branches_[b].base.data();
+      args.base[b] = std::visit([](const auto& base) -> const void* { return base.data(); }, branches_[b].base);
     }
     args.border = border_.data();
     args.value_stride = block_;
