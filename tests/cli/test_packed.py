@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from dataclasses import replace
@@ -129,6 +130,26 @@ def test_a_page_replaces_no_files_but_its_own(files, tmp_path, call) -> None:
     (site / "model.bcdn").unlink()
     for _ in range(2):  # the second time over a page of ours
         assert call("export-web", files[1], "-o", site)[0] == 0
+
+
+def test_a_page_is_whole_or_not_there(files, tmp_path, call, monkeypatch) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.suffix == ".wasm":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    site = tmp_path / "site"
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = f"error: {site / 'bcdnet.wasm'}: cannot be written (No space left on device)\n"
+    assert call("export-web", files[1], "-o", site) == (2, "", message) and not any(site.iterdir())
+    monkeypatch.undo()
+    assert call("export-web", files[1], "-o", site)[0] == 0  # where there is space again, it is no other page's folder
+    before = {path.name: path.stat().st_mtime_ns for path in site.iterdir()}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert call("export-web", files[1], "-o", site)[0] == 2  # and no page of two versions
+    assert {path.name: path.stat().st_mtime_ns for path in site.iterdir()} == before
 
 
 def test_verify_agrees(files, call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,11 +67,12 @@ def write_site(packed: Path, output: Path) -> tuple[int, int]:
         raise BcdnetError(f"{output}: holds {', '.join(others)} of another page; choose another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            with whole_file(output / name) as beside:
-                beside.write_bytes(content)
+        with ExitStack() as files:
+            # All of them or none. The core, entered last, is the first to get its name: beside it the files are ours.
+            for name in sorted(contents, key=CORE.__eq__):
+                files.enter_context(whole_file(output / name)).write_bytes(contents[name])
     except OSError as error:
-        raise BcdnetError(f"{output}: cannot be written ({error})") from None
+        raise BcdnetError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from None
     return sum(len(content) for name, content in contents.items() if name != MODEL), len(contents[MODEL])
 
 
