@@ -1,4 +1,5 @@
 import ast
+import csv
 import subprocess
 import sys
 import types
@@ -96,6 +97,27 @@ def test_what_a_user_can_cause_is_one_line(
 
     verb.run = run  # type: ignore[attr-defined]
     assert call(capsys, "probe") == (code, "", message)
+
+
+@pytest.mark.parametrize(("closed", "out", "err"), [("stdout", "", "error: it\n"), ("stderr", "a,b\n", "")])
+def test_what_has_no_place_to_go_goes_nowhere_else(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, closed, out, err
+) -> None:
+    def run() -> None:
+        csv.writer(sys.stdout, lineterminator="\n").writerow("ab")
+        raise RecipeError("it")
+
+    verb.run = run  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, closed, None)
+    assert call(capsys, "probe") == (2, out, err)
+    getattr(sys, closed).close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_the_exit_code_tells_what_a_full_disk_cannot() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bcdnet", "probe"], stderr=full, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 @pytest.mark.parametrize(

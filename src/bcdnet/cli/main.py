@@ -6,8 +6,10 @@ To add a verb, write `cli/<verb>.py` with one typed function `run(...)` (a typer
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -108,6 +110,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 success; 2 a usage error, a `BcdnetError` or a file that cannot be read or written (one line on
     stderr, no traceback); 130 interrupted.
     """
+    # Closed ones (>&- in a shell): print would take the other's place, and csv knows no None.
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w", errors="replace")  # noqa: SIM115 (open to the end)
+        for stream in (sys.stdout, sys.stderr)
+    )
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     words = sys.argv[1:] if argv is None else argv
@@ -134,5 +141,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"error: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):  # a full disk, a log that nobody reads: the exit code tells
+        print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
