@@ -86,6 +86,7 @@ def test_a_verb_gets_its_arguments_and_its_docstring_is_its_help(
         ),
         (PermissionError(13, "Permission denied", "there/x"), 2, "error: there/x: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
+        (MemoryError(), 2, "error: not enough memory (of this machine); smaller batches need less\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         extra = EXTRAS.get(package, VERBS[verb].extra if verb else "train")
         message = f"this command needs {package}: pip install 'bcdnet[{extra}]'"
     except MemoryError as error:
-        message = f"not enough memory ({error or 'of this machine'}); smaller batches need less"
+        message = f"not enough memory ({str(error) or 'of this machine'}); smaller batches need less"
     except OSError as error:
         message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
