@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_model_data_config
 from torch import nn
 
 from bcdnet.errors import RecipeError
@@ -275,6 +276,12 @@ def test_grey_images_and_the_width_multiplier():
     model = build(configure("bcdnet_b_r18_small", in_chans=1, width=0.3, num_classes=10)).eval()
     assert model.config.widths == (20, 40, 80, 160)
     assert model(torch.randn(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_timm_prepares_grey_images_for_a_network_that_takes_them():
+    model = timm.create_model("reactnet_r18_small", in_chans=1, width=0.125)
+    assert model.in_chans == 1
+    resolve_model_data_config(model, {"in_chans": 1})  # a ValueError where timm takes a network for one of colours
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ class Network(nn.Module):
     def num_classes(self) -> int:
         return self.config.num_classes
 
+    @property
+    def in_chans(self) -> int:
+        return self.config.in_chans
+
     def get_classifier(self) -> nn.Module:
         return self.head
 
