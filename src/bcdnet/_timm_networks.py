@@ -12,8 +12,26 @@ from bcdnet.models import TIMM_LAYERS, VARIANTS, build, configure, default_prepr
 NEUTRAL = {"drop_rate": 0.0, "drop_path_rate": 0.0, "global_pool": "avg"}
 
 default_cfgs = generate_default_cfgs(
-    {name: {"num_classes": 1000, **default_preprocess(name), **TIMM_LAYERS} for name in VARIANTS}
+    {
+        name: {
+            "num_classes": 1000,
+            "fixed_input_size": "img_size" in parameters_of(name),
+            **default_preprocess(name),
+            **TIMM_LAYERS,
+        }
+        for name in VARIANTS
+    }
 )
+
+
+def _settings(img_size: Any = None, **others: Any) -> dict[str, Any]:
+    """Settings of ours from those that timm passes, where an image's size is (height, width)."""
+    if img_size is None:
+        return others
+    height, width = img_size if isinstance(img_size, tuple | list) else (img_size, img_size)
+    if height != width:
+        raise RecipeError(f"img_size: images are square, not {height} x {width}")
+    return {"img_size": height, **others}
 
 
 def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: Any) -> Any:
@@ -23,11 +41,11 @@ def create_for_timm(name: str, entry: str, pretrained: bool = False, **kwargs: A
             del kwargs[key]
     if "global_pool" in kwargs:
         raise RecipeError("global_pool is 'avg'; model.forward_features(images) gives the maps before it")
-    settings = {key: kwargs[key] for key in parameters_of(name) if key in kwargs}
+    settings = _settings(**{key: kwargs[key] for key in parameters_of(name) if key in kwargs})
     with torch.device("meta"):  # only to count the stages
         stages = len(build(configure(name, **settings)).stages)
     return build_model_with_cfg(
-        lambda **settings: build(configure(name, **settings)),
+        lambda **settings: build(configure(name, **_settings(**settings))),
         entry,
         pretrained,
         feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},

@@ -284,6 +284,16 @@ def test_timm_prepares_grey_images_for_a_network_that_takes_them():
     resolve_model_data_config(model, {"in_chans": 1})  # a ValueError where timm takes a network for one of colours
 
 
+def test_timm_prepares_images_of_the_one_size_that_a_mixer_takes():
+    small = {"width": 0.125, "depth": 1}
+    model = timm.create_model("binary_mixer_small", pretrained_cfg_overlay={"input_size": (3, 64, 64)}, **small)
+    assert model.config.img_size == 64 and resolve_model_data_config(model)["input_size"] == (3, 64, 64)
+    model = timm.create_model("binary_mixer_small", img_size=(64, 64), **small)
+    assert model.config.img_size == 64 and model.pretrained_cfg["fixed_input_size"]
+    with pytest.raises(RecipeError, match="square, not 64 x 32"):
+        timm.create_model("binary_mixer_small", img_size=(64, 32), **small)
+
+
 @pytest.mark.parametrize(
     "name,settings,message",
     [
