@@ -85,8 +85,13 @@ HWY_INLINE uint32_t MaskBits(M mask) {
 HWY_INLINE VF Term(const uint16_t* count, const float* base, VF scale) {
   const DF d;
   const hn::Rebind<uint16_t, DF> d16;
-  const VF n = hn::ConvertTo(d, hn::PromoteTo(DI(), hn::Load(d16, count)));
-  return hn::Mul(hn::NegMulAdd(n, hn::Set(d, 2.0f), hn::Load(d, base)), scale);
+  const auto n = hn::PromoteTo(DI(), hn::Load(d16, count));
+#if HWY_NATIVE_FMA
+  const VF dot = hn::NegMulAdd(hn::ConvertTo(d, n), hn::Set(d, 2.0f), hn::Load(d, base));
+#else
+  const VF dot = hn::Sub(hn::Load(d, base), hn::ConvertTo(d, hn::Add(n, n)));
+#endif
+  return hn::Mul(dot, scale);
 }
 
 /// The mean of the window of a pooled shortcut from `window` on.
@@ -106,8 +111,8 @@ HWY_INLINE VF Mean(const EpilogueArgs& a, const float* window, bool right, bool 
   return hn::Mul(sum, hn::Set(d, (right ? 0.5f : 1.0f) * (below ? 0.5f : 1.0f)));
 }
 
-/// The same vector, in a register: compilers would rather read a parameter again for each of the pixels that share it.
-HWY_INLINE VF Kept(VF v) {
+/// The same vector. Compilers would rather read a parameter again for each of the pixels that share it.
+HWY_INLINE VF InRegister(VF v) {
 #if HWY_TARGET == HWY_AVX2 && !HWY_COMPILER_MSVC
   asm("" : "+x"(v.raw));
 #endif
@@ -148,7 +153,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
   const DF d;
   const size_t pixel = static_cast<size_t>(pixels.begin) + i;
   const size_t first = (pixel - a.pixel_begin) * a.value_stride - a.channel_begin, line = a.value_stride;
-  const uint32_t* border = a.border + pixel;
+  const uint32_t* border = kOfSums ? a.border + pixel : nullptr;
   const float* base[P];
   if constexpr (kOfSums) {
     for (int p = 0; p < P; ++p) base[p] = static_cast<const float*>(a.base[0]) + border[p];
@@ -168,20 +173,20 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
       }
     };
     const auto parameter = [&](int which, int c)
-                               HWY_ATTR { return hn::Load(d, parameters + which * kChannelPad + c); };
+                               HWY_ATTR { return InRegister(hn::Load(d, parameters + which * kChannelPad + c)); };
     if constexpr (!kOfSums) {
-      const float* values = a.values + first + channel;
+      const float* values = a.values + (first + channel);
       each([&](VF& v, int p, int c) HWY_ATTR {
         v = hn::Load(d, values + p * line + c);
         if constexpr (kSource == Source::kValues) v = hn::Add(v, parameter(kConvBias, c));
       });
     } else {
-      const uint16_t* counts = static_cast<const uint16_t*>(a.counts[0]) + first + channel;
+      const uint16_t* counts = static_cast<const uint16_t*>(a.counts[0]) + (first + channel);
       each([&](VF& v, int p, int c) HWY_ATTR {
         v = Term(counts + p * line + c, base[p] + channel + c, parameter(kScale, c));
       });
       for (int b = 1; kSource == Source::kBranchSums && b < a.branches; ++b) {
-        counts = static_cast<const uint16_t*>(a.counts[b]) + first + channel;
+        counts = static_cast<const uint16_t*>(a.counts[b]) + (first + channel);
         const float* bases = static_cast<const float*>(a.base[b]) + channel;
         each([&](VF& v, int p, int c) HWY_ATTR {
           v = hn::Add(v, Term(counts + p * line + c, bases + border[p] + c, parameter(kScale + b, c)));
@@ -196,31 +201,22 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
         each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, a.beta + channel + c)); });
       }
       const float* shortcut = from + column;
-      BCDNET_UNROLL
-      for (int k = 0; k < kGroup; ++k) {
-        const int c = k * kFloats;
-        const VF mul = Kept(parameter(kMul, c)), add = Kept(parameter(kAdd, c));
-        const VF in = Kept(parameter(kBiasIn, c)), slope = Kept(parameter(kSlope, c));
-        const VF out = Kept(parameter(kBiasOut, c));
-        BCDNET_UNROLL
-        for (int p = 0; p < P; ++p) {
-          VF v = Fma(d, value[p][k], mul, add);
-          if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * from_line + c));
-          if constexpr (kFrom == From::kScattered)
-            v = hn::Add(v, LoadModulo(from + p * from_line, static_cast<int>(column) + c, a.shortcut_channels));
-          if constexpr (kFrom == From::kPool)
-            v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], true, true, column + c));
-          if constexpr (kFrom == From::kPoolScattered) {
-            v = hn::Add(v,
-                        Mean<kFrom>(a, pixels.window[i + p], pixels.right[i + p], pixels.below[i + p], column + c));
-          }
-          if constexpr (kActivation) {
-            v = hn::Add(v, in);
-            v = hn::Add(hn::IfThenElse(hn::Gt(v, hn::Zero(d)), v, hn::Mul(v, slope)), out);
-          }
-          value[p][k] = v;
+      each([&](VF& v, int p, int c) HWY_ATTR {
+        v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
+        if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * from_line + c));
+        if constexpr (kFrom == From::kScattered)
+          v = hn::Add(v, LoadModulo(from + p * from_line, static_cast<int>(column) + c, a.shortcut_channels));
+        if constexpr (kFrom == From::kPool)
+          v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], true, true, column + c));
+        if constexpr (kFrom == From::kPoolScattered) {
+          v = hn::Add(v, Mean<kFrom>(a, pixels.window[i + p], pixels.right[i + p], pixels.below[i + p], column + c));
         }
-      }
+        if constexpr (kActivation) {
+          v = hn::Add(v, parameter(kBiasIn, c));
+          v = hn::IfThenElse(hn::Gt(v, hn::Zero(d)), v, hn::Mul(v, parameter(kSlope, c)));
+          v = hn::Add(v, parameter(kBiasOut, c));
+        }
+      });
     }
     if (a.map != nullptr) {
       each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * map_line + channel + c); });
