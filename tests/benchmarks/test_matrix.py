@@ -13,17 +13,13 @@ from bcdnet.training.recipe_file import differences, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Counting takes seconds for each recipe.
-RECIPES = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name != "cifar10_cpu")) for name in matrix.read_matrix()["recipes"]
-]
-
 
 def path_of(recipe: str) -> Path:
     return ROOT / "recipes" / f"{recipe}.yaml"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", matrix.read_matrix()["recipes"])
 def test_rows_differ_and_cost_the_same(recipe: str) -> None:
     rows = {row.name: row for row in matrix.rows_of(path_of(recipe))}
     groups = matrix.read_matrix()["groups"]

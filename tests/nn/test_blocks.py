@@ -61,7 +61,9 @@ def test_blocks_train_in_both_steps(name):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "memory_format", [pytest.param(torch.contiguous_format, marks=pytest.mark.slow), torch.channels_last]
+)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_compile_without_a_graph_break(name, memory_format):
     """torch 2.11 once broke the graph at every sign of a channels_last tensor, and training was no faster for it."""

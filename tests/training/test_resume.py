@@ -123,8 +123,8 @@ def whole(recipe_into: Callable[..., Recipe], tmp_path_factory: pytest.TempPathF
     [
         ("on_train_batch_end", 6, signal.SIGTERM, SystemExit),
         ("on_train_batch_end", 11, signal.SIGTERM, SystemExit),
-        ("on_train_epoch_end", 11, signal.SIGTERM, SystemExit),
-        ("on_train_batch_end", 6, signal.SIGINT, KeyboardInterrupt),
+        pytest.param("on_train_epoch_end", 11, signal.SIGTERM, SystemExit, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_end", 6, signal.SIGINT, KeyboardInterrupt, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_keeps_what_was_trained(

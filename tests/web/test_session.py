@@ -152,6 +152,7 @@ def test_a_browser_that_cannot_run_the_core_is_told_what_it_lacks(page: Any) -> 
     assert told.startswith("the core needs WebAssembly with SIMD and exceptions, and a policy that allows it (")
 
 
+@pytest.mark.slow
 def test_photos_larger_than_a_phones_canvas_are_seen_whole(page: Any) -> None:
     same = page.evaluate(
         """async () => {
