@@ -41,8 +41,8 @@ def rows(run: Path) -> list[dict[str, str]]:
     path = run / "metrics.csv"
     if not path.is_file():
         return []
-    with path.open() as file:
-        return [row for row in csv.DictReader(file) if row["iteration"]]
+    text = path.read_text()  # at once: from a file that grows as it reads, csv takes a row for the names of columns
+    return [row for row in csv.DictReader(text.splitlines()) if row["iteration"]]
 
 
 def run_until(recipe: Path, step: str, iteration: int, stop: signal.Signals, run: Path, *arguments: str) -> int:
