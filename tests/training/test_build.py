@@ -110,6 +110,10 @@ def test_initial_weights_are_all_that_fits(tmp_path: Path, caplog: pytest.LogCap
         initial_weights(replace(config, checkpoint=str(packed)), same, DATA, LABELS)
     assert not caplog.messages
     initial_weights(config, same, replace(DATA, std=(0.2,)), LABELS)
-    assert caplog.messages == [f"model.checkpoint: {tmp_path} learned from images of std [0.35], not [0.2]"]
+    learned = f"model.checkpoint: {tmp_path} learned from images of "
+    assert caplog.messages == [f"{learned}std [0.35], not [0.2]; to keep those: data.std=[0.35]"]
+    caplog.clear()
+    initial_weights(config, same, replace(DATA, image_size=24), LABELS)
+    assert caplog.messages == [f"{learned}input_size [1, 16, 16], not [1, 24, 24]"]  # which may well be meant
     with pytest.raises(CheckpointError, match=r"model\.checkpoint: none\.safetensors: no such model file"):
         initial_weights(ModelConfig("reactnet_r18_small", SMALL, checkpoint="none.safetensors"), same, DATA, LABELS)

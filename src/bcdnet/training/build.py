@@ -92,8 +92,11 @@ def initial_weights(
                 f"settings: {what}"
             )
     own, new = loaded.preprocess, preprocess_of(data)
-    if other := [f"{key} {own[key]}, not {new[key]}" for key in ("input_size", "mean", "std") if own[key] != new[key]]:
-        _log.warning("model.checkpoint: %s learned from images of %s", config.checkpoint, "; ".join(other))
+    if other := [key for key in ("input_size", "mean", "std") if own[key] != new[key]]:
+        learned = "; ".join(f"{key} {own[key]}, not {new[key]}" for key in other)
+        words = " ".join(f"data.{key}={list(own[key])}".replace(" ", "") for key in other if key != "input_size")
+        remedy = f"; to keep those: {words}" if words else ""
+        _log.warning("model.checkpoint: %s learned from images of %s%s", config.checkpoint, learned, remedy)
     kept = wanted.keys() & given.keys() - (heads if loaded.labels != labels else set())
     return {name: given[name] for name in kept}, loaded
 
