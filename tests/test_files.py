@@ -72,6 +72,10 @@ def test_an_error_names_the_file_that_was_asked_for(written, tmp_path: Path) -> 
     with pytest.raises(OSError, match="No space") as caught, written(tmp_path / "x.png"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.filename == str(tmp_path / "x.png")
+    # What is not there cannot be given its name: that error has two.
+    with pytest.raises(FileNotFoundError) as caught, written(tmp_path / "x.png"):
+        pass
+    assert str(caught.value).endswith(f": '{tmp_path / 'x.png'}'")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere, and there are no pipes")

@@ -20,6 +20,17 @@ def refuse_overwriting(outputs: Iterable[str | os.PathLike[str]], inputs: Iterab
 
 
 @contextmanager
+def naming(path: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Let an OSError that names `beside`, or no file as that of a full disk, name `path`, which the block writes."""
+    try:
+        yield
+    except OSError as error:
+        if (error.filename is None and error.errno in FULL) or (beside and error.filename == os.fspath(beside)):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None  # of the error's own class
+        raise
+
+
+@contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, beside `path` and with its suffix; the file gets its name once the block has ended well.
 
@@ -34,14 +45,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     mark = os.urandom(4).hex()  # process ids repeat, among threads and containers
     beside = target.with_name(f".{target.stem[:64]}.{mark}.partial{target.suffix}")
     try:
-        yield beside
-        if target.exists():
-            beside.chmod(target.stat().st_mode & 0o7777)
-        beside.replace(target)
-    except OSError as error:
-        if error.filename == str(beside) or (error.filename is None and error.errno in FULL):
-            error.filename, error.filename2 = os.fspath(path), None
-        raise
+        with naming(path, beside):
+            yield beside
+            if target.exists():
+                beside.chmod(target.stat().st_mode & 0o7777)
+            beside.replace(target)
     finally:
         with suppress(OSError):  # where it could not be written, it cannot be removed
             beside.unlink()

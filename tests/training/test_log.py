@@ -58,3 +58,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, line: bytes) -> None:
     path.write_bytes(path.read_bytes() + line)
     with pytest.raises(CheckpointError, match=r"metrics\.csv is damaged .*the run goes on without it: move it away"):
         rewind(path, {"step1"}, "step2", 15)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(OSError, match="No space") as caught:
+        CsvRows(Path("/dev/full"), "step1").log_metrics({"event": "train"}, step=10)
+    assert caught.value.filename == "/dev/full"

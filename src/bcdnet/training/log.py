@@ -9,7 +9,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from bcdnet.errors import CheckpointError
-from bcdnet.files import lasting_file
+from bcdnet.files import lasting_file, naming
 
 COLUMNS = (
     "step",
@@ -80,10 +80,10 @@ class CsvRows(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Append one row; keys are `COLUMNS`, missing ones stay empty."""
+        """Append one row; keys are `COLUMNS`, missing ones stay empty. Raises OSError that names the file."""
         row = {"step": self._step, "iteration": step, **metrics}
         new = not self.path.exists()
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
             if new:
                 writer.writeheader()
