@@ -129,7 +129,7 @@ def main() -> None:
     if any(word.startswith("-") for word in words):
         sys.exit(__doc__)
     run = unused(Path(words.pop(0)) if words and "=" not in words[0] else Path("runs/demo"))
-    console = Console()
+    console = Console(soft_wrap=True)  # lines of a log stay lines
     started = time.perf_counter()
     train(load_recipe(RECIPE, [f"run_dir={run}", *words]), say=console.print)
     report(run, console)
