@@ -10,6 +10,7 @@
 #include "kernels/fma-inl.h"
 #include "kernels/tables.h"
 #include "kernels/unroll.h"
+#include "kernels/windows-inl.h"
 
 #include <algorithm>
 #include <cstring>
@@ -20,13 +21,7 @@ namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 namespace hn = hwy::HWY_NAMESPACE;
 
-using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
-using DI = hn::RebindToSigned<DF>;
-inline constexpr int kFloats = HWY_LANES(float);
-inline constexpr int kMaxPixels = 64;
 inline constexpr size_t kMaxChannels = 256;  // whose parameters the first-level cache holds
-inline constexpr int kGroup = kChannelPad / kFloats;  // vectors of one word of bits
 // As many values at a time as half of the registers hold: the steps of one wait for each other.
 inline constexpr int kTilePixels = kGroup <= 2 ? 8 : kGroup <= 4 ? 2 : 1;
 
@@ -40,36 +35,6 @@ alignas(64) constexpr Fill kMinusZeros(-0.0f);
 
 /// kPlain: values that no step before the bits changes.
 enum class Source { kPlain, kValues, kSums, kBranchSums };
-/// kScattered: channels that do not lie side by side; kPoolScattered: such, or windows cut off by the border.
-enum class From { kNone, kSame, kScattered, kPool, kPoolScattered };
-
-/// The pixels of a call, and where the window of a pooled shortcut begins for each.
-struct Pixels {
-  int begin, count;
-  const float* window[kMaxPixels];
-  bool right[kMaxPixels], below[kMaxPixels];  // whether the window has a second column, a second row
-
-  Pixels(const EpilogueArgs& a, int begin, int end) : begin(begin), count(end - begin) {
-    if (!a.shortcut_avg_pool) return;
-    int y = begin / a.out_w, x = begin % a.out_w;
-    for (int i = 0; i < count; ++i) {
-      window[i] = a.shortcut + (static_cast<size_t>(2 * y) * a.shortcut_w + 2 * x) * a.shortcut_stride;
-      right[i] = 2 * x + 1 < a.shortcut_w;
-      below[i] = 2 * y + 1 < a.shortcut_h;
-      if (++x == a.out_w) {
-        x = 0;
-        ++y;
-      }
-    }
-  }
-};
-
-/// A vector of a shortcut that is read modulo its channels.
-HWY_INLINE VF LoadModulo(const float* pixel, int channel, int channels) {
-  HWY_ALIGN float lanes[kFloats];
-  for (int i = 0; i < kFloats; ++i) lanes[i] = pixel[(channel + i) % channels];
-  return hn::Load(DF(), lanes);
-}
 
 template <class M>
 HWY_INLINE uint32_t MaskBits(M mask) {
@@ -92,23 +57,6 @@ HWY_INLINE VF Term(const uint16_t* count, const float* base, VF scale) {
   const VF dot = hn::Sub(hn::Load(d, base), hn::ConvertTo(d, hn::Add(n, n)));
 #endif
   return hn::Mul(dot, scale);
-}
-
-/// The mean of the window of a pooled shortcut from `window` on.
-template <From kFrom>
-HWY_INLINE VF Mean(const EpilogueArgs& a, const float* window, bool right, bool below, size_t channel) {
-  const DF d;
-  const size_t column = a.shortcut_stride, row = static_cast<size_t>(a.shortcut_w) * a.shortcut_stride;
-  const auto load = [&](size_t at) HWY_ATTR {
-    if constexpr (kFrom == From::kPool) return hn::LoadU(d, window + at + channel);
-    return LoadModulo(window + at, static_cast<int>(channel), a.shortcut_channels);
-  };
-  VF sum = hn::Add(hn::Zero(d), load(0));
-  if (right) sum = hn::Add(sum, load(column));
-  if (below) sum = hn::Add(sum, load(row));
-  if (right && below) sum = hn::Add(sum, load(row + column));
-  // 1, 2 or 4 terms: the division is exact as a product.
-  return hn::Mul(sum, hn::Set(d, (right ? 0.5f : 1.0f) * (below ? 0.5f : 1.0f)));
 }
 
 /// The same vector. Compilers would rather read a parameter again for each of the pixels that share it.
@@ -221,6 +169,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
     if (a.map != nullptr) {
       each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * map_line + channel + c); });
     }
+    if (kOfSums && a.means != nullptr) AddToMeans<P>(pixels, i, channel, value);
     WriteBits<P>(a, pixel, channel, value);
     column += kChannelPad;
     if (!kModulo && a.shortcut_duplicate && column >= static_cast<size_t>(a.shortcut_channels))

@@ -109,6 +109,9 @@ struct EpilogueArgs {
   bool shortcut_duplicate, shortcut_avg_pool;
 
   float* map;  // [pixel of the whole map][map_stride]
+  // The means of its windows of 2 x 2, [out_h / 2][out_w / 2][map_stride], which calls add up: an even row's pixels come
+  // before those of the row below, in calls whose ranges begin and end at even pixels. Only for sums.
+  float* means;
   int map_stride;
   int bits_count;
   int word_stride;

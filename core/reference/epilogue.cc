@@ -26,6 +26,15 @@ float ShortcutValue(const EpilogueArgs& a, int pixel, int channel) {
   return sum / static_cast<float>(count);
 }
 
+/// Adds one of the four values of a window, in the order in which a pooled shortcut reads them.
+void AddToMean(const EpilogueArgs& a, int pixel, int channel, float value) {
+  const int y = pixel / a.out_w, x = pixel % a.out_w;
+  const size_t window = static_cast<size_t>(y / 2) * (a.out_w / 2) + x / 2;
+  float& mean = a.means[window * a.map_stride + channel];
+  mean = (y % 2 == 0 && x % 2 == 0 ? 0.0f : mean) + value;
+  if (y % 2 == 1 && x % 2 == 1) mean = mean / 4.0f;
+}
+
 float Constant(const EpilogueArgs& a, int parameter, int channel) {
   return a.parameters[ParameterIndex(parameter, channel)];
 }
@@ -68,6 +77,7 @@ void Epilogue(const EpilogueArgs& a) {
       if (a.shortcut != nullptr) v = v + ShortcutValue(a, pixel, c);
       v = v + Constant(a, kBiasIn, c);
       v = (v > 0.0f ? v : v * Constant(a, kSlope, c)) + Constant(a, kBiasOut, c);
+      if (a.means != nullptr) AddToMean(a, pixel, c, v);
       if (a.map != nullptr) a.map[static_cast<size_t>(pixel) * a.map_stride + c] = v;
       for (int b = 0; b < a.bits_count; ++b) {
         float t = v;

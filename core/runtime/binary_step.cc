@@ -117,7 +117,7 @@ class BinaryStep final : public Step {
         kernels_(context.kernels),
         algorithm_(Choose(context, shape)),
         input_(context.places[op.input]),
-        chunks_(shape.pixels(), kItemPixels, kTilePixels),
+        chunks_(Items(shape, op.epilogue.map && context.places[*op.epilogue.map].means)),
         block_(algorithm_.block_channels(shape)),
         blocks_((PadChannels(shape.out_c) + block_ - 1) / block_),
         epilogue_(op.epilogue, shape.out_w, shape.out_c, context) {
@@ -146,7 +146,8 @@ class BinaryStep final : public Step {
     }
     index_bytes_ = RoundUp(algorithm_.index_bytes(shape));
     shifted_bytes_ = RoundUp(input_.bytes());
-    sums_bytes_ = RoundUp(static_cast<uint64_t>(chunks_.longest()) * block_ * algorithm_.sum_bytes);
+    const uint64_t most = std::min(chunks_.longest(), kItemPixels);
+    sums_bytes_ = RoundUp(most * block_ * algorithm_.sum_bytes);
   }
 
   uint64_t scratch_bytes() const override { return branches_.size() * (index_bytes_ + shifted_bytes_); }
@@ -171,18 +172,21 @@ class BinaryStep final : public Step {
     ForEach(frame.team, blocks_ * chunks_.count, [&](int item, int thread) {
       const auto [block, chunk] = Part(item, threads);
       EpilogueArgs args = common;
-      args.pixel_begin = chunks_.begin(chunk);
-      args.pixel_end = chunks_.begin(chunk + 1);
       args.channel_begin = block * block_;
       args.channel_end = std::min(args.channel_begin + block_, PadChannels(shape_.out_c));
       std::byte* scratch = frame.scratch_of(thread);
-      for (int b = 0; b < branches; ++b) {
-        std::byte* sums = scratch + b * sums_bytes_;
-        algorithm_.accumulate(shape_, branches_[b].weights.data(), frame.scratch + b * index_bytes_, block,
-                              args.pixel_begin, args.pixel_end, sums);
-        args.counts[b] = sums;
+      const int end = chunks_.begin(chunk + 1);
+      for (int begin = chunks_.begin(chunk); begin < end; begin += kItemPixels) {
+        args.pixel_begin = begin;
+        args.pixel_end = std::min(begin + kItemPixels, end);
+        for (int b = 0; b < branches; ++b) {
+          std::byte* sums = scratch + b * sums_bytes_;
+          algorithm_.accumulate(shape_, branches_[b].weights.data(), frame.scratch + b * index_bytes_, block,
+                                args.pixel_begin, args.pixel_end, sums);
+          args.counts[b] = sums;
+        }
+        kernels_.epilogue(args);
       }
-      kernels_.epilogue(args);
     });
   }
 
@@ -206,6 +210,12 @@ class BinaryStep final : public Step {
     const int size = static_cast<int>(chunks * (share + 1) / shares) - begin;
     const int place = item - blocks_ * begin;
     return {place / size, begin + place % size};
+  }
+
+  /// With `means` an item has both rows of every window it has.
+  static Chunks Items(const ConvShape& shape, bool means) {
+    const int unit = means ? 2 * shape.out_w : kTilePixels;
+    return Chunks(shape.pixels(), std::max(kItemPixels / unit, 1) * unit, unit);
   }
 
   static const BinaryAlgorithm& Choose(const StepContext& context, const ConvShape& shape) {

@@ -32,7 +32,7 @@ PreparedEpilogue::PreparedEpilogue(const Epilogue& e, int out_w, int out_c, cons
   if (e.shortcut) {
     shortcut_ = place(e.shortcut->buffer);
     duplicate_ = e.shortcut->duplicate;
-    avg_pool_ = e.shortcut->avg_pool;
+    avg_pool_ = e.shortcut->avg_pool && !shortcut_->means;
   }
   activation_ = e.prelu.has_value();
   if (e.prelu) {
@@ -72,8 +72,13 @@ EpilogueArgs PreparedEpilogue::Bind(const Frame& frame) const {
     args.shortcut_avg_pool = avg_pool_;
   }
   if (map_) {
-    args.map = frame.floats(*map_);
     args.map_stride = map_->stride;
+    if (!map_->means) {
+      args.map = frame.floats(*map_);
+    } else {
+      args.means = frame.floats(*map_);
+      if (frame.whole_maps != nullptr) args.map = reinterpret_cast<float*>(frame.whole_maps + map_->whole);
+    }
   }
   args.bits_count = static_cast<int>(bits_.size());
   for (int b = 0; b < args.bits_count; ++b) {

@@ -34,15 +34,45 @@ void ForBuffers(const Op& op, const F& f) {
       op.body);
 }
 
-/// Calls f(shortcut, map) where an epilogue's map has an element of its shortcut for each of its own.
+/// For each buffer whether it is a map of which only means of windows of 2 x 2 are read, by shortcuts: a quarter of it
+/// is then all that need be written, and read.
+std::vector<bool> ReadAsMeans(const Program& program) {
+  std::vector<int> uses(program.buffers.size(), 0), means(program.buffers.size(), 0);
+  std::vector<bool> found(program.buffers.size(), false);
+  for (const Op& op : program.ops) {
+    ForBuffers(op, [&](int id) { ++uses[id]; });
+    std::visit(
+        [&](const auto& body) {
+          if constexpr (requires { body.epilogue; }) {
+            const std::optional<Shortcut>& shortcut = body.epilogue.shortcut;
+            if (shortcut && shortcut->avg_pool) ++means[shortcut->buffer];
+          }
+        },
+        op.body);
+  }
+  for (int id : program.outputs) ++uses[id];
+  for (const Op& op : program.ops) {
+    const auto* conv = std::get_if<BinaryConv2dOp>(&op.body);  // which write the large ones
+    if (conv == nullptr || !conv->epilogue.map) continue;
+    const int id = *conv->epilogue.map;
+    const Buffer& map = program.buffers[id];
+    found[id] = means[id] > 0 && uses[id] == 1 + means[id] && map.height % 2 == 0 && map.width % 2 == 0;
+  }
+  return found;
+}
+
+/// Calls f(shortcut, map) where an epilogue's map has, as they are stored, an element of its shortcut for each of its
+/// own.
 template <class F>
-void ForAddition(const Op& op, const Program& program, const F& f) {
+void ForAddition(const Op& op, const Plan& plan, const F& f) {
   std::visit(
       [&](const auto& body) {
         if constexpr (requires { body.epilogue; }) {
           const Epilogue& e = body.epilogue;
-          if (!e.map || !e.shortcut || e.shortcut->duplicate || e.shortcut->avg_pool) return;
-          const Buffer &from = program.buffers[e.shortcut->buffer], &to = program.buffers[*e.map];
+          if (!e.map || !e.shortcut || e.shortcut->duplicate) return;
+          const Place &shortcut = plan.places[e.shortcut->buffer], &map = plan.places[*e.map];
+          if (map.means || e.shortcut->avg_pool != shortcut.means) return;
+          const Buffer &from = shortcut.buffer, &to = map.buffer;
           if (from.height == to.height && from.width == to.width && from.channels == to.channels) {
             f(e.shortcut->buffer, *e.map);
           }
@@ -61,9 +91,18 @@ struct Life {
 Plan MakePlan(const Program& program) {
   Plan plan;
   std::vector<Life> lives(program.buffers.size());
+  const std::vector<bool> means = ReadAsMeans(program);
   for (size_t id = 0; id < program.buffers.size(); ++id) {
     const Buffer& b = program.buffers[id];
-    plan.places.push_back({b, 0, b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels)});
+    Place& place =
+        plan.places.emplace_back(Place{b, 0, b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels)});
+    if (means[id]) {
+      place.means = true;
+      place.whole = plan.whole_bytes;
+      plan.whole_bytes += RoundUp(place.bytes());
+      place.buffer.height /= 2;
+      place.buffer.width /= 2;
+    }
     lives[id] = {static_cast<int>(id), -1, -1};
   }
   const int ops = static_cast<int>(program.ops.size());
@@ -80,7 +119,7 @@ Plan MakePlan(const Program& program) {
   std::vector<int> host(lives.size());
   std::iota(host.begin(), host.end(), 0);
   for (int i = 0; i < ops; ++i) {
-    ForAddition(program.ops[i], program, [&](int shortcut, int map) {
+    ForAddition(program.ops[i], plan, [&](int shortcut, int map) {
       int uses = 0;
       ForBuffers(program.ops[i], [&](int id) { uses += id == shortcut; });
       if (lives[shortcut].last != i || uses > 1) return;

@@ -12,6 +12,7 @@ struct Plan {
   std::vector<Place> places;  // by buffer id; the image has none
   std::vector<int> writers;   // by buffer id: the op that writes it, -1 for none
   uint64_t arena_bytes = 0;
+  uint64_t whole_bytes = 0;  // of the maps whose means the arena holds
 };
 
 /// `program` is valid.

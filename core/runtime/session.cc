@@ -111,9 +111,10 @@ struct Session::Impl {
     here.memory.push_back(std::move(m));
   }
 
-  /// after(op, image, frame) is called after every op.
+  /// after(op, image, frame) is called after every op; `whole_maps` has room for those that are not stored.
   template <class After>
-  void Run(const float* images, int64_t count, const std::vector<float*>& outputs, const After& after) {
+  void Run(const float* images, int64_t count, const std::vector<float*>& outputs, const After& after,
+           std::byte* whole_maps = nullptr) {
     Shared& here = shared_here();
     Memory memory_of_run = TakeMemory(here, run_bytes());
     // One run has the team; others at the same time use their own thread alone, with the same results.
@@ -125,7 +126,8 @@ struct Session::Impl {
                 base + RoundUp(plan.arena_bytes),
                 base + RoundUp(plan.arena_bytes) + scratch_bytes,
                 thread_bytes,
-                parallel ? &team : nullptr};
+                parallel ? &team : nullptr,
+                whole_maps};
     const Buffer& in = program.buffers[program.input];
     const size_t image_floats = static_cast<size_t>(in.channels) * in.height * in.width;
     for (int64_t n = 0; n < count; ++n) {
@@ -142,14 +144,16 @@ struct Session::Impl {
     GiveMemory(here, std::move(memory_of_run));
   }
 
-  /// Copies a buffer of the arena to where it has no padding.
-  void Capture(const Frame& frame, const Place& place, void* to) const {
-    const int width = place.buffer.kind == Kind::kBits ? place.stride : place.buffer.channels;
-    for (int p = 0; p < place.pixels(); ++p) {
-      std::memcpy(static_cast<std::byte*>(to) + static_cast<size_t>(p) * width * 4,
-                  frame.arena + place.offset + static_cast<size_t>(p) * place.stride * 4,
-                  static_cast<size_t>(width) * 4);
-    }
+  /// Copies a buffer to the place of image `number` in `to`, where it has no padding.
+  void Capture(const Frame& frame, int id, int64_t number, void* to) const {
+    const Place& place = plan.places[id];
+    const Buffer& buffer = program.buffers[id];
+    const std::byte* from = place.means ? frame.whole_maps + place.whole : frame.arena + place.offset;
+    const size_t pixels = static_cast<size_t>(buffer.height) * buffer.width;
+    const size_t line = static_cast<size_t>(place.stride) * 4;
+    const size_t bytes = buffer.kind == Kind::kBits ? line : static_cast<size_t>(buffer.channels) * 4;
+    std::byte* copy = static_cast<std::byte*>(to) + number * pixels * bytes;
+    for (size_t p = 0; p < pixels; ++p) std::memcpy(copy + p * bytes, from + p * line, bytes);
   }
 
   Program program;
@@ -195,13 +199,11 @@ void Session::Debug(const float* images, int64_t count, const std::vector<int>& 
     if (writer < 0) throw std::invalid_argument("buffer " + std::to_string(id) + " is never written");
     written[writer].push_back(i);
   }
-  impl_->Run(images, count, {}, [&](size_t op, int64_t image, const Frame& frame) {
-    for (size_t i : written[op]) {
-      const Place& place = impl_->plan.places[ids[i]];
-      const size_t width = place.buffer.kind == Kind::kBits ? place.stride : place.buffer.channels;
-      impl_->Capture(frame, place, static_cast<std::byte*>(captures[i]) + image * place.pixels() * width * 4);
-    }
-  });
+  Impl::Memory whole_maps(impl_->plan.whole_bytes, std::byte{0});
+  const auto capture = [&](size_t op, int64_t image, const Frame& frame) {
+    for (size_t i : written[op]) impl_->Capture(frame, ids[i], image, captures[i]);
+  };
+  impl_->Run(images, count, {}, capture, whole_maps.data());
 }
 
 const std::string& Session::target() const { return impl_->kernels.target; }

@@ -17,9 +17,11 @@ namespace bcdnet {
 
 /// Where a buffer lives. `stride`: floats per pixel (maps, vectors) or words per pixel (bits).
 struct Place {
-  Buffer buffer;
+  Buffer buffer;  // as it is stored
   uint64_t offset = 0;
   int stride = 0;
+  bool means = false;  // the means of the map's windows of 2 x 2 instead of it, of which nothing else is read
+  uint64_t whole = 0;  // where in Frame::whole_maps such a map is
   int pixels() const { return buffer.height * buffer.width; }
   uint64_t bytes() const { return static_cast<uint64_t>(pixels()) * stride * 4; }
 };
@@ -32,6 +34,7 @@ struct Frame {
   std::byte* thread_scratch;  // thread_scratch_bytes for each thread
   uint64_t thread_scratch_bytes;
   Team* team;  // null: the caller's thread only
+  std::byte* whole_maps;  // null: nobody wants those whose means are stored
 
   float* floats(const Place& place) const { return reinterpret_cast<float*>(arena + place.offset); }
   uint32_t* words(const Place& place) const { return reinterpret_cast<uint32_t*>(arena + place.offset); }

@@ -64,6 +64,33 @@ def test_binary_convolution(
     check_network(network, count, algorithms=True)
 
 
+@given(
+    seeds, st.integers(1, 3), st.integers(1, 20), channels, st.integers(1, 70), st.integers(1, 2),
+    st.sampled_from([("none",), ("none", "none", "none")]), st.lists(st.booleans(), min_size=1, max_size=2),
+)  # fmt: skip
+@example(0, 1, 56, 64, 70, 1, ("none",), [False, True])  # rows of more pixels than an item otherwise has
+@example(0, 4, 7, 32, 64, 1, ("none",), [True])  # several pairs of rows in one item, whose length is no multiple of 8
+def test_maps_of_which_only_means_are_read(
+    new_network: Any, check_network: Any, seed: int, height: int, width: int, inputs: int, outputs: int, count: int,
+    branches: Any, duplicated: list[bool],
+) -> None:  # fmt: skip
+    network = new_network(seed, 2, 2 * height, 2 * width)
+    network.start(inputs, map=False, bits=[(True, None)])
+    more = {"mul": True, "add": True, "prelu": "all", "bits": [(True, None)]}
+    source = network.binary_conv2d(network.bits[0], outputs, (3, 3), (1, 1), (1, 1), shifts=branches, **more)
+    (bits,) = network.bits
+    for duplicate in duplicated:
+        shortcut = {"buffer": source, "duplicate": duplicate, "avg_pool": True}
+        out = network.binary_conv2d(bits, outputs * (1 + duplicate), (3, 3), (2, 2), (1, 1), shortcut=shortcut, **more)
+        network.outputs.append(network.flatten(out))
+    check_network(network, count, algorithms=True, finished=True)
+    images = network.images(count)
+    captured = [network.session(target=target, threads=2).debug(images, [source])[source] for target in _core.targets()]
+    network.outputs = [network.flatten(source)]  # so that it is read itself, too
+    for whole in captured:
+        np.testing.assert_array_equal(whole.reshape(count, -1), network.expected(images)[0])
+
+
 @given(seeds, sizes, sizes, st.integers(1, 40).map(lambda n: 4 * n), channels,
        st.lists(st.sampled_from(["none", "short", "long"]), min_size=1, max_size=3), st.booleans())  # fmt: skip
 def test_shifted_branches(

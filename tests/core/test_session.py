@@ -79,6 +79,19 @@ def test_a_map_takes_the_place_of_its_shortcut(new_network: Any) -> None:
     assert map_bytes < network.session().run_bytes < 2 * map_bytes
 
 
+def test_a_quarter_is_kept_of_a_map_of_which_means_are_read(new_network: Any) -> None:
+    network = new_network(5, 3, 80, 80)
+    network.start(32, map=False, bits=[(True, None)])
+    source = network.binary_conv2d(network.bits[0], 256, bits=[(True, None)])
+    shortcut = {"buffer": source, "duplicate": False, "avg_pool": True}
+    last = network.binary_conv2d(network.bits[0], 256, stride=(2, 2), shortcut=shortcut)
+    network.outputs = [network.simple("global_avg_pool", "vector", [256], input=last)]
+    map_bytes = 80 * 80 * 256 * 4
+    assert map_bytes / 4 < network.session().run_bytes < map_bytes / 2
+    network.outputs.append(network.simple("global_avg_pool", "vector", [256], input=source))  # reads the map itself
+    assert network.session().run_bytes > map_bytes
+
+
 def test_debug_captures_every_buffer(network: Any) -> None:
     images = network.images(3)
     ids = list(range(1, len(network.buffers)))
