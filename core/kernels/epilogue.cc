@@ -35,6 +35,7 @@ alignas(64) constexpr Fill kMinusZeros(-0.0f);
 
 /// kPlain: values that no step before the bits changes.
 enum class Source { kPlain, kValues, kSums, kBranchSums };
+constexpr bool OfSums(Source source) { return source == Source::kSums || source == Source::kBranchSums; }
 
 template <class M>
 HWY_INLINE uint32_t MaskBits(M mask) {
@@ -94,9 +95,10 @@ HWY_INLINE void WriteBits(const EpilogueArgs& a, size_t pixel, size_t channel, c
 
 /// The channels from `begin` to `end` of P pixels from number `i` of `pixels` on: 32 at a time, whose steps alternate.
 /// What is the same for all of them is found before, so that little but arithmetic is left for each.
-template <int P, Source kSource, From kFrom, bool kActivation>
+/// kMeans: whether there may be means to add to.
+template <int P, Source kSource, From kFrom, bool kActivation, bool kMeans>
 HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t begin, size_t end) {
-  constexpr bool kOfSums = kSource == Source::kSums || kSource == Source::kBranchSums;
+  constexpr bool kOfSums = OfSums(kSource);
   constexpr bool kModulo = kFrom == From::kScattered || kFrom == From::kPoolScattered;  // as it is read
   const DF d;
   const size_t pixel = static_cast<size_t>(pixels.begin) + i;
@@ -169,7 +171,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
     if (a.map != nullptr) {
       each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * map_line + channel + c); });
     }
-    if (kOfSums && a.means != nullptr) AddToMeans<P>(pixels, i, channel, value);
+    if (kMeans && a.means != nullptr) AddToMeans<P>(pixels, i, channel, value);
     WriteBits<P>(a, pixel, channel, value);
     column += kChannelPad;
     if (!kModulo && a.shortcut_duplicate && column >= static_cast<size_t>(a.shortcut_channels))
@@ -178,37 +180,39 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
 }
 
 /// Pixel by pixel, channels within: those of a pixel lie together in every map. Returns the first pixel left over.
-template <int P, Source kSource, From kFrom, bool kActivation>
+template <int P, Source kSource, From kFrom, bool kActivation, bool kMeans>
 HWY_INLINE int Tiles(const EpilogueArgs& a, const Pixels& pixels, int i, size_t begin, size_t end) {
-  for (; i + P <= pixels.count; i += P) Tile<P, kSource, kFrom, kActivation>(a, pixels, i, begin, end);
+  for (; i + P <= pixels.count; i += P) Tile<P, kSource, kFrom, kActivation, kMeans>(a, pixels, i, begin, end);
   return i;
 }
 
-template <Source kSource, From kFrom, bool kActivation>
+template <Source kSource, From kFrom, bool kActivation, bool kMeans>
 void Rows(const EpilogueArgs& args, const Pixels& pixels) {
   const EpilogueArgs a = args;  // of its own, so that no store of words can change it
   const size_t all = a.channel_end;
   for (size_t begin = a.channel_begin; begin < all; begin += kMaxChannels) {
     const size_t end = std::min(begin + kMaxChannels, all);
-    const int rest = Tiles<kTilePixels, kSource, kFrom, kActivation>(a, pixels, 0, begin, end);
-    if constexpr (kTilePixels > 1) Tiles<1, kSource, kFrom, kActivation>(a, pixels, rest, begin, end);
+    const int rest = Tiles<kTilePixels, kSource, kFrom, kActivation, kMeans>(a, pixels, 0, begin, end);
+    if constexpr (kTilePixels > 1) Tiles<1, kSource, kFrom, kActivation, kMeans>(a, pixels, rest, begin, end);
   }
 }
 
-/// Shortcuts that are slow to read keep an activation that changes nothing: its code twice would gain them little.
-template <Source kSource, bool kActivation>
+/// Shortcuts that are slow to read keep an activation that changes nothing, and ask for means: their code twice would
+/// gain them little.
+template <Source kSource, bool kActivation, bool kMeans>
 void RowsFrom(const EpilogueArgs& a, const Pixels& pixels) {
+  constexpr bool kMaybe = OfSums(kSource);
   const bool scattered = a.shortcut_duplicate && a.shortcut_channels % kChannelPad != 0;
   if (a.shortcut == nullptr) {
-    Rows<kSource, From::kNone, kActivation>(a, pixels);
+    Rows<kSource, From::kNone, kActivation, kMeans>(a, pixels);
   } else if (a.shortcut_avg_pool) {
     const bool whole = a.shortcut_h % 2 == 0 && a.shortcut_w % 2 == 0;
-    whole && !scattered ? Rows<kSource, From::kPool, true>(a, pixels)
-                        : Rows<kSource, From::kPoolScattered, true>(a, pixels);
+    whole && !scattered ? Rows<kSource, From::kPool, true, kMaybe>(a, pixels)
+                        : Rows<kSource, From::kPoolScattered, true, kMaybe>(a, pixels);
   } else if (scattered) {
-    Rows<kSource, From::kScattered, true>(a, pixels);
+    Rows<kSource, From::kScattered, true, kMaybe>(a, pixels);
   } else {
-    Rows<kSource, From::kSame, kActivation>(a, pixels);
+    Rows<kSource, From::kSame, kActivation, kMeans>(a, pixels);
   }
 }
 
@@ -220,15 +224,17 @@ void Epilogue(const EpilogueArgs& a) {
   for (int begin = a.pixel_begin; begin < a.pixel_end; begin += kMaxPixels) {
     const Pixels pixels(a, begin, std::min(begin + kMaxPixels, a.pixel_end));
     if (plain) {
-      Rows<Source::kPlain, From::kNone, false>(a, pixels);
+      Rows<Source::kPlain, From::kNone, false, false>(a, pixels);
     } else if (a.values != nullptr) {
-      RowsFrom<Source::kValues, true>(a, pixels);
+      RowsFrom<Source::kValues, true, false>(a, pixels);
     } else if (a.branches > 1) {
-      RowsFrom<Source::kBranchSums, true>(a, pixels);
+      RowsFrom<Source::kBranchSums, true, true>(a, pixels);
+    } else if (a.means != nullptr) {
+      RowsFrom<Source::kSums, true, true>(a, pixels);
     } else if (a.activation) {
-      RowsFrom<Source::kSums, true>(a, pixels);
+      RowsFrom<Source::kSums, true, false>(a, pixels);
     } else {
-      RowsFrom<Source::kSums, false>(a, pixels);
+      RowsFrom<Source::kSums, false, false>(a, pixels);
     }
   }
 }
