@@ -199,11 +199,13 @@ void Session::Debug(const float* images, int64_t count, const std::vector<int>& 
     if (writer < 0) throw std::invalid_argument("buffer " + std::to_string(id) + " is never written");
     written[writer].push_back(i);
   }
-  Impl::Memory whole_maps(impl_->plan.whole_bytes, std::byte{0});
+  // Written only where one of them is wanted: class activation maps want none, image by image.
+  const bool whole = std::any_of(ids.begin(), ids.end(), [&](int id) { return impl_->plan.places[id].means; });
+  Impl::Memory whole_maps(whole ? impl_->plan.whole_bytes : 0, std::byte{0});
   const auto capture = [&](size_t op, int64_t image, const Frame& frame) {
     for (size_t i : written[op]) impl_->Capture(frame, ids[i], image, captures[i]);
   };
-  impl_->Run(images, count, {}, capture, whole_maps.data());
+  impl_->Run(images, count, {}, capture, whole ? whole_maps.data() : nullptr);
 }
 
 const std::string& Session::target() const { return impl_->kernels.target; }
