@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -130,6 +133,14 @@ def test_a_page_replaces_no_files_but_its_own(files, tmp_path, call) -> None:
     (site / "model.bcdn").unlink()
     for _ in range(2):  # the second time over a page of ours
         assert call("export-web", files[1], "-o", site)[0] == 0
+
+
+def test_the_command_that_tries_a_page_takes_any_folder(files, tmp_path, call, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call("export-web", files[1], "--output=-my site")
+    _, *words = shlex.split(out.partition("To try it: ")[2])
+    assert code == 0 and "--directory=-my site" in words
+    subprocess.run([sys.executable, *words, "--help"], check=True, stdout=subprocess.DEVNULL)  # which reads them first
 
 
 def test_a_page_is_whole_or_not_there(files, tmp_path, call, monkeypatch) -> None:

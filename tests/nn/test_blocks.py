@@ -17,6 +17,7 @@ from bcdnet.nn import (
     RPReLU,
     RSign,
     ShortRangeShift,
+    Sign,
     SpatialMean,
     TokenMixingBlock,
     make_shortcut,
@@ -156,6 +157,11 @@ def test_half_an_embedding(dropped):
     assert gain is None and (alpha is None) == (dropped == "alpha") and (beta is None) == (dropped == "beta")
     kept = beta if alpha is None else alpha
     assert kept.shape == (2, 16 if dropped == "alpha" else 8, 1, 1)
+
+
+def test_an_embedding_without_alpha_goes_with_a_binarizer_that_takes_none():
+    block = ContextualConvBlock(8, 16, 1, embedding=ContextualEmbedding(8, 16, alpha=False), binarize=Sign())
+    assert block(torch.randn(2, 8, 3, 3)).shape == (2, 16, 3, 3)
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(4, 1), (12, 1), (20, 2), (28, 3), (32, 4)])

@@ -40,7 +40,7 @@ def run(
         page, weights = write_site(packed, output)
     typer.echo(
         f"{output}: page {page / 1e3:.0f} kB, model {weights / 1e6:.2f} MB. "
-        f"To try it: python -m http.server --directory {shlex.quote(str(output))} --bind 127.0.0.1"
+        f"To try it: python -m http.server --directory={shlex.quote(str(output))} --bind 127.0.0.1"
     )
 
 

@@ -78,14 +78,11 @@ class ContextualConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, I, H, W] -> [N, O, H', W'], H' = ceil(H / stride)."""
-        if self.embedding is None:
-            out = self.conv(self.binarize(x))
-        else:
-            alpha, beta, gain = self.embedding(x)
-            out = self.conv(self.binarize(x, alpha))
-            if gain is not None:
-                out = out * gain
-            if beta is not None:
-                out = out + beta
+        alpha, beta, gain = (None, None, None) if self.embedding is None else self.embedding(x)
+        out = self.conv(self.binarize(x) if alpha is None else self.binarize(x, alpha))
+        if gain is not None:
+            out = out * gain
+        if beta is not None:
+            out = out + beta
         out = self.act(self.bn(out) + self.shortcut(x))
         return out  # type: ignore[no-any-return]
