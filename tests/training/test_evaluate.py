@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 from typer.testing import CliRunner
 
 from bcdnet.cli.main import app
 from bcdnet.data import DataConfig, preprocess_of
+from bcdnet.data.imagenet_classes import descriptions
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import evaluate_logits
 from bcdnet.models import build, configure, load_model, save_model
@@ -203,6 +205,24 @@ def test_other_classes_than_the_models_are_refused(tmp_path: Path, caplog: pytes
     assert caplog.messages == [
         f"{whose} numbers its classes: taking 0 for 'a', 1 for 'b'" for whose in ("data", "model")
     ]
+
+
+def test_numbers_that_folders_sort_as_text_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    counted = [str(label) for label in range(12)]
+    for model, data in ((counted, sorted(counted)), (sorted(counted), counted), (sorted(counted), counted[:11])):
+        with pytest.raises(DataError, match=r"class 2 is '(10|2)' in model, '(10|2)' in data: .* in another order"):
+            check_classes(model, data, "model", "data")
+    check_classes(counted, [f"{label:02}" for label in range(12)], "model", "data")
+    assert caplog.messages == ["model numbers its classes: taking 0 for '00', 11 for '11'"]
+
+
+def test_imagenets_folders_are_its_classes_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    folders = ImageNetInfo("imagenet-1k").label_names()
+    check_classes(descriptions(), folders, "model", "data")
+    check_classes(folders, descriptions(), "model", "data")
+    assert descriptions()[0] == "tench, Tinca tinca" and not caplog.messages
+    with pytest.raises(DataError, match="class 0 is 'tench, Tinca tinca' in model, 'n01443537' in data"):
+        check_classes(descriptions(), folders[1:] + folders[:1], "model", "data")
 
 
 def test_the_two_evaluations_agree() -> None:

@@ -65,10 +65,9 @@ def _class_names(labels: str | None, classes: int) -> list[str]:
     if labels is None:
         return [str(index) for index in range(classes)]
     if labels == IMAGENET:
-        from timm.data.imagenet_info import ImageNetInfo
+        from bcdnet.data.imagenet_classes import descriptions
 
-        info = ImageNetInfo("imagenet-1k")
-        names = [info.index_to_description(index) for index in range(1000)]
+        names = descriptions()
     else:
         try:
             names = [line.strip() for line in Path(labels).read_text(encoding="utf-8-sig").splitlines() if line.strip()]

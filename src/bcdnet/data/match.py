@@ -6,6 +6,7 @@ import os
 from PIL.Image import Image
 
 from bcdnet.data.dataset import Dataset, spread
+from bcdnet.data.imagenet_classes import in_words
 from bcdnet.data.open import open_dataset
 from bcdnet.data.problems import label_problems, raise_for
 from bcdnet.decoded_images import with_channels
@@ -35,7 +36,7 @@ def open_for(class_names: list[str], checkpoint: str, path: str, split: str) -> 
 
 
 def check_classes(model: list[str], data: list[str], checkpoint: str, path: str) -> None:
-    """Raise DataError unless label k means the same to both.
+    """Raise DataError unless label k means the same to both; ImageNet's folders mean what its classes are in words.
 
     Where one of them has numbers for names, that cannot be seen: a warning is logged that names the assumption.
     """
@@ -43,16 +44,18 @@ def check_classes(model: list[str], data: list[str], checkpoint: str, path: str)
     # Of classes without names a split has as many as its largest label says, which may not be all.
     if len(model) < len(data) or (len(model) > len(data) and data != numbered):
         raise DataError(f"{checkpoint} knows {len(model)} classes, {path} has {len(data)}: not the data of this model")
+    model, data = in_words(model), in_words(data)
     if model[: len(data)] == data:
         return
-    if numbered in (model, data):
+    others = not set(data) <= set(model)
+    if numbered in (model, data) and others:
         whose, names = (path, model) if data == numbered else (checkpoint, data)
         _log.warning("%s numbers its classes: taking 0 for %r, %d for %r", whose, names[0], len(names) - 1, names[-1])
         return
     place = next(label for label in range(len(data)) if model[label] != data[label])
-    raise DataError(
-        f"class {place} is {model[place]!r} in {checkpoint}, {data[place]!r} in {path}: not the data of this model"
-    )
+    order = "the classes of this model in another order; call folders so that they sort as its classes, 02 before 10"
+    remedy = "not the data of this model" if others else order
+    raise DataError(f"class {place} is {model[place]!r} in {checkpoint}, {data[place]!r} in {path}: {remedy}")
 
 
 def check_channels(channels: int, dataset: Dataset, checkpoint: str, path: str) -> None:
