@@ -25,7 +25,8 @@ def test_timm_makes_each_by_its_name(name: str) -> None:
     for key in ("input_size", "mean", "std", "interpolation", "crop_pct"):
         value = getattr(cfg, key)
         assert (list(value) if isinstance(value, tuple) else value) == loaded.preprocess[key]
-        assert model.pretrained_cfg[key] == value
+        assert model.pretrained_cfg[key] == value == loaded.model.pretrained_cfg[key]
+    assert timm.data.resolve_model_data_config(loaded.model) == timm.data.resolve_model_data_config(model)
     images = torch.randn(2, *cfg.input_size, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(images), loaded.model(images))
     assert "state_dict" not in model.pretrained_cfg

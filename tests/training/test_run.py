@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,9 @@ def test_teacher_and_both_steps_leave_a_complete_folder(
     before = (run / "metrics.csv").read_text()
     assert train(recipe, resume=True, say=said.append) == results  # nothing is left to do
     assert (run / "metrics.csv").read_text() == before
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(RecipeError, match=r"has model.safetensors, .* but no checkpoint to go on from; another run_dir"):
+        train(recipe, resume=True)
 
 
 STEPS = [{"name": "a", "iterations": 2, "batch_size": 128, "lr": 1e-3}]

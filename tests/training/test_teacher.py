@@ -77,7 +77,9 @@ def test_teachers_from_our_files_and_from_timm_state_dicts(tmp_path: Path) -> No
     wrapped = {f"module.{name}": value for name, value in theirs.state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "theirs.pth")
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
-    for name in ("theirs.pth", "theirs.safetensors"):
+    averaged = {f"_orig_mod.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": {}, "state_dict_ema": averaged}, tmp_path / "averaged.pth")
+    for name in ("theirs.pth", "theirs.safetensors", "averaged.pth"):
         config = TeacherConfig("resnet18_twin_small", dict(SMALL), str(tmp_path / name))
         assert torch.equal(load_teacher(config, None, DATA, LABELS)(x), theirs(x))
 

@@ -20,7 +20,7 @@ from bcdnet.config import convert, from_dict
 from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.files import lasting_file
 from bcdnet.models.network import Network
-from bcdnet.models.registry import FAMILIES, build, family_of
+from bcdnet.models.registry import FAMILIES, TIMM_LAYERS, build, family_of
 from bcdnet.models.wrappers import unwrapped
 from bcdnet.nn import BinaryLayer, set_weight_bits
 
@@ -30,12 +30,17 @@ RUN_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from a file, in eval mode, and what the file says of it."""
+    """A model read from a file, in eval mode, and what the file says of it, which timm finds in its `pretrained_cfg`."""
 
     model: Network
     labels: list[str]
     preprocess: dict[str, Any]
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in self.preprocess.items()}
+        names = {"num_classes": self.model.num_classes, "label_names": tuple(self.labels)}
+        self.model.pretrained_cfg = {**TIMM_LAYERS, **sizes, **names}
 
     @property
     def class_names(self) -> list[str]:
@@ -156,8 +161,9 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
         # Twice, so that a file that lacks a few tensors is told which.
         model = from_description(header, 2 * sum(tensor.numel() for tensor in tensors.values()))
         set_weight_bits(model, header["weight_bits"])
-        result = Loaded(model.eval(), header["labels"], header["preprocess"], header["provenance"])
-        _check(model, result.labels, result.preprocess, result.provenance)
+        said = header["labels"], header["preprocess"], header["provenance"]
+        _check(model, *said)
+        result = Loaded(model.eval(), *said)
     except (KeyError, TypeError, ValueError, RecipeError) as error:
         raise CheckpointError(f"{path}: its header does not describe a network: {error}") from error
     try:

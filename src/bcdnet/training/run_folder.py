@@ -89,6 +89,12 @@ class RunFolder:
     def _check_same(self, recipe: Recipe) -> None:
         if not self.recipe.is_file():
             raise RecipeError(f"--resume: there is no run in {self.path} (it has no recipe.yaml)")
+        finished = sorted(path.name for path in self.path.glob("*.safetensors"))
+        if finished and not any(self.checkpoints.glob("*")):  # else it would start anew, over them
+            raise RecipeError(
+                f"--resume: {self.path} has {', '.join(finished)} but no checkpoint to go on from; "
+                "another run_dir starts a new run"
+            )
         changed = differences(load_recipe(self.recipe), recipe, ignore=MAY_CHANGE)
         if changed:
             raise RecipeError(

@@ -143,6 +143,8 @@ def _timm_teacher(config: TeacherConfig, num_classes: int, channels: int) -> nn.
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
+    from timm.models import clean_state_dict
+
     try:
         if path.suffix == ".safetensors":
             weights: Any = load_file(path)
@@ -154,12 +156,14 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         ) from None
     except Exception as error:
         raise CheckpointError(f"teacher.checkpoint: cannot read {path}: {' '.join(str(error).split())}") from None
-    for key in ("state_dict", "model"):
-        weights = weights.get(key, weights) if isinstance(weights, dict) else weights
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # of a timm training, the averaged ones first
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
+            break
     if not isinstance(weights, dict):
         raise CheckpointError(f"teacher.checkpoint: {path} holds no state dict")
     try:
-        network.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+        network.load_state_dict(clean_state_dict(weights))
     except RuntimeError as error:
         raise CheckpointError(f"teacher.checkpoint: {path}: {' '.join(str(error).split())}") from None
 
