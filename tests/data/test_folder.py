@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
+from bcdnet.data import DataConfig
+from bcdnet.data.check import check_dataset
 from bcdnet.data.open import open_dataset
 from bcdnet.errors import DataError
 
@@ -90,6 +92,20 @@ def test_empty_class_folders_and_stray_images_are_named(tmp_path, encoded, write
     (tmp_path / "train" / "stray.png").write_bytes(encoded[0][0])
     with pytest.raises(DataError, match=r"1 images outside of class folders, such as stray\.png"):
         open_dataset(str(tmp_path), "train")
+
+
+def test_a_class_may_want_images_to_be_tested_on(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:60])
+    write_tree(tmp_path / "val", [pair for pair in encoded[60:] if pair[1] != 3])
+    config = DataConfig(str(tmp_path), 8, channels=1, mean=(0.3,), std=(0.35,))
+    with pytest.raises(
+        DataError, match=r"only in 'train': digit 3; .* for each class, even if test has no images of it"
+    ):
+        check_dataset(config)
+    (tmp_path / "val" / "digit 3").mkdir()
+    check_dataset(config)
+    test = open_dataset(str(tmp_path), "test")
+    assert len(test.class_names) == 10 and 3 not in test.labels
 
 
 def test_a_file_that_vanished_is_named(tmp_path, encoded, write_tree):

@@ -54,7 +54,8 @@ def class_problems(train_name: str, train: Dataset, test_name: str, test: Datase
         only = [class_name for class_name in here.class_names if class_name not in set(there.class_names)]
         if only:
             differences += f"; only in {name!r}: {', '.join(only[:10])}{', …' if len(only) > 10 else ''}"
-    return [f"classes differ: {differences}; both want a folder, or a name, for each class"]
+    both = "both want a folder, or a name, for each class, even if test has no images of it"
+    return [f"classes differ: {differences}; {both}"]
 
 
 def image_problems(dataset: Dataset, name: str) -> list[str]:

@@ -24,8 +24,7 @@ CALLED_SO = {name for names in ALIASES.values() for name in names}  # what folde
 class FolderDataset:
     """Images under `root/<class>/`, at any depth below the class, or listed in Tiny-ImageNet's `val_annotations.txt`.
 
-    Files that begin with a dot are passed over. Raises DataError: images beside the class folders, or class folders
-    without images, each named.
+    Files that begin with a dot are passed over. Raises DataError that names one for images beside the class folders.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,7 +57,10 @@ class FolderDataset:
 
 
 def open_folder(path: Path, split: str) -> Dataset:
-    """One split of the tree at `path`. Raises DataError for a missing split."""
+    """One split of the tree at `path`.
+
+    Raises DataError for a missing split and, where it may be for training, for each class folder without images.
+    """
     splits = split_folders(path)
     if not splits:
         folders = class_folders(path)
@@ -67,12 +69,20 @@ def open_folder(path: Path, split: str) -> Dataset:
                 f"{path}: {', '.join(folders)} hold images without labels; give each class a folder in them"
             )
         if (path / split).is_dir() and class_folders(path / split):
-            return FolderDataset(path / split)  # a name of the user's own, as in data.train_split=training_set
-        return holdout(FolderDataset(path), split, str(path))
+            return _complete(path / split)  # a name of the user's own, as in data.train_split=training_set
+        return holdout(_complete(path), split, str(path))
     name = find_split(split, splits)
     if name is None:
         raise missing_split(str(path), split, splits)
-    return FolderDataset(path / name)
+    # A class may want images to be judged on, but not to be learned from.
+    return FolderDataset(path / name) if find_split("train", [name]) is None else _complete(path / name)
+
+
+def _complete(root: Path) -> FolderDataset:
+    dataset = FolderDataset(root)
+    empty = np.flatnonzero(np.bincount(dataset.labels, minlength=len(dataset.class_names)) == 0)
+    raise_for([f"{root / dataset.class_names[label]}: no images in this class folder" for label in empty])
+    return dataset
 
 
 def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
@@ -83,14 +93,10 @@ def _by_class(root: Path) -> tuple[list[str], list[str], list[int]]:
     class_names = class_folders(root)
     names: list[str] = []
     labels: list[int] = []
-    empty: list[str] = []
     for label, class_name in enumerate(class_names):
         found = sorted(str(file.relative_to(root)) for file in walk_images(root / class_name))
-        if not found:
-            empty.append(f"{root / class_name}: no images in this class folder")
         names += found
         labels += [label] * len(found)
-    raise_for(empty)
     return class_names, names, labels
 
 
