@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from bcdnet.errors import RecipeError
 from bcdnet.models import load_model
@@ -107,3 +108,16 @@ def test_a_teacher_that_the_run_trained_itself_may_not_change_either(make_recipe
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "run" / "teacher.safetensors")
     with pytest.raises(RecipeError, match="not the network that taught"):
         train(recipe, resume=True)
+
+
+def test_a_compiler_that_is_not_there_is_told_in_a_line(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: StepModule, batch: Any, index: int) -> None:
+        raise InductorError(RuntimeError("No working C++ compiler found\n\nmore"), None)
+
+    monkeypatch.setattr(StepModule, "training_step", failing)
+    with pytest.raises(
+        RecipeError, match=r"^trainer.compile: .* C\+\+ compiler found; trainer.compile=false trains wi"
+    ):
+        train(make_recipe(steps=[STEP], model=TWIN))

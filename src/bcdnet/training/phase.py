@@ -1,7 +1,7 @@
 """One phase of a run: a network, the step that trains it, and Lightning's `fit` from where it stands."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -138,13 +138,27 @@ def run_phase(
             synchronise_batch_norm(model)
         if recipe.trainer.channels_last:
             model.to(memory_format=torch.channels_last)
-        trainer.fit(module, TrainLoader(source, recipe, phase.index, module))
+        with _naming_the_compiler():
+            trainer.fit(module, TrainLoader(source, recipe, phase.index, module))
     if module.average is not None:
         copy_into(model, module.average.average)
     assert recorder.evaluation is not None
     return Outcome(
         recorder.evaluation, plan.epochs, plan.iterations, plan.iterations * step.batch_size, recorder.seconds
     )
+
+
+@contextmanager
+def _naming_the_compiler() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        from torch._dynamo.exc import TorchDynamoException  # loaded by then, if it is one
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise RecipeError(f"trainer.compile: {reason}; trainer.compile=false trains without a compiler") from error
 
 
 def restore(module: StepModule, state: Snapshot) -> None:
