@@ -122,6 +122,13 @@ def test_multiplications_of_unknown_weights_are_refused(function: object) -> Non
         count(nn.Sequential(nn.Identity(), nn.Sequential(Apply(function))), (2, 6, 6))
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), Apply(lambda x: F.max_pool2d(x, 2))])
+def test_the_largest_of_some_signs_is_a_sign(pool: nn.Module) -> None:
+    found = count(nn.Sequential(Sign(), pool, BinaryConv2d(8, 16, 3, padding=1)), (8, 8, 8))
+    assert (found.bops, found.flops) == (16 * 8 * 9 * 16, 0)
+    assert sum(found.elementwise.values()) >= 8 * 16 * 4
+
+
 def test_unknown_layers_with_weights_are_refused() -> None:
     with pytest.raises(BcdnetError, match="the model: cannot count conv_transpose2d"):
         count(nn.ConvTranspose2d(2, 2, 2), (2, 6, 6))

@@ -116,6 +116,10 @@ def test_weights_that_are_not_there() -> None:
         model = network().eval()
     with pytest.raises(CompileError, match=r"0\.weight: is on torch's meta device"):
         compile_module(model, input_size=SIZE)
+    with pytest.raises(CompileError, match=r"0\.weight: has no shape yet; call the module on an image first"):
+        compile_module(nn.Sequential(nn.LazyConv2d(4, 1)).eval(), input_size=SIZE)
+    with pytest.raises(CompileError, match=r"module: expected a Module, got 'bcdnet_b'"):
+        compile_module("bcdnet_b", input_size=SIZE)
 
 
 def test_another_crop_than_the_centres(prepared) -> None:

@@ -338,6 +338,8 @@ def test_the_file_holds_what_prediction_needs(tmp_path, prepared) -> None:
     "changed, message",
     [
         ({"labels": range(8)}, "labels\\[0\\]: expected a string"),
+        ({"labels": "abcdefgh"}, "labels: expected a list of names, got 'abcdefgh'"),
+        ({"provenance": [1]}, "provenance: expected a Mapping, got \\[1\\]"),
         ({"labels": np.array(["a", "b"])}, "labels: 2 of them for an output of 8"),
         ({"preprocess": {"interpolation": "area"}}, "preprocess.interpolation: expected one of"),
         ({"preprocess": {"crop_pct": None}}, "preprocess: mean and std are lists of numbers"),

@@ -71,6 +71,21 @@ def test_a_weight_beyond_float16_is_named() -> None:
     assert compile_module(module, input_size=(3, 4, 4), half=True).tensors["head.weight"].min() == -65504
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5, 1e-7])
+def test_weights_too_small_for_float16_stay_as_they_are(prepared, scale: float) -> None:
+    """A kernel before a batch norm may have any scale."""
+    layers = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    module, x = prepared(nn.Sequential(*layers), 3, 8, 8), torch.randn(4, 3, 8, 8)
+    module[0].weight.data *= scale
+    module[1].running_mean *= scale
+    module[1].running_var *= scale**2
+    module[1].eps *= scale**2
+    with torch.no_grad():
+        expected = module(x).numpy()
+    (ours,) = execute(compile_module(module, input_size=(3, 8, 8), half=True), x.numpy())
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
+
+
 def test_numbers_near_those_of_float16_are_written_as_they_are(tmp_path) -> None:
     module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
     nn.init.constant_(module[2].weight, 1 + 2**-20)

@@ -88,7 +88,7 @@ def test_a_change_that_nobody_else_sees_is_packed(body: Body) -> None:
 )
 def test_a_change_under_another_name_is_refused(body: Body, path: str) -> None:
     with pytest.raises(
-        CompileError, match=rf"^{path}.*: computes in place what .* reads afterwards; use inplace=False"
+        CompileError, match=rf"^{path}.*: computes in place what .* reads afterwards; use its result, or inplace=False"
     ):
         compile_module(Net(body).eval(), input_size=(3, 6, 6))
 

@@ -153,9 +153,9 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i"):  # in place: `add_`, `__iadd__`
             self._binary.pop(id(output), None)
-        if name in LAYOUT:
+        if name in LAYOUT or name == "max_pool2d":  # the largest of some ±1 is one of them
             self._pass_on_bits(args, kwargs or {}, output)
-        elif self._opaque is None and self._stack:
+        if name not in LAYOUT and self._opaque is None and self._stack:
             self._count_function(name.strip("_"), args, kwargs or {}, output)
         return output
 

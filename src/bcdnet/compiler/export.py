@@ -36,6 +36,11 @@ def compile_module(
 ) -> Program:
     """The packed program of an eval-mode module, valid, in memory; arguments and errors as `export`."""
     channels, height, width = _size(input_size)
+    for name, value, kind in (("module", module, nn.Module), ("provenance", provenance or {}, Mapping)):
+        if not isinstance(value, kind):
+            raise CompileError(f"{name}: expected a {kind.__name__}, got {value!r}")
+    if isinstance(labels, str):  # a sequence of names, of a letter each
+        raise CompileError(f"labels: expected a list of names, got {labels!r}")
     module = unwrapped(module)
     graph = lower(module, (channels, height, width))
     merge_twins(graph)

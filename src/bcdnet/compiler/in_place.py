@@ -36,9 +36,8 @@ def check_in_place(module: nn.Module, graph: fx.Graph) -> None:
         for read in node.all_input_nodes:
             later = overwritten[memory[read]][seen[read] :]
             if later:
-                raise CompileError(
-                    f"{later[0]}: computes in place what {module_path(node)} reads afterwards; use inplace=False"
-                )
+                remedy = "use its result, or inplace=False"
+                raise CompileError(f"{later[0]}: computes in place what {module_path(node)} reads afterwards; {remedy}")
         target = _layer_type(module.get_submodule(str(node.target))) if node.op == "call_module" else node.target
         in_place = node not in sizes and (target in OVERWRITING or (target not in VIEWS and _asked_for(module, node)))
         shares = (in_place or target in VIEWS) and bool(node.args) and isinstance(node.args[0], fx.Node)

@@ -11,7 +11,7 @@ from bcdnet.compiler.ir import Graph, Value
 from bcdnet.compiler.lower_functions import FUNCTIONS, METHODS
 from bcdnet.compiler.lower_modules import MODULES
 from bcdnet.compiler.lowering import Handler, Lowering
-from bcdnet.compiler.trace import module_path, trace
+from bcdnet.compiler.trace import METHODS_OF_LAYERS, module_path, trace
 from bcdnet.errors import CompileError
 
 
@@ -67,8 +67,9 @@ def _operation(low: Lowering, module: nn.Module, node: fx.Node, args: Any, kwarg
 def _module_handler(layer: nn.Module, path: str) -> Handler | None:
     for cls in type(layer).__mro__:
         if cls in MODULES:
-            if type(layer).forward is not cls.forward:
-                raise CompileError(f"{path}: {type(layer).__name__} overrides {cls.__name__}.forward")
+            for method in METHODS_OF_LAYERS:
+                if getattr(type(layer), method, None) is not getattr(cls, method, None):
+                    raise CompileError(f"{path}: {type(layer).__name__} overrides {cls.__name__}.{method}")
             return MODULES[cls]
     return None
 

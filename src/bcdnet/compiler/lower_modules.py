@@ -39,6 +39,7 @@ from bcdnet.nn import (
     Sign,
     SpatialMean,
     binarize_weight,
+    sign,
 )
 
 
@@ -146,12 +147,23 @@ def _flatten(low: Lowering, name: str, layer: nn.Flatten, x: Any) -> Value:
     return flatten(low, name, x, layer.start_dim, layer.end_dim)
 
 
+def _check_estimator(layer: Sign | RSign, name: str) -> None:
+    values = torch.tensor([-2, -1, -0.5, -1e-30, -0.0, 0, 1e-30, 0.5, 1, 2])
+    with torch.no_grad():
+        if not torch.equal(layer.estimator(values), sign(values)):
+            raise CompileError(
+                f"{name}: its estimator's forward is not sign(x) with sign(0) = 1, which alone can be packed"
+            )
+
+
 def _sign(low: Lowering, name: str, layer: Sign, x: Any) -> Value:
+    _check_estimator(layer, name)
     low.expect(x, name, 1, 2, 3)
     return Value(low.graph.sign(low.real(x, name), name), x.torch_shape, signed=True)
 
 
 def _rsign(low: Lowering, name: str, layer: RSign, x: Any, alpha: Any = None) -> Value:
+    _check_estimator(layer, name)
     source = low.feature_map(x, name)
     low.fit(x, len(layer.bias), name)
     threshold = None

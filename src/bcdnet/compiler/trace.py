@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from bcdnet.errors import CompileError
 from bcdnet.nn import (
@@ -25,6 +26,7 @@ from bcdnet.nn import (
 LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate, SpatialMean, ContextLinear)
 
 
+METHODS_OF_LAYERS = ("forward", "_conv_forward")  # what a layer computes; torch's convolutions do it in the second
 ASSIGNMENTS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
@@ -72,7 +74,10 @@ def trace(module: nn.Module) -> fx.Graph:
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise CompileError("the module: is TorchScript, which cannot be traced; pack the module that it was made from")
-    for name, weights in (*module.named_parameters(), *module.named_buffers()):
+    tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    for name, weights in tensors.items():
+        if is_lazy(weights):
+            raise CompileError(f"{name}: has no shape yet; call the module on an image first")
         if weights.is_meta:
             raise CompileError(f"{name}: is on torch's meta device, where there are no weights")
     for name, child in module.named_modules():
@@ -80,12 +85,18 @@ def trace(module: nn.Module) -> fx.Graph:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
     tracer = _Tracer()
     _refuse_changed(module, tracer)
+    before, random = {name: tensor._version for name, tensor in tensors.items()}, torch.get_rng_state()
     try:
         with torch.no_grad():
             graph = tracer.trace(module)
     except Exception as error:
         path = tracer.failed or "the module"
         raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
+    for name, tensor in tensors.items():
+        if tensor._version != before[name]:
+            raise CompileError(f"{name}: is changed by the module's forward; a packed program always computes the same")
+    if not torch.equal(random, torch.get_rng_state()):
+        raise CompileError("the module: its forward draws random numbers; a packed program always computes the same")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
@@ -95,7 +106,7 @@ def trace(module: nn.Module) -> fx.Graph:
 
 
 def _refuse_changed(module: nn.Module, tracer: _Tracer) -> None:
-    """CompileError where a hook, or a `forward` of the instance, changes what is computed and tracing does not see it.
+    """CompileError where a hook, or a method of the instance, changes what is computed and tracing does not see it.
 
     That is on the whole module, of which the class's `forward` is traced, on a leaf and within one.
     """
@@ -107,10 +118,11 @@ def _refuse_changed(module: nn.Module, tracer: _Tracer) -> None:
                 f"{path or 'the module'}: has a forward hook, which no packed file can hold; remove it first "
                 "(torch.nn.utils.weight_norm: remove_weight_norm)"
             )
-        if "forward" in vars(child):
-            raise CompileError(
-                f"{path or 'the module'}: its forward was replaced on the instance; put it into a class of its own"
-            )
+        for method in METHODS_OF_LAYERS:
+            if method in vars(child):
+                raise CompileError(
+                    f"{path or 'the module'}: its {method} was replaced on the instance; put it into a class of its own"
+                )
 
 
 def module_path(node: fx.Node) -> str:

@@ -30,7 +30,7 @@ RUN_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from a file, in eval mode, and what the file says of it, which timm finds in its `pretrained_cfg`."""
+    """A model read from a file, in eval mode, and what the file says of it, for timm in `pretrained_cfg` too."""
 
     model: Network
     labels: list[str]

@@ -1,0 +1,114 @@
+"""What a module computes out of the compiler's sight is refused, never packed as something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bcdnet.compiler import compile_module
+from bcdnet.errors import CompileError
+from bcdnet.nn import BinaryConv2d, ContextLinear, RSign, Sign, SpatialMean
+from bcdnet.nn.sign import ESTIMATORS
+from bcdnet.program.reference import execute
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+def packed(module: nn.Module) -> Any:
+    return compile_module(module, input_size=(3, 4, 4))
+
+
+def _centred(self: nn.Conv2d, x: Any, weight: Any, bias: Any) -> Any:
+    return F.conv2d(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation, in the method where torch's convolution computes."""
+
+    _conv_forward = _centred
+
+
+def test_a_convolution_that_computes_otherwise() -> None:
+    with pytest.raises(CompileError, match=r"^1: Standardised overrides Conv2d._conv_forward"):
+        packed(network(Standardised(8, 8, 1)))
+    module = network(nn.Conv2d(8, 8, 1))
+    module[1]._conv_forward = MethodType(_centred, module[1])
+    with pytest.raises(CompileError, match=r"^1: its _conv_forward was replaced on the instance"):
+        packed(module)
+
+
+class Estimator(nn.Module):
+    """A sign of the user's own."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("layer", [Sign, lambda: RSign(8)])
+def test_an_estimator_that_is_no_sign(layer: Callable[[], nn.Module]) -> None:
+    module = network(layer(), BinaryConv2d(8, 8, 1))
+    for function in (torch.sign, torch.tanh, lambda x: torch.where(x > 0, 1.0, -1.0)):
+        module[1].estimator = Estimator(function).eval()
+        with pytest.raises(CompileError, match=r"^1: its estimator's forward is not sign\(x\) with sign\(0\) = 1"):
+            packed(module)
+    module[1].estimator = Estimator(lambda x: torch.where(x >= 0, 1.0, -1.0) + x.tanh() - x.tanh().detach()).eval()
+    packed(module)
+    for estimator in ESTIMATORS.values():
+        module[1].estimator = estimator().eval()
+        packed(module)
+
+
+class Restless(nn.Module):
+    """Another result each time it is called."""
+
+    def __init__(self, counting: bool) -> None:
+        super().__init__()
+        self.counting = counting
+        self.register_buffer("calls", torch.zeros(8, 1, 1))
+
+    def forward(self, x: Any) -> Any:
+        if self.counting:
+            self.calls.add_(1)
+        return x + (self.calls if self.counting else torch.randn(8, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("counting", "message"), [(True, "1.calls: is changed by"), (False, ".* draws random numbers")]
+)
+def test_a_forward_that_is_no_function(counting: bool, message: str) -> None:
+    with pytest.raises(CompileError, match=f"^{message}"):
+        packed(network(Restless(counting)))
+
+
+class Scaled(nn.Module):
+    """A vector of a context times a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.mean, self.linear, self.factor = SpatialMean(), ContextLinear(8, 300), factor
+
+    def forward(self, x: Any) -> Any:
+        return self.linear(self.mean(x)) * self.factor
+
+
+@pytest.mark.parametrize("factor", [0.5, -4.0, 0.3])
+def test_a_scaled_context_is_the_same_to_the_last_bit(factor: float) -> None:
+    """Folded into the matrix, a factor that is no power of two rounded otherwise."""
+    module, x = nn.Sequential(Scaled(factor)).eval(), torch.randn(4, 8, 5, 5)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    program = compile_module(module, input_size=(8, 5, 5))
+    assert np.array_equal(execute(program, x.numpy())[0], expected)
