@@ -1,8 +1,10 @@
 import ast
 import csv
+import re
 import subprocess
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from bcdnet.cli import main as cli
 from bcdnet.errors import RecipeError
 
 SOURCES = Path(cli.__file__).parent
+REMEDY = "smaller batches need less"
+CPU_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000000 bytes."
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -51,7 +55,9 @@ assert not {"torch", "timm", "bcdnet.cli.train"} & set(sys.modules)
 
 def test_every_verb_has_its_file_and_every_file_its_verb() -> None:
     listed = {verb.module for verb in cli.VERBS.values()}
-    files = {path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py", "model.py")}
+    files = {
+        path for path in SOURCES.glob("*.py") if path.name not in ("__init__.py", "main.py", "model.py", "table.py")
+    }
     assert listed == {f"bcdnet.cli.{path.stem}" for path in files}
     for path in files:
         functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
@@ -71,6 +77,28 @@ def test_a_verb_gets_its_arguments_and_its_docstring_is_its_help(
     assert "Probe the mechanism." in call(capsys, "--help")[1]
 
 
+def test_help_s_paragraphs_are_wrapped_for_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in cli.VERBS:
+        lines = [line.strip() for line in call(capsys, name, "--help")[1].splitlines()]
+        usage = next(number for number, line in enumerate(lines) if line.startswith("Usage: "))
+        text = lines[usage : next(number for number, line in enumerate(lines) if line.startswith("╭"))]
+        # A line that another one follows has no room for the first word of that one.
+        ragged = [line for line, after in pairwise(text) if line and after and len(f"{line} {after.split()[0]}") < 78]
+        assert ragged == [], name
+
+
+def test_usage_names_arguments_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in cli.VERBS:
+        usage = next(line for line in call(capsys, name, "--help")[1].splitlines() if "Usage:" in line)
+        words = usage.split("[OPTIONS]")[1].split()
+        # Some versions of typer put braces around what must be given.
+        assert all(re.fullmatch(r"\{?\[?[A-Z/=_]+\]?\}?(\.\.\.\]?)?", word) for word in words), usage
+        assert ("..." in usage) == (name in ("predict", "serve", "train")), usage
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -87,6 +115,16 @@ def test_a_verb_gets_its_arguments_and_its_docstring_is_its_help(
         (PermissionError(13, "Permission denied", "there/x"), 2, "error: there/x: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "error: No space left on device\n"),
         (MemoryError(), 2, "error: not enough memory (of this machine); smaller batches need less\n"),
+        (
+            RuntimeError(f"[enforce fail at alloc_cpu.cpp:127] err == 0. {CPU_MEMORY}\nframe #0"),
+            2,
+            f"error: not enough memory ([enforce fail at alloc_cpu.cpp:127] err == 0. {CPU_MEMORY}); {REMEDY}\n",
+        ),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore"),
+            2,
+            f"error: not enough memory (CUDA out of memory. Tried to allocate 20.00 GiB.); {REMEDY}\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -148,12 +186,19 @@ def test_a_packed_file_becomes_onnx_without_torch(tmp_path) -> None:
     assert (tmp_path / "x.onnx").is_file(), done.stderr
 
 
-def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'bcdnet.gone'", name="bcdnet.gone"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType, error: Exception) -> None:
     def run() -> None:
-        raise ModuleNotFoundError("No module named 'bcdnet.gone'", name="bcdnet.gone")
+        raise error
 
     verb.run = run  # type: ignore[attr-defined]
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(type(error)):
         cli.main(["probe"])
 
 
@@ -200,3 +245,11 @@ def test_a_usage_error_is_one_line_whatever_it_quotes(
         assert (code, out) == (2, "") and err.count("\n") == 1 and "\x1b" not in err
     code, out, err = call(capsys)
     assert code == 2 and "Usage: bcdnet" in out + err and "error" not in err
+
+
+def test_a_usage_error_says_what_may_be_chosen_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, where in (
+        (["predict", "x", "y", "--engine", "spark"], "'--engine': 'spark'"),
+        (["analyze", "spark", "x"], "'KIND': 'spark'"),
+    ):
+        assert call(capsys, *words)[2].startswith(f"error: Invalid value for {where} is not one of ")

@@ -200,6 +200,13 @@ def test_a_page_is_not_made_around_what_no_browser_loads(tmp_path, call) -> None
         assert code == 2 and f"x.bcdn: {message}" in err and not (tmp_path / "site").exists()
 
 
+def test_verify_refuses_another_crop_though_no_image_shows_it(files, tmp_path, call) -> None:
+    program = read_program(files[1])
+    cropped = replace(program, preprocess=replace(program.preprocess, crop_pct=0.5))
+    code, _, err = call("verify", files[0], write_program(cropped, tmp_path / "x.bcdn"), "--data", "digits")
+    assert code == 2 and "has crop_pct 0.5" in err and err.endswith("; export it again\n")
+
+
 def test_verify_finds_the_first_layer_that_differs(files, tmp_path, call) -> None:
     program = read_program(files[1])
     op = next(op for op in program.ops if op.name == "stages.1.0.conv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import http.server
 import io
 import json
@@ -15,6 +16,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -252,6 +254,18 @@ def test_json_that_is_stopped_can_be_read(packed_file, folder, capsys, monkeypat
 
 
 @pytest.mark.parametrize(
+    "error, code", [(OSError(errno.ENOSPC, "No space left on device"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_what_was_classified_is_shown_though_it_is_stopped(
+    packed_file, folder, capsys, monkeypatch, error, code
+) -> None:
+    monkeypatch.setattr("bcdnet.cli.predict.Copies.write", Mock(side_effect=[None, error]))
+    names = (folder / "a.png", folder / "b.jpg")
+    left, out, _ = call(capsys, "predict", packed_file, *names, "--annotate", folder / "out")
+    assert left == code and [line.split()[0] for line in out.splitlines()] == ["image", str(names[0])]
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (["none.png"], "none.png: no such file"),
@@ -262,6 +276,7 @@ def test_json_that_is_stopped_can_be_read(packed_file, folder, capsys, monkeypat
         (["99999999999999999999"], "99999999999999999999: no such file"),
         (["http://[::1", "--allow-urls"], "http://[::1: is no address"),
         (["EMPTY/../a.png", "--annotate", "FILE"], "Not a directory"),
+        (["EMPTY/../a.png", "--annotate", "EMPTY/../a.png"], "a.png: is a file; give --annotate a folder"),
         (["none.png", "--workers", "3"], "--workers is for --engine ray"),
         (["none.png", "--json", "--csv"], "--json and --csv exclude each other"),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from bcdnet.cli.model import ANY_MODEL, model_files, packed_file
+from bcdnet.cli.table import print_table
 from bcdnet.files import refuse_overwriting, whole_file
 
 if TYPE_CHECKING:
@@ -181,32 +182,28 @@ def _chrome_trace(rows: list[OpProfile]) -> dict[str, Any]:
 
 
 def _print(title: str, session: InferenceSession, results: list[Result]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     shape = "x".join(str(size) for size in session.get_inputs()[0].shape[1:])
-    table = Table(title=Text(f"{title}, input {shape}, {session.target}"))
+    table = Table()
     for column in ("threads", "batch", "median", "p95", "images/s", "GMAC/s", "of roof"):
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in results:
         table.add_row(
             str(row.threads), str(row.batch), f"{row.median_ms:.2f} ms", f"{row.p95_ms:.2f} ms",
             f"{row.images_per_second:,.0f}", f"{row.gmacs_per_second:.0f}", _percent(row.roof_share),
         )  # fmt: skip
-    console = Console()
-    console.print(table)
+    print_table(table, f"{title}, input {shape}, {session.target}")
     if any(row.roof_share is None for row in results):
-        console.print("? faster than the roof that was measured, so that the share of it says nothing")
+        typer.echo("? faster than the roof that was measured, so that the share of it says nothing")
 
 
 def _print_profile(rows: list[OpProfile], roof: Roof, threads: int, batch: int) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     total = sum(row.seconds for row in rows)
-    table = Table(title=f"{1e3 * total:.2f} ms by operation, {threads} threads, batch {batch}")
+    table = Table()
     for column in ("operation", "type", "time", "share", "MMAC", "kB", "GMAC/s", "of roof"):
         table.add_column(column, justify="left" if column in ("operation", "type") else "right", no_wrap=True)
     for row in rows:
@@ -219,4 +216,4 @@ def _print_profile(rows: list[OpProfile], roof: Roof, threads: int, batch: int) 
             f"{macs / 1e6:.1f}", f"{row.cost.bytes / 1e3:.0f}", f"{macs / row.seconds / 1e9:.0f}" if busy else "",
             _percent(_share(ideal, row.seconds)) if busy else "",
         )  # fmt: skip
-    Console(width=140).print(table)
+    print_table(table, f"{1e3 * total:.2f} ms by operation, {threads} threads, batch {batch}")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import bcdnet
+from bcdnet.cli.table import print_table
 
 # All that a command may need, under the names that pip knows.
 LIBRARIES = (
@@ -31,19 +32,17 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     if as_json:
         typer.echo(json.dumps(findings, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    between = ", "
-    if not console.is_terminal:
-        console.width, between = 1000, "\n"  # a file or a pipe has no width that lines would have to be folded to
     for title, rows in findings.items():
-        table = Table(title=title, title_justify="left", show_header=False)
+        table = Table(show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column()
         for name, value in rows.items():
-            table.add_row(name, Text(between.join(map(_plain, value)) if isinstance(value, list) else _plain(value)))
-        console.print(table)
+            # One item a line, so that what is pasted holds whole names.
+            table.add_row(name, Text("\n".join(map(_plain, value if isinstance(value, list) else [value]))))
+        print_table(table, title)
 
 
 def _plain(value: Any) -> str:

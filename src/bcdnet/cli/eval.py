@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcdnet.cli.model import ANY_MODEL, check_trained
+from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError
 from bcdnet.files import write_text
 
@@ -121,12 +122,12 @@ def evaluate_packed(model: str, data: str, split: str, batch_size: int) -> Evalu
 
 def show(result: Evaluation, title: str) -> None:
     """Two tables: the figures, and the accuracy of each class."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Names of files and classes may hold what rich would take for markup.
-    figures = Table(title=Text(title), show_header=False)
+    figures = Table(show_header=False)
+    for _ in range(2):
+        figures.add_column(no_wrap=True)
     of_five = [("top-5", f"{result.top5:.2f} %")] if len(result.per_class) > 5 else []
     for name, value in (
         ("top-1", f"{result.top1:.2f} %"),
@@ -137,12 +138,12 @@ def show(result: Evaluation, title: str) -> None:
         ("images per second", f"{result.images_per_second:,.0f}"),
     ):
         figures.add_row(name, value)
-    classes = Table(title="top-1 by class")
-    classes.add_column("class")
-    classes.add_column("images", justify="right")
-    classes.add_column("top-1", justify="right")
+    classes = Table()
+    classes.add_column("class", no_wrap=True)
+    classes.add_column("images", justify="right", no_wrap=True)
+    classes.add_column("top-1", justify="right", no_wrap=True)
     for (name, top1), count in zip(result.per_class.items(), result.confusion.sum(1).tolist(), strict=True):
+        # A class's name may hold what rich would take for markup.
         classes.add_row(Text(name), f"{count:,}", "–" if top1 is None else f"{top1:.2f} %")
-    console = Console()
-    console.print(figures)
-    console.print(classes)
+    print_table(figures, title)
+    print_table(classes, "top-1 by class")

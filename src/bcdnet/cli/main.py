@@ -6,6 +6,7 @@ To add a verb, write `cli/<verb>.py` with one typed function `run(...)` (a typer
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -64,9 +65,19 @@ EXTRAS = {
 def load(name: str) -> Any:
     """Import a verb's module and make a command of its `run`, whose docstring is the verb's full help."""
     function = importlib.import_module(VERBS[name].module).run
+    # A paragraph is one line: typer wraps it for the terminal, and would keep the source's line ends too.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     single = typer.Typer(add_completion=False)
-    single.command(name=name, context_settings=HELP)(function)
-    return typer.main.get_command(single)
+    single.command(name=name, help=text, context_settings=HELP)(function)
+    command: Any = typer.main.get_command(single)
+    for argument in command.params:
+        if argument.param_type_name == "argument":
+            argument.metavar = argument.metavar or argument.name.upper()
+            # Older versions of typer leave the dots of several values to the name.
+            if argument.nargs != 1 and "..." not in argument.get_usage_pieces(typer.Context(command))[0]:
+                argument.metavar += "..."
+    return command
 
 
 class VerbGroup(TyperGroup):
@@ -104,6 +115,12 @@ def bcdnet(
     """Build, train, understand and deploy accurate binary neural networks for images."""
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Torch raises an OutOfMemoryError of its own for a GPU, and for the CPU what it raises for anything else."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator: " in str(error)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always leaves through SystemExit.
 
@@ -122,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
     except UsageError as error:
-        message = " ".join(error.format_message().split())
+        # Newer versions of typer quote pydantic, which says before each message of typer's what it is.
+        message = " ".join(error.format_message().split()).replace(": Value error, ", ": ", 1)
         if not message:  # where the help was printed instead
             sys.exit(2)
         command = error.ctx.command_path if error.ctx else " ".join(filter(None, ("bcdnet", verb)))
@@ -135,8 +153,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         extra = EXTRAS.get(package, VERBS[verb].extra if verb else "train")
         message = f"this command needs {package}: pip install 'bcdnet[{extra}]'"
-    except MemoryError as error:
-        message = f"not enough memory ({str(error) or 'of this machine'}); smaller batches need less"
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        reason = (str(error) or "of this machine").splitlines()[0]
+        message = f"not enough memory ({reason}); smaller batches need less"
     except OSError as error:
         message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:

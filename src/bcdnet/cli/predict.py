@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.cli.model import ANY_MODEL, MOST_PIXELS, model_files, packed_file
+from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
 
@@ -41,7 +42,7 @@ def run(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Image files, folders, globs, - for standard input, a webcam's number, addresses."
+            metavar="SOURCE", help="Image files, folders, globs, - for standard input, a webcam's number, addresses."
         ),
     ],
     topk: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
@@ -92,21 +93,25 @@ def run(
         raise BcdnetError("-o is for --engine ray; print --json or --csv into a file, or give --annotate FOLDER")
     if workers is not None:
         raise BcdnetError("--workers is for --engine ray; --threads says how many CPUs to take")
+    if annotate is not None and annotate.exists() and not annotate.is_dir():
+        raise BcdnetError(f"{annotate}: is a file; give --annotate a folder")
     found = find_images(sources, allow_urls=allow_urls, max_pixels=max_pixels)
     with packed_file(model) as path:
         session = InferenceSession(path, threads=threads)
     stream = predict_stream(session, found, topk=topk, batch=batch, keep_images=annotate is not None)
     copies = None if annotate is None else Copies(annotate, found)
     problems: list[str] = []
-    with _progress(len(found)) as advance:
-        outcomes = _watch(stream, copies, problems, advance)
-        if as_json:
-            _print_json(outcomes)
-        elif as_csv:
-            _print_csv(outcomes)
-        else:
-            rows = list(outcomes)
-    if not (as_json or as_csv):
+    rows: list[Outcome] = []
+    try:
+        with _progress(len(found)) as advance:
+            outcomes = _watch(stream, copies, problems, advance)
+            if as_json:
+                _print_json(outcomes)
+            elif as_csv:
+                _print_csv(outcomes)
+            else:
+                rows.extend(outcomes)
+    finally:  # whatever stops it, what was classified is shown
         _print_table(rows)
     if problems:
         copied = "" if copies is None else " or copied"
@@ -197,9 +202,12 @@ def _progress(total: int) -> Iterator[Callable[[str | None], None]]:
     def rate() -> str:
         return f"{done / max(perf_counter() - begin, 1e-9):,.0f} images/s"
 
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    # A file that takes the results is none of the bar's: rich would print what goes to it above the bar instead.
+    redirect = sys.stdout.isatty()
+    shown = console.is_terminal
+    bar = Progress(*columns, console=console, transient=True, disable=not shown, redirect_stdout=redirect)
     # Before version 15 rich ends a bar that it does not show with an empty line.
-    with bar if console.is_terminal else nullcontext():
+    with bar if shown else nullcontext():
         task = bar.add_task("", total=total, rate="")
 
         def advance(error: str | None) -> None:
@@ -241,22 +249,17 @@ def _print_csv(outcomes: Iterator[Outcome]) -> None:
 
 
 def _print_table(rows: list[Outcome]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="fold")
     for place in range(1, max((len(row.predictions) for row in rows), default=0) + 1):
-        table.add_column("class" if place == 1 else f"{place}.", overflow="fold")
+        table.add_column("class" if place == 1 else f"{place}.", no_wrap=True)
         table.add_column("", justify="right", no_wrap=True)
     for row in rows:
         if row.error is None:
             cells = [(printable(best.label), f"{100 * best.probability:.1f} %") for best in row.predictions]
             table.add_row(Text(printable(row.source.name)), *(Text(text) for pair in cells for text in pair))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A file or a pipe has no width that lines would have to be folded to.
-        console.width = console.measure(table, options=console.options.update(width=100_000)).maximum
     if table.row_count:
-        console.print(table)
+        print_table(table)

@@ -21,7 +21,7 @@ TOKEN = "BCDNET_SERVE_TOKEN"
 def run(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help=f"One or more. {ANY_MODEL}"),
+        typer.Argument(metavar="MODEL", help=f"One or more. {ANY_MODEL}"),
     ],
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcdnet.cli.model import ANY_MODEL, find_model
+from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def run(
     if as_json:
         typer.echo(json.dumps(_document(model, counts, layers), indent=2))
     else:
-        _print(model, counts, layers)
+        print_table(_table(counts, layers), f"{model} on {'x'.join(map(str, counts.input_size))}")
+        print_table(_notes(counts))
 
 
 def _document(name: str, counts: Counts, layers: bool) -> dict[str, Any]:
@@ -57,28 +59,11 @@ def _document(name: str, counts: Counts, layers: bool) -> dict[str, Any]:
     return {"model": name, "input_size": list(counts.input_size), **counts.totals(), "stages": stages, **rows}
 
 
-def _print(name: str, counts: Counts, layers: bool) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:  # rich then takes 80 columns; a file or a pipe has room for whole names
-        console.width = max(100, console.width)
-    console.print(_table(name, counts, layers))
-    console.print(_notes(counts))
-
-
-def _table(name: str, counts: Counts, layers: bool) -> Table:
+def _table(counts: Counts, layers: bool) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=f"{escape(name)} on {'x'.join(map(str, counts.input_size))}",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_footer=True,
-        title_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
     parts = list(counts.by_stage().items())
     if layers:
         parts = [(row.name or row.stage, replace(counts, layers=(row,))) for row in counts.layers]
@@ -108,6 +93,8 @@ def _notes(counts: Counts) -> Table:
     unpacked = 4 * counts.params
     ratio = unpacked / max(1, counts.packed_bytes)
     notes = Table.grid(padding=(0, 2, 0, 0))
+    notes.add_column(no_wrap=True)
+    notes.add_column()
     notes.add_row("OPs", f"{short(counts.ops)}, with elementwise work {short(counts.ops_with_elementwise)}")
     notes.add_row("elementwise (elem.)", _listing(counts.elementwise))
     notes.add_row("MACs, weight x activation bits", _listing(macs))

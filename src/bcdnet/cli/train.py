@@ -11,7 +11,7 @@ def run(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Changes to it: data.path=DIR run_dir=OUT epochs=1 steps.step1.lr=1e-3"
+            metavar="KEY=VALUE", help="Changes to it: data.path=DIR run_dir=OUT epochs=1 steps.step1.lr=1e-3"
         ),
     ] = None,
     resume: Annotated[

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import typer
 
 from bcdnet.cli.model import ANY_MODEL, packed_file
+from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.evaluation import check_logits
 
@@ -126,6 +127,9 @@ def compare(
         raise BcdnetError(f"{packed}: names other classes than {checkpoint}; export it again")
     if session.preprocess is None or session.preprocess.input_size != tuple(loaded.preprocess["input_size"]):
         raise BcdnetError(f"{packed}: was packed for another input size than {checkpoint}'s; export it again")
+    for key in ("interpolation", "crop_pct"):  # which images that have the input's size do not show
+        if (found := getattr(session.preprocess, key)) != (wanted := loaded.preprocess[key]):
+            raise BcdnetError(f"{packed}: has {key} {found}, {checkpoint} has {wanted}; export it again")
     chosen = spread(len(dataset), limit or len(dataset))
     comparison = _Comparison(loaded.model, session)
     # Batches of equal size: PyTorch sums in another order for a batch of one or two.
@@ -222,11 +226,13 @@ class _Comparison:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     figures = report.to_json()
-    table = Table(show_header=False, title=f"{report.images:,} images")
+    table = Table(show_header=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
     for name, value in (
         ("same first class", f"{report.same_top1:,} ({figures['top1_agreement']:.4g} %)"),
         ("top-1, packed", f"{figures['top1_packed']:.2f} %"),
@@ -235,19 +241,18 @@ def _print(report: Report) -> None:
         ("differing binary activations", f"{figures['differing_bits']:,} of {figures['bits']:,}"),
     ):
         table.add_row(name, value)
-    console = Console()
-    console.print(table)
+    print_table(table, f"{report.images:,} images")
     if report.first is not None:
-        layers = Table(title="layers whose input differs")
+        layers = Table()
         for column in ("layer", "bits", "differing", "rate", "images", "first in"):
-            layers.add_column(column, justify="left" if column == "layer" else "right")
+            layers.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
         for layer in report.layers:
             if layer.differing:
                 rate = f"{layer.differing / layer.bits:.2g}"
                 counts = (f"{layer.bits:,}", f"{layer.differing:,}", rate, f"{layer.images:,}", f"{layer.first_in:,}")
-                layers.add_row(layer.name, *counts)
-        console.print(layers)
-        console.print(
+                layers.add_row(Text(layer.name), *counts)
+        print_table(layers, "layers whose input differs")
+        typer.echo(
             "first: image {image}, {layer}, row {row}, column {column}, channel {channel}".format(**report.first)
         )
-    console.print("the packed file and PyTorch agree" if report.agrees else "the packed file and PyTorch differ")
+    typer.echo("the packed file and PyTorch agree" if report.agrees else "the packed file and PyTorch differ")
