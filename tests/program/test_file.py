@@ -313,6 +313,16 @@ def test_missing_and_truncated(document, save, tmp_path) -> None:
         read_program(tmp_path / "x.bcdn")
 
 
+def test_a_file_that_may_not_be_read_is_not_called_missing(document, save, tmp_path, monkeypatch) -> None:
+    def refuse(path, *_args, **_options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    save(tmp_path / "x.bcdn", *document)
+    monkeypatch.setattr("pathlib.Path.open", refuse)  # which those who run the tests as root may
+    with pytest.raises(ProgramError, match=r"x\.bcdn: cannot be read \(Permission denied\)$"):
+        read_program(tmp_path / "x.bcdn")
+
+
 def test_a_failed_write_leaves_the_old_file(document, tmp_path) -> None:
     program = from_json(*document)
     path = write_program(program, tmp_path / "x.bcdn")

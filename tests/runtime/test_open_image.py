@@ -208,3 +208,12 @@ def test_a_picture_whose_pixels_cannot_be_had_is_named(tmp_path: Path) -> None:
 def test_what_is_no_image_is_called_by_the_name_that_was_given(image, problem) -> None:
     with pytest.raises(DataError, match=f"^photo 3: {problem}"):
         to_input(image, Preprocess((3, 4, 4), (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0), "photo 3")
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied", "a.png")
+
+    monkeypatch.setattr("builtins.open", refuse)  # which those who run the tests as root may
+    with pytest.raises(DataError, match=r"a\.png: cannot be read \(Permission denied\)$"):
+        open_image(tmp_path / "a.png")

@@ -92,3 +92,10 @@ def test_a_long_label_stays_clear_of_the_probability() -> None:
     picture = Image.new("RGB", (320, 10))
     long, none = (np.asarray(annotate(picture, [Prediction(label, 0.5, 0)])) for label in ("x" * 500, ""))
     assert (long[:, :200] != none[:, :200]).any() and np.array_equal(long[:, 270:], none[:, 270:])
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (4000, 100), (4000, 3000)])
+def test_the_text_below_a_strip_does_not_grow_with_its_width(size: tuple[int, int]) -> None:
+    copy = annotate(Image.new("RGB", size), [Prediction("a", 0.5, 0)] * 3)
+    assert copy.width == size[0] and size[1] < copy.height <= max(100, 2 * size[1])
+    assert size != (4000, 3000) or copy.height > 3900  # where it is as wide as ever

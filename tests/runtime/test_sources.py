@@ -1,9 +1,10 @@
-"""Images at addresses that ask for a name and a password."""
+"""What names mean: folders and globs, pipes, addresses that ask for a name and a password."""
 
 from __future__ import annotations
 
 import base64
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 
@@ -76,3 +77,33 @@ def test_the_images_of_a_glob_or_a_folder_come_in_sorted_order(tmp_path) -> None
     for pattern, expected in (("*", "9 1 2 c"), ("?/*.png", "9 1 2"), ("b", "1 2"), ("b/[12].png", "1 2")):
         found = find_images([str(tmp_path / pattern)])
         assert [source.relative.stem for source in found] == expected.split()
+
+
+def test_a_glob_of_any_depth_takes_each_file_once(tmp_path, monkeypatch) -> None:
+    for name in ("x/y/z/a.png", "x/b.png", "c.png"):
+        (tmp_path / "deep" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (1, 1)).save(tmp_path / "deep" / name)
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("deep/**", "./deep/**"):
+        found = find_images([pattern])
+        assert [source.name for source in found] == ["deep/c.png", "deep/x/b.png", "deep/x/y/z/a.png"]
+        assert [str(source.relative) for source in found] == ["c.png", "x/b.png", "x/y/z/a.png"]
+    assert len(find_images(["deep/c.png", "deep/c.png"])) == 2  # as often as it is named
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes pipes and links")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Pillow leaves the pipe open
+def test_a_pipe_is_read_where_it_is_named_alone(tmp_path) -> None:
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in (tmp_path, tmp_path / "*.png"):
+        found = [source.relative.name for source in find_images([str(name)])]
+        assert sorted(found) == ["a.png", "gone.png", "link.png"]
+    (named,) = find_images([str(tmp_path / "pipe.png")])
+    writer = threading.Thread(
+        target=(tmp_path / "pipe.png").write_bytes, args=((tmp_path / "a.png").read_bytes(),), daemon=True
+    )
+    writer.start()
+    assert named.open().size == (3, 2)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,3 +73,21 @@ def test_a_bug_is_not_taken_for_a_damaged_image(packed_file, one) -> None:
 
     with pytest.raises(BcdnetError, match="the environment is wrong"):
         list(predict_stream(InferenceSession(packed_file), [one, Source("x", Path("x"), broken)]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe and sends a signal of POSIX")
+def test_waiting_for_an_image_can_be_interrupted(packed_file, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # into which nobody writes
+    # What runs in the background may have been told to ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from bcdnet.runtime import sources\nread = sources.open_image\n"
+    code += "sources.open_image = lambda *a, **b: (print('waiting', flush=True), read(*a, **b))[1]\n"
+    code += "from bcdnet.cli.main import main\nmain()"
+    arguments = [sys.executable, "-c", code, "predict", packed_file, tmp_path / "pipe"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()

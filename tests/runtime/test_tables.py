@@ -60,8 +60,15 @@ def test_folders_are_walked_as_for_images(tmp_path) -> None:
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "there").symlink_to(tmp_path / "spark")
     output = tmp_path / "out" / "out.parquet"
-    for source in ("spark", "spark/*.parquet", "spark/train.parquet", "linked"):
-        (path,) = find_files([str(tmp_path / source)], output).paths
+    for source in (
+        "spark",
+        "spark/*.parquet",
+        "spark/train.parquet",
+        "spark/**/*.parquet",
+        "./spark/**/*.parquet",
+        "linked",
+    ):
+        (path,) = find_files([f"{tmp_path}/{source}"], output).paths
         assert Path(path).samefile(parts / "part-0.parquet")
 
 

@@ -35,6 +35,11 @@ def test_a_token_of_15_letters_is_too_short() -> None:
         Settings(token="x" * 15)
 
 
+def test_what_never_fits_into_the_queue_is_told_with_both_options(packed_file, call) -> None:
+    code, out, err = call("serve", packed_file, "--max-images", 200)
+    assert (code, out) == (2, "") and "a queue of 128" in err and "--max-images" in err and "--queue" in err
+
+
 def test_the_crop_is_that_of_the_upright_image(serving, png) -> None:
     client = serving()
     (batcher,) = client.app.state.service.batchers.values()

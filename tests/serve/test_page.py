@@ -229,6 +229,7 @@ def test_behind_a_proxy_that_takes_a_prefix_away(page, address, png) -> None:
     _wait(page)
     page.get_by_role("link", name="API").click()
     assert page.url == f"{prefix}/docs"
+    page.wait_for_load_state()  # the address changes before the styles are there
     assert page.evaluate("document.styleSheets[0].cssRules.length > 0")
     page.get_by_role("link", name="openapi.json").click()
     assert page.url == f"{prefix}/openapi.json"

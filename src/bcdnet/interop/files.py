@@ -17,10 +17,14 @@ NPZ_PREFIX = "state_dict/"  # of a state dict that shares its .npz file with oth
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """The mapping in a `torch.save`, `.safetensors` or `.npz` file, on the CPU.
 
-    Raises InteropError: no such file, damaged, or a pickle that holds more than tensors and plain values.
+    Raises InteropError: no such file, empty, damaged, or a pickle that holds more than tensors and plain values.
     """
+    if path.is_dir():
+        raise InteropError(f"{path}: is a folder, not a checkpoint; give the file in it")
     if not path.is_file():
         raise InteropError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InteropError(f"{path}: is empty")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -34,7 +38,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
             "that can run code; save its state dict alone"
         ) from error
     except Exception as error:  # what a damaged file makes a reader stumble over can be anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])  # some say nothing more
         raise InteropError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
     if not isinstance(content, Mapping):
         raise InteropError(f"{path}: holds {type(content).__name__}, not a state dict")

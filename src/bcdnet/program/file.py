@@ -28,10 +28,14 @@ def read_program(path: str | os.PathLike[str]) -> Program:
     What is allocated before the program is known to be valid is bounded by the size of the file.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ProgramError(f"{path}: is a folder; a run's is packed by bcdnet export")
-    if not path.is_file():
-        raise ProgramError(f"{path}: no such file")
+    try:
+        if path.is_dir():
+            raise ProgramError(f"{path}: is a folder; a run's is packed by bcdnet export")
+        if not path.is_file():
+            raise ProgramError(f"{path}: no such file")
+        path.open("rb").close()  # safetensors says of every file that it cannot open that there is none
+    except OSError as error:
+        raise ProgramError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
         with safe_open(path, framework="numpy") as handle:
             text = _metadata(_header(path))

@@ -24,7 +24,8 @@ BACKGROUND, TRACK, BAR, INK = "#14161a", "#2a2f37", "#2f81f7", "#f2f4f7"
 def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
     """A copy in RGB, at least 320 pixels wide, with one bar for each prediction below the picture.
 
-    A picture smaller than that is enlarged to at most 8192 pixels of height, and stands in the middle.
+    A picture smaller than that is enlarged to at most 8192 pixels of height, and stands in the middle. The text is in
+    proportion to the picture, and at least 12 pixels high.
     """
     from PIL import Image, ImageDraw
 
@@ -34,7 +35,7 @@ def annotate(picture: Image, predictions: Sequence[Prediction]) -> Image:
         enlarged = (round(picture.width * scale), max(1, round(picture.height * scale)))
         picture = picture.resize(enlarged, Image.Resampling.NEAREST)
     width = max(LEAST_WIDTH, picture.width)
-    size = max(12, round(width / 26))
+    size = max(12, round(min(width / 26, picture.height / 8)))  # below a strip, bars as wide would be taller than it
     font = _font("".join(best.label for best in predictions), size)
     margin, line = size // 2, round(1.8 * size)
     copy = Image.new("RGB", (width, picture.height + len(predictions) * line + 2 * margin), BACKGROUND)

@@ -108,8 +108,10 @@ def open_image(
         raise DataError(f"{name}: is a folder, not an image") from None
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"{name}: has more pixels than Pillow will decode") from None
-    # Pillow's decoders raise what they like on damaged data.
+    # Pillow's decoders raise what they like on damaged data; an error with a number is the system's own.
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
         raise DataError(f"{name}: cannot be decoded ({error})") from None
 
 

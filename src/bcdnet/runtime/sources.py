@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from bcdnet.errors import BcdnetError, DataError
-from bcdnet.image_files import SUFFIXES, walk_images
+from bcdnet.image_files import SUFFIXES, is_pipe, walk_images
 from bcdnet.runtime.preprocess import open_image
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Source:
 def find_images(names: Sequence[str], *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> list[Source]:
     """Every image that `names` mean, folders and globs in sorted order; only standard input is read yet.
 
-    A name is a file, a folder (searched at any depth; hidden files are passed over), a glob, `-` for standard input, an
-    address (http, https; with NAME:PASSWORD@ where the server asks for them) if `allow_urls`, or a webcam's number.
+    A name is a file, a folder (searched at any depth; hidden files and pipes are passed over), a glob (of which each
+    file is taken once), `-` for standard input, an address (http, https; with NAME:PASSWORD@ where the server asks for
+    them) if `allow_urls`, or a webcam's number.
     Raises DataError for a name that means nothing.
     """
     return [source for name in names for source in _find(name, allow_urls, max_pixels)]
@@ -77,10 +78,13 @@ def _find(name: str, allow_urls: bool, max_pixels: int) -> Iterator[Source]:
         yield from _files(path, max_pixels)
     elif matches := sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else []:
         # As in a folder: one without images is passed over, and what cannot be read is skipped when its turn comes.
-        found = [source for match in matches for source in _files(Path(match), max_pixels)]
+        found: dict[str, Source] = {}
+        for match in matches:
+            for source in () if is_pipe(match) else _files(Path(match), max_pixels):
+                found.setdefault(source.name, source)  # ** matches a folder, those in it and their files
         if not found:
             raise DataError(f"{name}: no images in the folders that match it")
-        yield from found
+        yield from found.values()
     elif name.isdecimal() and len(name) < 10:  # larger numbers are no camera's
         yield Source(f"webcam {name}", Path(f"webcam-{name}"), lambda: _webcam(int(name)))
     else:

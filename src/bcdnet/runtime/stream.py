@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -60,7 +62,8 @@ def predict_stream(
     """One `Outcome` for each source, in their order; an image that cannot be read costs no other.
 
     At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU that the process may
-    use). Raises DataError for a file that says nothing of preprocessing, or takes no images.
+    use), which nobody waits for once the stream is left: an image that never comes does not keep the process. Raises
+    DataError for a file that says nothing of preprocessing, or takes no images.
     """
     preprocess = session.preprocess
     check_topk(topk)
@@ -78,28 +81,52 @@ def predict_stream(
         except (DataError, MemoryError) as error:
             return _Decoded(source, None, str(error) or f"{source.name}: needs more memory than there is", None)
 
-    with ThreadPoolExecutor(decoders or available_threads()) as pool:
-        gathered: list[_Decoded] = []
-        for decoded in _ahead(pool, decode, sources, 4 * batch):
-            gathered.append(decoded)
-            if len(gathered) == batch:
-                yield from _run(session, gathered, topk)
-                gathered = []
-        yield from _run(session, gathered, topk)
+    gathered: list[_Decoded] = []
+    for decoded in _ahead(decode, sources, 4 * batch, decoders or available_threads()):
+        gathered.append(decoded)
+        if len(gathered) == batch:
+            yield from _run(session, gathered, topk)
+            gathered = []
+    yield from _run(session, gathered, topk)
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], depth: int) -> Iterator[Out]:
-    """`map` in order, with at most `depth` results under way; leaving it early cancels the rest."""
+def _ahead(function: Callable[[In], Out], items: Iterable[In], depth: int, threads: int) -> Iterator[Out]:
+    """`map` in order, by threads, with at most `depth` results under way; leaving it early drops the rest."""
+    tasks: SimpleQueue[tuple[In, Future[Out]] | None] = SimpleQueue()
+    waiting: deque[Future[Out]] = deque()
+    started: list[Thread] = []
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            item, future = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(item))
+                except BaseException as error:  # which is of whom waits for the result
+                    future.set_exception(error)
+
+    def submit(item: In) -> None:
+        waiting.append(Future())
+        tasks.put((item, waiting[-1]))
+        if len(started) < threads:
+            # Not ThreadPoolExecutor's, which a process waits for at its end, as long as one of them may be reading.
+            started.append(Thread(target=work, daemon=True))
+            started[-1].start()
+
     remaining = iter(items)
-    waiting: deque[Future[Out]] = deque(pool.submit(function, item) for item in islice(remaining, depth))
     try:
+        for item in islice(remaining, depth):
+            submit(item)
         while waiting:
             done = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            for item in islice(remaining, 1):
+                submit(item)
             yield done
     finally:
         for future in waiting:
             future.cancel()
+        for _ in started:
+            tasks.put(None)
 
 
 def _run(session: InferenceSession, gathered: list[_Decoded], topk: int) -> Iterator[Outcome]:

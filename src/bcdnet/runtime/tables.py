@@ -96,8 +96,9 @@ def _tables(source: str) -> list[str]:
     found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
     if not found:
         raise DataError(f"{source}: no such file")
-    # What is called like a table can be a folder of its parts, as Spark writes them.
-    return [file for match in found for file in (_tables(match) if os.path.isdir(match) else [match])]
+    # What is called like a table can be a folder of its parts, as Spark writes them; ** matches both it and them.
+    files = (file for match in found for file in (_tables(match) if os.path.isdir(match) else [str(Path(match))]))
+    return list(dict.fromkeys(files))
 
 
 def _common_schema(paths: list[str]) -> pa.Schema:

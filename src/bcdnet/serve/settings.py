@@ -37,7 +37,10 @@ class Settings:
         if not 0 <= self.wait_seconds <= 1:
             raise BcdnetError(f"wait_seconds: must be 0 to 1, got {self.wait_seconds}")
         if self.images > self.queue:
-            raise BcdnetError(f"images: {self.images} in one request never fit in a queue of {self.queue}")
+            raise BcdnetError(
+                f"images: {self.images} in one request never fit in a queue of {self.queue}; "
+                "choose fewer (--max-images) or a longer queue (--queue)"
+            )
         if self.token is not None and (
             not self.token.isascii() or not self.token.isprintable() or len(self.token) < 16
         ):

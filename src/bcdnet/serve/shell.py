@@ -22,6 +22,8 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    # Browsers may keep what they have, but ask whether it is still the newest: after an upgrade it is not.
+    (b"cache-control", b"no-cache"),
 ]
 BROKEN = "something went wrong inside the server"
 DRAIN_SECONDS = 2.0
