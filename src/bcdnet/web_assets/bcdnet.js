@@ -11,14 +11,14 @@ const STRIP = 2 ** 23; // pixels, a frame of 4K video whole: phones draw nothing
 const disk = globalThis.process?.getBuiltinModule?.("node:fs/promises"); // none in a browser
 let compiled = null;
 
-/** Content of an address or, outside of browsers, of a file. */
-async function fetchBytes(url) {
+/** Content of an address, fetched with `options`, or, outside of browsers, of a file. */
+async function fetchBytes(url, options) {
   const isFile = /^file:/i.test(url);
   const elsewhere = /^[a-z][\w+.-]+:/i.test(url); // one letter alone is a drive
   if (disk && (isFile || !elsewhere)) {
     return new Uint8Array(await disk.readFile(isFile ? new URL(url) : url)).buffer;
   }
-  const response = await fetch(url);
+  const response = await fetch(url, options);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
   return response.arrayBuffer();
 }
@@ -114,8 +114,9 @@ export class Session {
     if (source instanceof ArrayBuffer) buffer = source.slice(); // which the caller may change while the core starts
     else if (ArrayBuffer.isView(source)) buffer = new Uint8Array(source.buffer, source.byteOffset, source.byteLength).slice().buffer;
     else if (source instanceof Blob) buffer = await source.arrayBuffer();
-    else if (typeof source === "string" || source instanceof URL) buffer = await fetchBytes(source);
-    else throw new Error("expected a URL, bytes (an ArrayBuffer or a view of one) or a Blob");
+    else if (typeof source === "string" || source instanceof URL) {
+      buffer = await fetchBytes(source, { cache: "no-cache" }); // which asks whether a stored one is still the newest
+    } else throw new Error("expected a URL, bytes (an ArrayBuffer or a view of one) or a Blob");
     const file = readFile(buffer);
     return new Session(file, await Core.start(), buffer.byteLength);
   }
