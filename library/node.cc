@@ -106,16 +106,12 @@ int Node::OneOf(std::initializer_list<std::string_view> choices) const {
   Fail("expected one of " + known);
 }
 
-constexpr size_t kMaxValues = size_t{1} << 29;  // each op keeps its own
-
 const StoredTensor& Node::Stored() const {
   Require(value_->is_string(), "expected the name of a tensor");
   const auto& name = value_->get_ref<const std::string&>();
   const auto found = tensors_->stored.find(name);
   if (found == tensors_->stored.end()) Fail("there is no tensor '" + name + "'");
   tensors_->used.insert(name);
-  tensors_->values += found->second.size;
-  if (tensors_->values > kMaxValues) Fail("all tensors, as often as they are named, hold more than 2^29 values");
   const StoredTensor& tensor = found->second;
   if (tensor.size == 0 || tensor.shape.size() > kMaxRank)
     Fail("tensor '" + name + "' is empty or of too many dimensions");

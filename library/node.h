@@ -20,7 +20,6 @@ namespace bcdnet {
 struct TensorTable {
   const std::map<std::string, StoredTensor>& stored;
   std::set<std::string> used;
-  size_t values = 0;  // of all of them, as often as they are named
 };
 
 /// Whether it has 1 to 256 characters, none of them a control character.

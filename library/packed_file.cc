@@ -20,7 +20,10 @@ Buffer ReadBuffer(const Node& node) {
   node.Keys({"kind", "shape"});
   const Kind kind = static_cast<Kind>(node.At("kind").OneOf({"image", "map", "vector", "bits"}));
   std::vector<int> n;
-  for (const Node& size : node.At("shape").Items(kind == Kind::kVector ? 1 : 3)) n.push_back(size.Int());
+  for (const Node& size : node.At("shape").Items(kind == Kind::kVector ? 1 : 3)) {
+    n.push_back(size.Int());
+    size.Require(n.back() > 0, "must be positive");
+  }
   if (kind == Kind::kVector) return {kind, 1, 1, n[0]};
   if (kind == Kind::kImage) return {kind, n[1], n[2], n[0]};
   return {kind, n[0], n[1], n[2]};

@@ -109,7 +109,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
     for (int p = 0; p < P; ++p) base[p] = static_cast<const float*>(a.base[0]) + border[p];
   }
   const float* from = a.shortcut + pixel * a.shortcut_stride;
-  float* map = a.map + pixel * a.map_stride;
+  float* map = a.map == nullptr ? nullptr : a.map + pixel * a.map_stride;
   const size_t from_line = a.shortcut_stride, map_line = a.map_stride;
   const float* parameters = a.parameters + ParameterIndex(0, static_cast<int>(begin));
   size_t column = a.shortcut_duplicate && !kModulo ? begin % a.shortcut_channels : begin;  // of the shortcut
@@ -150,7 +150,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
       if (a.beta != nullptr) {
         each([&](VF& v, int, int c) HWY_ATTR { v = hn::Add(v, hn::Load(d, a.beta + channel + c)); });
       }
-      const float* shortcut = from + column;
+      const float* shortcut = kFrom == From::kSame ? from + column : nullptr;
       each([&](VF& v, int p, int c) HWY_ATTR {
         v = Fma(d, v, parameter(kMul, c), parameter(kAdd, c));
         if constexpr (kFrom == From::kSame) v = hn::Add(v, hn::LoadU(d, shortcut + p * from_line + c));
@@ -168,7 +168,7 @@ HWY_INLINE void Tile(const EpilogueArgs& a, const Pixels& pixels, int i, size_t 
         }
       });
     }
-    if (a.map != nullptr) {
+    if (map != nullptr) {
       each([&](VF& v, int p, int c) HWY_ATTR { hn::Store(v, d, map + p * map_line + channel + c); });
     }
     if (kMeans && a.means != nullptr) AddToMeans<P>(pixels, i, channel, value);

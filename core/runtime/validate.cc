@@ -13,62 +13,55 @@ constexpr int64_t kMaxWindow = 255, kMaxConvInputs = int64_t{1} << 24, kMaxWork 
 constexpr int64_t kMaxPaddedWords = int64_t{1} << 27;  // of the bits that a binary convolution reads
 constexpr int64_t kMaxBytes = int64_t{1} << 31;
 constexpr int64_t kMaxPaddedBytes = int64_t{1} << 32;  // with channels padded for the kernels
+constexpr int64_t kMaxKept = int64_t{1} << 29;  // values of all ops, as they are laid out for the kernels
+constexpr int64_t kConstants = 32;              // more than an op has for an output channel besides its weights
 
 class Validator {
  public:
   explicit Validator(const Program& program) : program_(program), written_(program.buffers.size(), false) {}
 
   void Check() {
-    Require(!program_.buffers.empty() && Count(program_.buffers) <= kMaxBuffers, "number of buffers out of range");
-    Require(!program_.ops.empty() && Count(program_.ops) <= kMaxOps, "number of ops out of range");
+    Require(!program_.buffers.empty() && std::ssize(program_.buffers) <= kMaxBuffers, "number of buffers out of range");
+    Require(!program_.ops.empty() && std::ssize(program_.ops) <= kMaxOps, "number of ops out of range");
     CheckBuffers();
-    Require(program_.input >= 0 && program_.input < Count(program_.buffers), "input is not a buffer");
-    Require(At(program_.input).kind == Kind::kImage, "input is not an image");
+    Require(program_.input >= 0 && program_.input < std::ssize(program_.buffers), "input is not a buffer");
+    Require(program_.buffers[program_.input].kind == Kind::kImage, "input is not an image");
     written_[program_.input] = true;
     for (const Op& op : program_.ops) {
       where_ = "op '" + op.name + "': ";
       std::visit([this](const auto& body) { Check(body); }, op.body);
-      Require(work_ <= kMaxWork, "more than 2^38 operations per image");
     }
     where_.clear();
-    Require(!program_.outputs.empty() && Count(program_.outputs) <= kMaxOutputs, "number of outputs out of range");
+    Require(!program_.outputs.empty() && std::ssize(program_.outputs) <= kMaxOutputs, "number of outputs out of range");
     for (int id : program_.outputs) Read(id, Kind::kVector, "output");
   }
 
  private:
-  template <class T>
-  static int64_t Count(const std::vector<T>& v) {
-    return static_cast<int64_t>(v.size());
-  }
-
   static int64_t Pixels(const Buffer& b) { return static_cast<int64_t>(b.height) * b.width; }
 
   void Require(bool condition, const std::string& message) const {
     if (!condition) throw std::invalid_argument(where_ + message);
   }
 
-  const Buffer& At(int id) const { return program_.buffers[id]; }
-
   void CheckBuffers() {
     int64_t bytes = 0, padded_bytes = 0;
-    for (int64_t i = 0; i < Count(program_.buffers); ++i) {
+    for (int64_t i = 0; i < std::ssize(program_.buffers); ++i) {
       const Buffer& b = program_.buffers[i];
       const std::string name = "buffer " + std::to_string(i);
       for (int64_t n : {b.height, b.width, b.channels})
         Require(n >= 1 && n <= kMaxDimension, name + ": dimension out of range");
       Require(b.kind != Kind::kVector || (b.height == 1 && b.width == 1), name + ": a vector has no height and width");
       Require(b.kind != Kind::kImage || i == program_.input, name + ": only the input is an image");
-      const int64_t pixels = Pixels(b);
-      bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : b.channels);
-      padded_bytes += pixels * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels));
+      bytes += Pixels(b) * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : b.channels);
+      padded_bytes += Pixels(b) * 4 * (b.kind == Kind::kBits ? BitWords(b.channels) : PadChannels(b.channels));
       Require(bytes <= kMaxBytes, "buffers need more than 2^31 bytes per image");
       Require(padded_bytes <= kMaxPaddedBytes, "buffers need more than 2^32 bytes per image in memory");
     }
   }
 
   const Buffer& Find(int id, const char* role) const {
-    Require(id >= 0 && id < Count(program_.buffers), std::string(role) + " is not a buffer");
-    return At(id);
+    Require(id >= 0 && id < std::ssize(program_.buffers), std::string(role) + " is not a buffer");
+    return program_.buffers[id];
   }
 
   const Buffer& Read(int id, const char* role) const {
@@ -92,9 +85,7 @@ class Validator {
 
   void Write(int id, const Buffer& expected, const char* role) {
     const Buffer& b = Write(id, role);
-    Require(b.kind == expected.kind && b.height == expected.height && b.width == expected.width &&
-                b.channels == expected.channels,
-            std::string(role) + " is a buffer of the wrong kind or size");
+    Require(b == expected, std::string(role) + " is a buffer of the wrong kind or size");
   }
 
   template <class T>
@@ -132,12 +123,18 @@ class Validator {
   }
 
   void AddWork(int64_t count, int64_t each) {
-    Require(count <= kMaxWork / each, "more than 2^38 operations per image");
+    Require(count <= (kMaxWork - work_) / each, "more than 2^38 operations per image");
     work_ += count * each;
+  }
+
+  void Keep(int64_t channels, int64_t values) {
+    kept_ += PadChannels(static_cast<int>(channels)) * values;
+    Require(kept_ <= kMaxKept, "more than 2^29 values are kept for the kernels");
   }
 
   void CheckEpilogue(const Epilogue& e, const Buffer& value, bool elementwise) {
     const int c = value.channels;
+    Keep(c, kConstants);
     OptionalVector(e.gain, c, "epilogue.gain");
     OptionalVector(e.beta, c, "epilogue.beta");
     OptionalVector(e.mul, c, "epilogue.mul");
@@ -156,7 +153,7 @@ class Validator {
       OptionalVector(e.prelu->bias_out, c, "epilogue.prelu.bias_out");
     }
     Require(e.map || !e.bits.empty(), "epilogue has no result");
-    Require(Count(e.bits) <= kMaxBits, "epilogue has too many results");
+    Require(std::ssize(e.bits) <= kMaxBits, "epilogue has too many results");
     for (const BitsOutput& bits : e.bits) {
       OptionalVector(bits.bias, c, "epilogue.bits.bias");
       Require(elementwise || !bits.alpha, "epilogue.bits.alpha is for elementwise ops only");
@@ -176,20 +173,23 @@ class Validator {
             "channels are not divisible by groups");
     Require(op.weight.shape[3] == in.channels / op.groups, "weight has the wrong number of input channels");
     const Buffer value = ConvOutput(in, op.weight.shape, op.stride, op.padding, op.weight.shape[3], 1);
+    Keep(out_c, op.weight.shape[1] * op.weight.shape[2] * op.weight.shape[3]);
     OptionalVector(op.bias, value.channels, "bias");
     CheckEpilogue(op.epilogue, value, false);
   }
 
   void Check(const BinaryConv2dOp& op) {
     const Buffer& in = Read(op.input, Kind::kBits, "input");
-    Require(!op.branches.empty() && Count(op.branches) <= kMaxBranches, "number of branches out of range");
+    Require(!op.branches.empty() && std::ssize(op.branches) <= kMaxBranches, "number of branches out of range");
     const Words& first = op.branches[0].weight;
     Require(first && first.shape.size() == 4, "weight is not [O][kh][kw][words]");
     Require(first.shape[3] == BitWords(in.channels), "weight has the wrong number of input channels");
-    const Buffer value = ConvOutput(in, first.shape, op.stride, op.padding, in.channels, Count(op.branches));
+    const Buffer value = ConvOutput(in, first.shape, op.stride, op.padding, in.channels, std::ssize(op.branches));
     const int64_t padded_height = in.height + 2 * op.padding.y, padded_width = in.width + 2 * op.padding.x;
     Require(padded_height * padded_width * BitWords(in.channels) <= kMaxPaddedWords,
             "the padded input has more than 2^27 words");
+    // Bytes that have four bits each; for each class of border fewer than four times the taps.
+    Keep(first.shape[0], std::ssize(op.branches) * first.shape[1] * first.shape[2] * (2 * first.shape[3] + 4));
     for (const Branch& branch : op.branches) {
       Shape(branch.weight, first.shape, "weight");
       CheckPadding(branch.weight, in.channels);
@@ -206,9 +206,8 @@ class Validator {
     if (channels % 32 == 0) return;
     const uint32_t padding = ~0u << (channels % 32);
     const int64_t words = weight.shape[3], rows = weight.shape[0] * weight.shape[1] * weight.shape[2];
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; row < rows; ++row)
       Require((weight.data[row * words + words - 1] & padding) == 0, "weight has padding bits set");
-    }
   }
 
   void Check(const ElementwiseOp& op) { CheckEpilogue(op.epilogue, Read(op.input, Kind::kMap, "input"), true); }
@@ -251,13 +250,14 @@ class Validator {
                 op.weight.shape[0] <= kMaxDimension && op.weight.shape[1] == in.channels,
             "weight is not [O][I]");
     const int out = static_cast<int>(op.weight.shape[0]);
+    Keep(out, in.channels + kConstants);
     OptionalVector(op.bias, out, "bias");
     AddWork(out, in.channels);
     Write(op.output, {Kind::kVector, 1, 1, out}, "output");
   }
 
   void Check(const ConcatOp& op) {
-    Require(Count(op.inputs) >= 2 && Count(op.inputs) <= kMaxInputs, "number of inputs out of range");
+    Require(std::ssize(op.inputs) >= 2 && std::ssize(op.inputs) <= kMaxInputs, "number of inputs out of range");
     Buffer out = Read(op.inputs[0], "input");
     Require(out.kind == Kind::kMap || out.kind == Kind::kVector, "input is a buffer of the wrong kind");
     for (size_t i = 1; i < op.inputs.size(); ++i) {
@@ -290,7 +290,7 @@ class Validator {
   const Program& program_;
   std::vector<bool> written_;
   std::string where_;
-  int64_t work_ = 0;
+  int64_t work_ = 0, kept_ = 0;
 };
 
 }  // namespace

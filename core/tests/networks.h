@@ -154,7 +154,46 @@ inline Network UnusualNetwork(uint32_t seed) {
   return net;
 }
 
-inline Network RandomNetwork(uint32_t seed) { return seed % 2 == 0 ? UsualNetwork(seed) : UnusualNetwork(seed); }
+/// A binary convolution whose map is read only as means of windows of 2 x 2: by the shortcuts of one to three others.
+inline Network MeansNetwork(uint32_t seed) {
+  Network net(seed);
+  Program& p = net.program;
+  const int h = net.Number(1, 3), w = net.Number(1, 40), in_c = net.Number(1, 70), c = net.Number(1, 150);
+  p.input = net.AddBuffer(Kind::kImage, 2 * h, 2 * w, net.Number(1, 3));
+  const int bits = net.AddBuffer(Kind::kBits, 2 * h, 2 * w, in_c), map = net.AddBuffer(Kind::kMap, 2 * h, 2 * w, c);
+  const int signs = net.AddBuffer(Kind::kBits, 2 * h, 2 * w, c);
+  const auto epilogue = [&](int channels) { return net.Number(0, 1) == 1 ? net.Norm(channels) : Epilogue{}; };
+
+  Epilogue stem;
+  stem.bits = {{bits, {}, std::nullopt}};
+  const Floats lens = net.MakeFloats({in_c, 1, 1, p.buffers[p.input].channels});
+  p.ops.push_back({"stem", Conv2dOp{p.input, lens, {}, {1, 1}, {0, 0}, 1, stem}});
+  Epilogue whole = epilogue(c);
+  whole.map = map;
+  whole.bits = {{signs, {}, std::nullopt}};
+  BinaryConv2dOp averaged{bits, {}, {1, 1}, {1, 1}, whole};
+  for (int branches = net.Number(1, 3); branches > 0; --branches)
+    averaged.branches.push_back({net.MakeWeights(c, 3, 3, in_c), net.MakeFloats({c}), Shift::kNone});
+  p.ops.push_back({"averaged", averaged});
+  for (int readers = net.Number(1, 3); readers > 0; --readers) {
+    const bool duplicate = net.Number(0, 1) == 1;
+    const int o = duplicate ? 2 * c : c, kernel = net.Number(2, 3);
+    const int halved = net.AddBuffer(Kind::kMap, h, w, o), flat = net.AddBuffer(Kind::kVector, 1, 1, h * w * o);
+    Epilogue halving = epilogue(o);
+    halving.shortcut = Shortcut{map, duplicate, true};
+    halving.map = halved;
+    const Branch branch{net.MakeWeights(o, kernel, kernel, c), net.MakeFloats({o}), Shift::kNone};
+    p.ops.push_back({"halved", BinaryConv2dOp{signs, {branch}, {2, 2}, {kernel - 2, kernel - 2}, halving}});
+    p.ops.push_back({"flat", ReshapeOp{halved, flat}});
+    p.outputs.push_back(flat);
+  }
+  return net;
+}
+
+inline Network RandomNetwork(uint32_t seed) {
+  constexpr Network (*kKinds[])(uint32_t) = {UsualNetwork, UnusualNetwork, MeansNetwork};
+  return kKinds[seed % 3](seed);
+}
 
 inline std::vector<float> RandomImages(Network& net, int count) {
   const Buffer& in = net.program.buffers[net.program.input];
@@ -163,11 +202,19 @@ inline std::vector<float> RandomImages(Network& net, int count) {
   return images;
 }
 
-/// Outputs of the (only) output.
+/// All outputs, one after the other.
 inline std::vector<float> Run(const Session& session, const std::vector<float>& images, int count) {
   const Program& p = session.program();
-  std::vector<float> out(static_cast<size_t>(count) * p.buffers[p.outputs[0]].channels);
-  session.Run(images.data(), count, {out.data()});
+  std::vector<size_t> begins;
+  size_t size = 0;
+  for (int id : p.outputs) {
+    begins.push_back(size);
+    size += static_cast<size_t>(count) * p.buffers[id].channels;
+  }
+  std::vector<float> out(size);
+  std::vector<float*> outputs;
+  for (size_t begin : begins) outputs.push_back(out.data() + begin);
+  session.Run(images.data(), count, outputs);
   return out;
 }
 

@@ -9,6 +9,7 @@
 
 #include "networks.h"
 #include "reference/fma.h"
+#include "runtime/plan.h"
 #include "runtime/validate.h"
 
 namespace {
@@ -47,8 +48,39 @@ void TestTargets(uint32_t seed) {
   }
 }
 
-void TestSharing() {
-  bcdnet::test::Network net = bcdnet::test::RandomNetwork(1);
+/// A map of which only means are stored, against the same network with one more op that reads the map itself.
+void TestMeans(uint32_t seed) {
+  bcdnet::test::Network net = bcdnet::test::MeansNetwork(seed);
+  bcdnet::Program& p = net.program;
+  const std::string name = "means, seed " + std::to_string(seed);
+  const std::vector<bcdnet::Place> places = bcdnet::MakePlan(p).places;
+  const auto found = std::find_if(places.begin(), places.end(), [](const bcdnet::Place& place) { return place.means; });
+  Expect(found != places.end(), name + ": stored");
+  if (found == places.end()) return;
+  const int map = static_cast<int>(found - places.begin());
+  const bcdnet::Buffer buffer = p.buffers[map];
+
+  const int count = 2;
+  const std::vector<float> images = bcdnet::test::RandomImages(net, count);
+  const Session means(p, {2, {}, {}});
+  const std::vector<float> ours = bcdnet::test::Run(means, images, count);
+  p.outputs.push_back(net.AddBuffer(Kind::kVector, 1, 1, buffer.channels));
+  p.ops.push_back({"reader", bcdnet::GlobalAvgPoolOp{map, p.outputs.back()}});
+  const Session whole(p, {2, {}, {}});
+  std::vector<float> theirs = bcdnet::test::Run(whole, images, count);
+  theirs.resize(ours.size());
+  Expect(Same(ours, theirs), name + ": outputs");
+
+  const size_t size = static_cast<size_t>(count) * buffer.height * buffer.width * buffer.channels;
+  std::vector<float> captured(size), expected(size);
+  means.Debug(images.data(), count, {map}, {captured.data()});
+  whole.Debug(images.data(), count, {map}, {expected.data()});
+  Expect(Same(captured, expected), name + ": the map itself");
+  Expect(Same(bcdnet::test::Run(means, images, count), ours), name + ": outputs once more");
+}
+
+void TestSharing(uint32_t seed) {
+  bcdnet::test::Network net = bcdnet::test::RandomNetwork(seed);
   const std::vector<float> images = bcdnet::test::RandomImages(net, 4);
   const Session session(net.program, {3, {}, {}});
   const std::vector<float> expected = bcdnet::test::Run(session, images, 4);
@@ -76,6 +108,15 @@ void TestFma() {
   Expect(wrong == 0, "fused multiply-add in float64");
 }
 
+bool IsValid(const bcdnet::Program& program) {
+  try {
+    bcdnet::Validate(program);
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+  return true;
+}
+
 /// Global pools of a map of 2^27 elements: in all, 2^38 elements may be read.
 void TestWork() {
   for (const int pools : {2048, 2049}) {
@@ -90,13 +131,27 @@ void TestWork() {
     for (int i = 0; i < pools; ++i)
       p.ops.push_back({"pool", bcdnet::GlobalAvgPoolOp{map, add({bcdnet::Kind::kVector, 1, 1, 32})}});
     p.outputs = {map + 1};
-    bool valid = true;
-    try {
-      bcdnet::Validate(p);
-    } catch (const std::invalid_argument&) {
-      valid = false;
+    Expect(IsValid(p) == (pools == 2048), std::to_string(pools) + " global pools of 2^27 elements");
+  }
+}
+
+/// An op with an epilogue keeps 32 constants for each of its 65536 channels: 256 such ops may be.
+void TestKept() {
+  for (const int ops : {256, 257}) {
+    bcdnet::test::Network net(1);
+    bcdnet::Program& p = net.program;
+    p.input = net.AddBuffer(Kind::kImage, 1, 1, 65536);
+    int map = net.AddBuffer(Kind::kMap, 1, 1, 65536);
+    p.ops.push_back({"map", bcdnet::TransposeOp{p.input, map}});
+    for (int i = 0; i < ops; ++i) {
+      bcdnet::Epilogue copy;
+      copy.map = net.AddBuffer(Kind::kMap, 1, 1, 65536);
+      p.ops.push_back({"copy", bcdnet::ElementwiseOp{map, copy}});
+      map = *copy.map;
     }
-    Expect(valid == (pools == 2048), std::to_string(pools) + " global pools of 2^27 elements");
+    p.outputs = {net.AddBuffer(Kind::kVector, 1, 1, 65536)};
+    p.ops.push_back({"vector", bcdnet::ReshapeOp{map, p.outputs[0]}});
+    Expect(IsValid(p) == (ops == 256), std::to_string(ops) + " ops of 65536 channels");
   }
 }
 
@@ -141,9 +196,11 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
     Expect(std::count(targets.begin(), targets.end(), argv[i]) == 1, std::string(argv[i]) + " is not tested");
   for (uint32_t seed = 0; seed < 24; ++seed) TestTargets(seed);
-  TestSharing();
+  for (uint32_t seed = 0; seed < 12; ++seed) TestMeans(seed);
+  for (uint32_t seed : {1, 2}) TestSharing(seed);
   TestFma();
   TestWork();
+  TestKept();
   TestAddressSpace();
   std::string names;
   for (const std::string& target : targets) names += " " + target;

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bcdnet.errors import ProgramError
+from bcdnet.program.decode import from_json
+from bcdnet.program.validate import validate
+
 _core = pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built")
 
 
@@ -197,4 +201,30 @@ def test_padding_must_not_make_small_bits_large(new_network: Any) -> None:
     strided = network.binary_conv2d(network.bits[0], 1, (1, 255), (255, 255), (0, 254))
     network.outputs = [network.simple("global_avg_pool", "vector", [1], input=strided)]
     with pytest.raises(ValueError, match=r"2\^27 words"):
+        network.session()
+
+
+@pytest.mark.parametrize("kind", ["conv2d", "binary_conv2d", "elementwise", "linear"])
+def test_many_ops_must_not_make_small_weights_large(new_network: Any, kind: str) -> None:
+    """A file of some hundred kilobytes once asked for 33 GB; the core and the reader refuse it at the same op."""
+    network = new_network(0, *((65536, 1, 1) if kind == "elementwise" else (1, 256, 256)))
+    if kind == "conv2d":
+        network.conv2d(network.image, 1, (255, 255), stride=(2, 2))
+    elif kind == "binary_conv2d":
+        network.start(1, map=False, bits=[(False, None)])
+        network.binary_conv2d(network.bits[0], 1, (255, 255), stride=(2, 2), shifts=("none", "none"))
+    elif kind == "elementwise":
+        network.elementwise(network.simple("transpose", "map", [1, 1, 65536], input=network.image))
+    else:
+        flat = network.flatten(network.simple("transpose", "map", [256, 256, 1], input=network.image))
+        network.simple("linear", "vector", [1], input=flat, weight=network.reals(1, 65536), bias=None)
+    for _ in range(300):
+        op = copy.deepcopy(network.ops[-1]) | {"name": f"op{len(network.ops)}"}
+        result = network.buffer(network.buffers[-1]["kind"], *network.shape(-1))
+        op.get("epilogue", op)["output" if kind == "linear" else "map"] = result
+        network.ops.append(op)
+    with pytest.raises(ProgramError, match="values are kept for the kernels") as refused:
+        validate(from_json(network.document(), network.tensors))
+    name = str(refused.value).split()[2].rstrip(":")
+    with pytest.raises(ValueError, match=rf"op {name}: more than 2\^29 values are kept for the kernels"):
         network.session()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -50,6 +51,16 @@ def test_malformed_files_are_refused(library: Library, file: Path) -> None:
         library.model(file)
     message = str(caught.value)
     assert message.startswith(f"{file}: ") and message.isprintable() and len(message) > len(f"{file}: ")
+
+
+def test_a_size_that_is_not_positive_is_named(library: Library) -> None:
+    """It once was a number of elements to expect, near 2^64."""
+    make = runpy.run_path(str(TESTS / "malformed" / "make.py"))
+    file = make["File"]()
+    file.program["buffers"][0]["shape"] = [-1, 4, 4]
+    file.program["preprocess"] = make["PREPROCESS"] | {"input_size": [-1, 4, 4], "std": [1.0]}
+    with pytest.raises(LibraryError, match=r"the program\.buffers\[0\]\.shape\[0\]: must be positive"):
+        library.model(file.content())
 
 
 def unless(error: type[Exception], function: Callable[[Any], Any], value: Any) -> Any:

@@ -193,6 +193,18 @@ def _tall(file: File) -> None:
     file.program["buffers"][1]["shape"] = [65536, 2048, 4]
 
 
+def _kept(file: File) -> None:
+    """No weights at all, but constants for each channel of each op."""
+    for kind, shape in (("map", [2, 2, 256]), ("map", [1, 1, 1024]), *[("map", [1, 1, 65536])] * 257):
+        file.program["buffers"].append({"kind": kind, "shape": shape})
+    file.program["ops"] += [
+        {"type": "concat", "name": "wide", "inputs": [3] * 64, "output": 6},
+        {"type": "reshape", "name": "one", "input": 6, "output": 7},
+        {"type": "concat", "name": "wider", "inputs": [7] * 64, "output": 8},
+        *[{"type": "elementwise", "name": f"{i}", "input": i, "epilogue": _epilogue(map=i + 1)} for i in range(8, 264)],
+    ]
+
+
 CONTAINER = "not a complete .bcdn file"
 PREPROCESS = {"input_size": [1, 4, 4], "mean": [0.5], "std": [0.0], "interpolation": "bilinear", "crop_pct": 1.0}
 
@@ -262,6 +274,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "groups": (_program("ops.0.groups", 2), "op 0 'stem': groups: 2 does not divide 1 input channels"),
     "shift-strided": (_program("ops.1.branches.0.shift", "long"), "op 1 'conv': branches: a shift needs a 1x1 kernel"),
     "no-result": (_program("ops.2.epilogue.map", None), "op 2 'mlp': epilogue: no result"),
+    "kept-huge": (_kept, "op 263 '263': more than 536870912 values are kept for the kernels"),
     "alpha-static": (_program("ops.0.epilogue.bits.0.alpha", 4), "op 0 'stem': epilogue.bits[0].alpha: only"),
     # Tensors and the rest.
     "tensor-nan": (_word(-1, 0x7FC00000), "tensor 'vector': holds a NaN or an infinity"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -88,7 +89,8 @@ def test_profile_and_debug(packed, images) -> None:
     np.testing.assert_array_equal(
         session.debug({"image": images}, [port])[port], session.run(None, {"image": images})[0]
     )
-    for buffer in (session.program.inputs[0].buffer, 999):
+    assert list(session.debug({"image": images}, np.array([port]))) == [port]
+    for buffer in (session.program.inputs[0].buffer, 999, -1, 2**40, 1.0, "a"):
         with pytest.raises(DataError, match=str(buffer)):
             session.debug({"image": images}, [buffer])
 
@@ -218,6 +220,12 @@ def test_a_missing_core_names_the_remedy(packed, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bcdnet.runtime._core", None)
     monkeypatch.delattr("bcdnet.runtime._core", raising=False)
     with pytest.raises(BcdnetError, match="pip install"):
+        InferenceSession(packed)
+
+
+def test_lack_of_memory_names_the_file(packed, monkeypatch) -> None:
+    monkeypatch.setattr("bcdnet.runtime._core.Session", Mock(side_effect=MemoryError("std::bad_alloc")))
+    with pytest.raises(MemoryError, match=r"x\.bcdn: its weights take more than there is"):
         InferenceSession(packed)
 
 

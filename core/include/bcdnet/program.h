@@ -20,6 +20,7 @@ struct Buffer {
   int height;
   int width;
   int channels;
+  bool operator==(const Buffer&) const = default;
 };
 
 /// Row-major array that outlives the construction of a Session and no more. An absent tensor has no data.

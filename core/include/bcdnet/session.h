@@ -42,7 +42,7 @@ class Session {
   /// Name of the algorithm that each op uses, empty where there is no choice.
   std::vector<std::string> OpAlgorithms() const;
 
-  /// Bytes of the arena and scratch that one concurrent run needs.
+  /// Bytes of the arena and scratch that one concurrent Run needs; Debug of a map that is stored as means takes more.
   size_t RunBytes() const;
 
  private:

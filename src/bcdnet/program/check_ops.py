@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.program.context import Context
+from bcdnet.program.context import CONSTANTS, Context
 from bcdnet.program.schema import (
     AvgPool,
     BinaryConv2d,
@@ -61,6 +61,7 @@ def check_op(op: Op, context: Context) -> None:
         case Linear():
             inputs = context.read(op.input, "vector")[0]
             outputs = context.tensor(op.weight, None, inputs).shape[0]
+            context.keep(outputs, inputs + CONSTANTS)
             _optional(op.bias, outputs, context, "bias")
             context.write(op.output, "vector", (outputs,))
             context.spend(inputs * outputs)
@@ -118,6 +119,7 @@ def _conv2d(op: Conv2d, context: Context) -> None:
     _optional(op.bias, outputs, context, "bias")
     height, width = _conv_shape(shape, (rows, columns), op.stride, op.padding, context)
     _reduction(rows * columns * depth, context)
+    context.keep(outputs, rows * columns * depth)
     context.spend(height * width * outputs * rows * columns * depth)
     _epilogue(op.epilogue, (height, width, outputs), context)
 
@@ -149,6 +151,8 @@ def _binary_conv2d(op: BinaryConv2d, context: Context) -> None:
     if not plain and any(branch.shift != "none" for branch in op.branches):
         raise context.error("branches: a shift needs a 1x1 kernel, stride 1, no padding and channels divisible by 4")
     _reduction(rows * columns * depth, context)
+    # Bytes that have four bits each; for each class of border fewer than four times the taps.
+    context.keep(outputs, len(op.branches) * rows * columns * (2 * words(depth) + 4))
     context.spend(height * width * outputs * rows * columns * depth * len(op.branches))
     _epilogue(op.epilogue, (height, width, outputs), context)
 
@@ -184,6 +188,7 @@ def _concat(op: Concat, context: Context) -> None:
 def _epilogue(epilogue: Epilogue, shape: tuple[int, ...], context: Context, dynamic: bool = False) -> None:
     """`shape` is that of the op's value (H', W', O); `dynamic` allows per-image thresholds."""
     outputs = shape[2]
+    context.keep(outputs, CONSTANTS)
     if epilogue.gain is not None:
         _vector(epilogue.gain, outputs, context, "epilogue.gain")
     if epilogue.beta is not None:

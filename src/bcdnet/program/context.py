@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import ProgramError
-from bcdnet.program.schema import Program
+from bcdnet.program.schema import Program, words
 
 MAX_WORK = 2**38
-MAX_VALUES = 2**29
+MAX_KEPT = 2**29
+CONSTANTS = 32  # more than an op has for an output channel besides its weights
 
 
 class Context:
@@ -22,7 +23,7 @@ class Context:
         self.written: set[int] = set()
         self.tensors: set[str] = set()
         self.work = 0
-        self.values = 0
+        self.kept = 0
         self.where = ""
 
     def error(self, text: str) -> ProgramError:
@@ -69,9 +70,6 @@ class Context:
             wanted = [want if want is not None else "?" for want in shape]
             raise self.error(f"{field}: tensor {name!r} has shape {list(array.shape)}; expected {wanted}")
         self.tensors.add(name)
-        self.values += array.size  # each op keeps its own
-        if self.values > MAX_VALUES:
-            raise self.error(f"{field}: all tensors, as often as they are named, hold more than {MAX_VALUES} values")
         return array
 
     def spend(self, work: int) -> None:
@@ -79,3 +77,9 @@ class Context:
         self.work += work
         if self.work > MAX_WORK:
             raise self.error(f"the program asks for more than {MAX_WORK} multiply-accumulates per image")
+
+    def keep(self, outputs: int, values: int) -> None:
+        """Count what an op keeps, `values` for each output channel, so that no small file becomes a large session."""
+        self.kept += 32 * words(outputs) * values
+        if self.kept > MAX_KEPT:
+            raise self.error(f"more than {MAX_KEPT} values are kept for the kernels")

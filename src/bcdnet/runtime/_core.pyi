@@ -44,7 +44,7 @@ class Session:
     def threads(self) -> int: ...
     @property
     def run_bytes(self) -> int:
-        """Memory that one concurrent run needs."""
+        """Memory that one concurrent `run` needs; `debug` of a map that is stored as means takes more."""
 
     @property
     def op_algorithms(self) -> list[str]:

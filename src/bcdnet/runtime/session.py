@@ -5,6 +5,7 @@ Legend: N images, C channels, H and W height and width.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,8 @@ class InferenceSession:
     `threads`: worker threads for one run, by default all CPUs that the process may use. `target`: instruction set, one
     of `available_targets()`, by default the best one. The results depend on neither.
     Raises ProgramError for a file that is missing, truncated, newer or invalid; BcdnetError for an unknown target, a
-    number of threads that is below 1 or cannot be started, a core that is not built, or what the hub does not give.
+    number of threads that is below 1 or cannot be started, a core that is not built, or what the hub does not give;
+    MemoryError for weights that do not fit.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None, target: str | None = None) -> None:
@@ -78,6 +80,8 @@ class InferenceSession:
             raise ProgramError(f"{path}: {error}") from error
         except RuntimeError as error:
             raise BcdnetError(f"{error}: ask for fewer, such as threads=1") from error
+        except MemoryError:
+            raise MemoryError(f"{path}: its weights take more than there is") from None
         self.costs: list[Cost] = [cost(program, op) for op in program.ops]
         self._cam = find_head(program)
         # The core holds its own copy of the weights, laid out for its kernels.
@@ -206,7 +210,13 @@ class InferenceSession:
         """
         x = self._input(feed)
         try:
-            result: dict[int, npt.NDArray[Any]] = self._session.debug(x, list(buffers))
+            ids = [operator.index(buffer) for buffer in buffers]
+        except TypeError:
+            raise DataError(f"expected ids of buffers, got {buffers!r}") from None
+        if unknown := [i for i in ids if not 0 <= i < len(self._program.buffers)]:
+            raise DataError(f"there is no buffer {unknown[0]}")
+        try:
+            result: dict[int, npt.NDArray[Any]] = self._session.debug(x, ids)
         except ValueError as error:
             raise DataError(str(error)) from None
         return result

@@ -8,7 +8,6 @@ const MAX_JSON_BYTES = 2 ** 24;
 
 // Each reader takes a value and appends to `out` what web/core.cc reads.
 
-const MAX_VALUES = 2 ** 29;
 const MAX_FLOAT32 = (2 - 2 ** -23) * 2 ** 127;
 const INT = 2 ** 31;
 
@@ -33,8 +32,6 @@ function tensor(value, out, context) {
   const { shape } = context.tensors.get(value);
   check(shape.length <= 4 && !shape.includes(0), `tensor '${value}' is empty or has too many dimensions`);
   context.used.add(value);
-  context.values += shape.reduce((a, b) => a * b, 1); // each op keeps its own
-  check(context.values <= MAX_VALUES, "all tensors, as often as they are named, hold more than 2^29 values");
   out.push(context.index.get(value));
 }
 
@@ -225,7 +222,7 @@ export function readFile(buffer) {
   checkKeys(program, ["format", "buffers", "ops", "inputs", "outputs", "labels", "preprocess", "provenance"]);
 
   const index = new Map([...tensors.keys()].map((name, i) => [name, i]));
-  const context = { version, tensors, index, used: new Set(), values: 0, names: new Set() };
+  const context = { version, tensors, index, used: new Set(), names: new Set() };
   const stream = [];
   const [buffers, ops] = [program.get("buffers"), program.get("ops")];
   within("buffers", () => list(BUFFER)(buffers, stream, context));
