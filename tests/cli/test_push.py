@@ -366,9 +366,10 @@ def test_a_push_replaces_the_models_that_were_there(
 def test_a_card_of_any_file_s_results(results: object, tmp_path: Path) -> None:
     found = find_model(str(saved(tmp_path, bits=1)))
     odd = replace(found, labels=[], provenance={"results": results})
-    text = push.generated_card(odd, "a/b")
+    text = push.generated_card(odd, "a/b", None)
     assert "10 classes" in text and "Top-1" not in text and "Classes:" not in text
-    assert "Top-1 12.50 %" in push.generated_card(found, "a/b") and "Classes: 0, 1" in push.generated_card(found, "a/b")
+    text = push.generated_card(found, "a/b", None)
+    assert "Top-1 12.50 %" in text and "Classes: 0, 1" in text and "kB" not in text
 
 
 def test_a_model_without_labels_has_its_classes(tmp_path: Path) -> None:
@@ -380,5 +381,16 @@ def test_a_model_without_labels_has_its_classes(tmp_path: Path) -> None:
     assert isinstance(config, bytes) and json.loads(config)["num_classes"] == 10
     card = tmp_path / "card.md"
     card.write_text("# mine\n")
-    config = push.packed_files(str(files["model.bcdn"]), card)["config.json"]
+    config = push.packed_files(str(files["model.bcdn"]), "a/b", card)["config.json"]
     assert isinstance(config, bytes) and json.loads(config)["num_classes"] == 10
+
+
+def test_cards_say_what_is_in_the_repository(tmp_path: Path) -> None:
+    files = push.trained_files(str(saved(tmp_path, bits=1)), "a/b", tmp_path)
+    packed = files["model.bcdn"]
+    assert isinstance(packed, Path) and isinstance(files["README.md"], bytes)
+    assert f"; model.bcdn has {packed.stat().st_size / 1e3:,.0f} kB." in files["README.md"].decode()
+    mine = packed.rename(tmp_path / "mine.bcdn")
+    mine.with_suffix(".md").write_text('InferenceSession("mine.bcdn"), `bcdnet eval mine.bcdn`')
+    card = push.packed_files(str(mine), "a/b", None)["README.md"]
+    assert card == b'InferenceSession("hf-hub:a/b"), `bcdnet eval hf-hub:a/b`'

@@ -21,6 +21,7 @@ from bcdnet.training.loss import TrainingLoss
 from bcdnet.training.module import Plan, StepModule, batch_sums
 from bcdnet.training.recipe import Recipe, StepConfig
 from bcdnet.training.run import train
+from bcdnet.training.run_folder import environment
 from bcdnet.training.schedule import learning_rate
 
 MakeRecipe = Callable[..., Recipe]
@@ -108,6 +109,20 @@ def test_a_teacher_that_the_run_trained_itself_may_not_change_either(make_recipe
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "run" / "teacher.safetensors")
     with pytest.raises(RecipeError, match="not the network that taught"):
         train(recipe, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "typed"),
+    [
+        ("/usr/bin/bcdnet", "bcdnet"),
+        ("/lib/bcdnet/__main__.py", "bcdnet"),
+        ("examples/demo.py", "python examples/demo.py"),
+        ("/home/me/demo.py", "python demo.py"),
+    ],
+)
+def test_the_command_on_record_is_what_may_be_typed(file: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [file, "a b"])
+    assert environment(0)["command"] == f"{typed} 'a b'"
 
 
 def test_a_compiler_that_is_not_there_is_told_in_a_line(

@@ -42,29 +42,30 @@ def run(
         raise BcdnetError(f"--card {card}: no such file")
     with tempfile.TemporaryDirectory() as folder:
         if is_packed(model):
-            files = packed_files(model, card)
+            files = packed_files(model, repository, card)
         else:
             files = trained_files(model, repository, Path(folder)) | ({"README.md": card} if card else {})
         url = upload(repository, files, f"Push {Path(model).name} with bcdnet", private)
     typer.echo(f"pushed {', '.join(files)} to {url}; it is called {PREFIX}{repository}")
 
 
-def packed_files(model: str, card: Path | None) -> dict[str, Path | bytes]:
-    """A packed file, its configuration and its card, by default the one beside it."""
-    from bcdnet.hub import PACKED_FILE
+def packed_files(model: str, repository: str, card: Path | None) -> dict[str, Path | bytes]:
+    """A packed file, its configuration and its card: by default the one beside it, made to call it as the hub does."""
+    from bcdnet.hub import PACKED_FILE, PREFIX
     from bcdnet.pretrained import locate
     from bcdnet.program.file import read_program
 
     path = locate(model)
     program = read_program(path)
-    card = card or path.with_suffix(".md")
-    if not card.is_file():
+    beside = path.with_suffix(".md")
+    if card is None and not beside.is_file():
         raise BcdnetError(f"{path}: has no card beside it; give one with --card, or push the run that it was made from")
     shape = list(program.buffers[program.inputs[0].buffer].shape)
     preprocess = vars(program.preprocess) if program.preprocess else {}
     classes = program.buffers[program.outputs[0].buffer].shape[-1]
     config = _config(classes, list(program.labels), {"input_size": shape, **preprocess}, program.provenance)
-    return {PACKED_FILE: path, "config.json": config, "README.md": card}
+    text = card or beside.read_text(encoding="utf-8").replace(path.name, f"{PREFIX}{repository}").encode()
+    return {PACKED_FILE: path, "config.json": config, "README.md": text}
 
 
 def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path | bytes]:
@@ -96,10 +97,11 @@ def trained_files(model: str, repository: str, folder: Path) -> dict[str, Path |
     files: dict[str, Path | bytes] = {
         MODEL_FILE: weights,
         "config.json": _config(network.num_classes, found.labels, found.preprocess, found.provenance, more),
-        "README.md": generated_card(found, repository).encode(),
     }
-    if bits == 1:
-        files[PACKED_FILE] = pack(found, folder / PACKED_FILE)
+    packed = pack(found, folder / PACKED_FILE) if bits == 1 else None
+    if packed is not None:
+        files[PACKED_FILE] = packed
+    files["README.md"] = generated_card(found, repository, packed).encode()
     return files
 
 
@@ -138,8 +140,8 @@ def for_timm(network: Network, preprocess: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def generated_card(found: Found, repository: str) -> str:
-    """A card of what the model file says of itself, and of the operations counted now."""
+def generated_card(found: Found, repository: str, packed: Path | None) -> str:
+    """A card of what the model file says of itself, of the operations counted now, and of the packed file's size."""
     import yaml
 
     from bcdnet.analysis import count
@@ -162,6 +164,7 @@ def generated_card(found: Found, repository: str) -> str:
             f"{origin.get('data', 'its data')}, evaluated at the end of the training.\n\n"
         )
     shape = "x".join(map(str, found.input_size))
+    size = "" if packed is None else f"; {packed.name} has {packed.stat().st_size / 1e3:,.0f} kB"
     command = f"```bash\n{origin['command']}\n```\n\n" if "command" in origin else ""
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {repository}\n\n"
@@ -169,6 +172,6 @@ def generated_card(found: Found, repository: str) -> str:
         f"images of {shape}.\n\n```bash\nbcdnet predict {PREFIX}{repository} image.png\n"
         f"bcdnet eval {PREFIX}{repository} --data DIR\n```\n\n{measured}"
         f"{counts.params:,} parameters, {counts.binary_params:,} of them of one bit; {counts.bops / 1e6:.2f} M BOPs, "
-        f"{counts.flops / 1e6:.2f} M FLOPs, {counts.ops / 1e6:.2f} M OPs for an image; packed "
-        f"{counts.packed_bytes / 1e3:,.0f} kB.\n\n{command}{classes}"
+        f"{counts.flops / 1e6:.2f} M FLOPs, {counts.ops / 1e6:.2f} M OPs for an image{size}.\n\n"
+        f"{command}{classes}"
     )

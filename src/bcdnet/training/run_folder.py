@@ -153,7 +153,7 @@ def environment(seed: int) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(sys.argv[0]), *sys.argv[1:]]),
         "seed": seed,
         "versions": versions,
         "git": git_state(),
@@ -165,6 +165,14 @@ def environment(seed: int) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
     }
+
+
+def _program(file: str) -> list[str]:
+    """What to type for a program that Python was given as `file`: of an absolute path the name."""
+    if Path(file).name == "__main__.py":  # of `python -m bcdnet`
+        return ["bcdnet"]
+    typed = Path(file).name if Path(file).is_absolute() else file
+    return ["python", typed] if typed.endswith(".py") else [Path(file).name]
 
 
 def portable(value: Any, recipe: Recipe) -> Any:
