@@ -244,6 +244,22 @@ def test_the_example_is_built_and_names_what_python_names(installed: Path, tmp_p
     assert failed.returncode == 2 and "none.ppm" in failed.stderr
 
 
+def test_a_project_that_finds_the_package_keeps_its_variables(installed: Path, tmp_path: Path) -> None:
+    version = bcdnet.__version__
+    (tmp_path / "CMakeLists.txt").write_text(
+        f'''cmake_minimum_required(VERSION 3.20)
+        project(finder LANGUAGES C)
+        set(PACKAGE_VERSION "mine")
+        find_package(bcdnet {version} REQUIRED)
+        if(NOT PACKAGE_VERSION STREQUAL "mine" OR NOT bcdnet_VERSION STREQUAL "{version}")
+          message(FATAL_ERROR "${{PACKAGE_VERSION}}, ${{bcdnet_VERSION}}")
+        endif()'''
+    )
+    words = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_version_is_the_packages(library: Library) -> None:
     assert library.version().decode() == bcdnet.__version__
 
