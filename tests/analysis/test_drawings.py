@@ -114,3 +114,20 @@ def test_colours_reach_as_far_down_as_up(drawn: list[Figure]) -> None:
     found = thresholds.Thresholds([block], {"beta": ("x", np.array([[-6.0], [0.0], [np.nan], [0.0]]))})
     thresholds.draw(found, list("abcd"), Path("x.png"), "the title")
     assert drawn[0].axes[1].images[0].get_clim() == (-4, 4)
+
+
+def test_a_class_without_images_does_not_look_like_one_without_a_difference(drawn: list[Figure]) -> None:
+    spread = thresholds.Spread((-1.0, 0.0, 0.0, 0.0, 1.0), 1.0, 0.5)
+    block = thresholds.BlockThresholds("x", None, spread, None, 0.0)
+    for last in (np.nan, 0.0):
+        found = thresholds.Thresholds([block], {"beta": ("x", np.array([[-6.0], [0.0], [6.0], [last]]))})
+        thresholds.draw(found, list("abcd"), Path("x.png"), "the title")
+    missing, complete = drawn
+    by_class, bar = missing.axes[1:3]
+    missing.canvas.draw()
+    box = by_class.get_window_extent()
+    pixels = np.asarray(missing.canvas.buffer_rgba())[::-1, int(box.x0 + box.width / 2), :3].astype(int)  # bottom up
+    of_class = [pixels[int(box.y0 + box.height * (row + 0.5) / 4)] for row in (0, 2)]  # d without images, b as the mean
+    assert np.abs(of_class[0] - of_class[1]).min() > 60
+    assert np.ptp(of_class[0]) == 0 and "grey: no image" in bar.get_ylabel()
+    assert "grey" not in complete.axes[2].get_ylabel()

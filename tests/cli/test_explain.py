@@ -54,6 +54,26 @@ def test_one_model_or_two(files, tmp_path, call) -> None:
     assert code == 0 and not (tmp_path / "alone-branches.png").exists()
 
 
+def test_figures_of_the_page_before_are_removed_and_no_others(files, tmp_path, call) -> None:
+    pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
+    first, second, image = files
+    page, figures = tmp_path / "p.html", [tmp_path / f"p-branches{part}.png" for part in ("", "-2")]
+    code, out, _ = call("explain", first, image, "--versus", first, "-o", page)
+    assert code == 0 and out.count(f"{first}: ") == 2
+    assert all(path.exists() for path in figures)
+    read = tmp_path / "read.png"
+    read.symlink_to(figures[1])
+    code, out, _ = call("explain", second, read, "-o", page)  # which has no branches
+    assert code == 0 and f"removed {figures[0]}, which" in out and not figures[0].exists()
+    assert figures[1].exists()  # the image that was to be explained
+    code, out, _ = call("explain", first, image, "-o", page)
+    assert code == 0 and "removed" not in out and figures[0].exists()
+    figures[0].write_bytes(image.read_bytes())  # somebody's own, or that of the page p-branches.html
+    code, out, _ = call("explain", second, image, "-o", page)
+    assert code == 0 and "removed" not in out
+    assert [path.exists() for path in figures] == [True, True]
+
+
 def test_the_second_model_is_asked_about_the_same_class(files, tmp_path, call) -> None:
     pytest.importorskip("pytorch_grad_cam", reason="needs the extra explain")
     first, _, image = files
@@ -65,6 +85,8 @@ def test_the_second_model_is_asked_about_the_same_class(files, tmp_path, call) -
     twice = [save_model(tmp_path / name / "m.safetensors", loaded.model, **details) for name in ("a", "b")]
     code, out, _ = call("explain", twice[0], image, "--versus", twice[1], "-o", tmp_path / "out.html")
     assert code == 0
+    folders = [line.partition(":")[0] for line in out.splitlines()[:2]]
+    assert folders == [str(Path(name, "m.safetensors")) for name in "ab"]  # as much as tells them apart
     one, other = (line.rpartition("crane ")[2] for line in out.splitlines()[:2])
     assert one == other and float(one.removesuffix(" %")) > 50
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcdnet.analysis.titles import fill
 from bcdnet.errors import BcdnetError
 from bcdnet.evaluation import check_logits
-from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
+from bcdnet.figures import COLOURS, blank_figure, save_figure, tidy
 from bcdnet.nn import BinaryMLPBlock
 
 
@@ -100,7 +101,7 @@ def draw(errors: list[BranchError], path: Path, title: str) -> None:
         base, _, copy = branch.partition("_")
         at = [block + (place - (len(by_branch) - 1) / 2) * width for block in range(1, len(values) + 1)]
         axes.bar(at, values, 0.92 * width, color=COLOURS[place % len(COLOURS)], label=f"{names[base]} {copy}".strip())
-    axes.set(xlabel="MLP block", ylabel="binarisation error", title=literal(title))
+    axes.set(xlabel="MLP block", ylabel="binarisation error", title=fill(title, 6.5, 12))
     axes.set_xticks(range(1, len(next(iter(by_branch.values()))) + 1))
     axes.legend(frameon=False, ncols=3, loc="upper left")
     axes.set_ylim(top=axes.get_ylim()[1] * 1.1)

@@ -42,10 +42,18 @@ def render(title: str, explanations: Sequence[Explanation], cams: Path, contribu
     )
 
 
+def holds(page: Path, figure: Path) -> bool:
+    """Whether the page was made with this figure as it is now."""
+    return f'src="{_source(figure)}"'.encode() in page.read_bytes()
+
+
 def _figure(path: Path, caption: str) -> str:
-    encoded = base64.b64encode(path.read_bytes()).decode()
     text = _shown(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{encoded}"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img alt="{text}" src="{_source(path)}"><figcaption>{text}</figcaption></figure>'
+
+
+def _source(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _best(explanation: Explanation) -> str:

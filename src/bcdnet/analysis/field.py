@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bcdnet.analysis.titles import fill
 from bcdnet.errors import BcdnetError, DataError
-from bcdnet.figures import COLOURS, blank_figure, literal, save_figure
+from bcdnet.figures import COLOURS, blank_figure, save_figure
 from bcdnet.models import Network
 from bcdnet.nn import BinaryMLPBlock, set_progress
 from bcdnet.nn.sign import AnnealedEstimator
@@ -128,7 +129,7 @@ def to_json(fields: dict[str, Field]) -> dict[str, Any]:
 def draw(fields: dict[str, Field], path: Path, title: str) -> None:
     """The two maps side by side on one scale, and how far each reaches."""
     figure = blank_figure(10.5, 3.9)
-    figure.suptitle(literal(title))
+    figure.suptitle(fill(title, 10.3, 12))
     panels = figure.subplots(1, 3, gridspec_kw={"width_ratios": (1, 1, 1.05)})
     strongest = max(float(field.map.max()) for field in fields.values())
     labels = {"with": "with the long range", "without": "without"}

@@ -9,6 +9,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from bcdnet.analysis.titles import fill
 from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
 from bcdnet.nn import BinaryLayer, sign
 
@@ -73,7 +74,7 @@ def draw(flips: Flips, path: Path, title: str) -> None:
     """The rate by epoch, the steps side by side, and the layers' share between the two models."""
     parts = [part for part in (flips.epochs, flips.layers) if part]
     figure = blank_figure(8, 3.2 * max(1, len(parts)))
-    figure.suptitle(literal(title))
+    figure.suptitle(fill(title, 7.8, 12))
     panels = list(figure.subplots(len(parts), 1, squeeze=False)[:, 0])
     if flips.epochs:
         axes = tidy(panels.pop(0))

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bcdnet.analysis.titles import fill
 from bcdnet.errors import BcdnetError
 from bcdnet.evaluation import check_logits
 from bcdnet.figures import COLOURS, blank_figure, literal, save_figure, tidy
@@ -23,6 +24,7 @@ from bcdnet.nn import ContextualConvBlock, sign
 
 PARTS = ("alpha", "beta", "gain")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NO_IMAGE = "#a0a0a0"  # the colour map shows what does not differ as almost white
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def to_json(found: Thresholds) -> dict[str, Any]:
 def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> None:
     """Above: each part in every block. Below: its class means in the block where classes matter most."""
     figure = blank_figure(5 * len(found.by_class), 7)
-    figure.suptitle(literal(title))
+    figure.suptitle(fill(title, 5 * len(found.by_class) - 0.2, 12))
     grid = figure.subplots(2, len(found.by_class), squeeze=False, gridspec_kw={"height_ratios": (1, 1.25)})
     for axes, part, colour in zip(grid[0], found.by_class, COLOURS, strict=False):
         _boxes(tidy(axes), found, part, colour)
@@ -156,15 +158,21 @@ def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> N
         telling = np.sort(np.argsort(-np.nanstd(means, axis=0))[:24])
         centred = means[:, telling] - np.nanmean(means[:, telling], axis=0)
         limit = float(np.nanmax(np.abs(centred))) or 1.0
+        axes.set_facecolor(NO_IMAGE)
         image = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         share = max(spread.class_share for row in found.blocks if (spread := getattr(row, part)))
-        axes.set_title(f"{part} of {block} by class; classes explain {100 * share:.0f} %", fontsize=9)
+        axes.set_title(fill(f"{part} of {block} by class; classes explain {100 * share:.0f} %", 3.2, 9), fontsize=9)
         axes.set_xlabel("the channels that differ most")
         axes.set_xticks([])
         if len(class_names) <= 20:
-            axes.set_yticks(range(len(class_names)), map(literal, class_names), fontsize=8)
-        figure.colorbar(image, ax=axes, label="difference from the mean class", shrink=0.85)
+            axes.set_yticks(range(len(class_names)), map(_brief, class_names), fontsize=8)
+        label = "difference from the mean class" + "\n(grey: no image of the class)" * bool(np.isnan(means).any())
+        figure.colorbar(image, ax=axes, label=label, shrink=0.85)
     save_figure(figure, path)
+
+
+def _brief(name: str) -> str:
+    return literal(name if len(name) <= 24 else name[:23] + "…")
 
 
 def _boxes(axes: Any, found: Thresholds, part: str, colour: str) -> None:
@@ -175,8 +183,8 @@ def _boxes(axes: Any, found: Thresholds, part: str, colour: str) -> None:
         axes.plot([place, place], [left, right], color=colour, lw=7, solid_capstyle="butt", alpha=0.55)
         axes.plot(place, middle, "o", ms=3.5, color="white", mec=colour)
     axes.axhline(float(part == "gain"), color="black", lw=0.6)
-    axes.set(xlabel="convolution block", ylabel=part, title=f"{part}: 5 to 95 % and quartiles over images and channels")
-    axes.title.set_fontsize(9)
+    axes.set(xlabel="convolution block", ylabel=part)
+    axes.set_title(f"{part}: 5 to 95 % and quartiles\nover images and channels", fontsize=9)
     axes.set_xlim(0.4, len(found.blocks) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=15, integer=True))
     if part == "alpha":

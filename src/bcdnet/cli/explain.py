@@ -29,11 +29,12 @@ def run(
     """Grad-CAM of one model or of two side by side, and the contribution maps of each binary MLP block.
 
     Writes one HTML file that needs nothing beside it, NAME.png with the class activation maps and, for a model with MLP
-    blocks, NAME-branches.png (NAME-branches-2.png for the second).
+    blocks, NAME-branches.png (NAME-branches-2.png for the second). Where it replaces an earlier page, that one's other
+    figures are removed.
     """
     from bcdnet.analysis.cam import Explanation, explain
     from bcdnet.analysis.cam_figure import draw_cams, draw_contributions
-    from bcdnet.analysis.cam_page import render
+    from bcdnet.analysis.cam_page import holds, render
     from bcdnet.program.schema import Preprocess
     from bcdnet.runtime.prediction import find_label
     from bcdnet.runtime.preprocess import open_image, to_input
@@ -90,18 +91,28 @@ def run(
     with ExitStack() as files:
         # All of them or none. The page, entered last, is the first to get its name: beside it the figures are ours.
         beside = {path: files.enter_context(whole_file(path)) for path in written}
+        before = [path for path in branches_of if path.is_file() and output.exists() and holds(output, path)]
         draw_cams(explanations, beside[cams])
         for path, explanation in with_blocks.items():
             draw_contributions(explanation, beside[path])
         page = render(f"{image.name} explained", explanations, beside[cams], [beside[path] for path in with_blocks])
         beside[output].write_text(page, encoding="utf-8")
+    stale = [path for path in before if path not in with_blocks and not path.samefile(image)]
+    for path in stale:
+        path.unlink()
     for explanation in explanations:
         share = 100 * explanation.probabilities[explanation.label]
         typer.echo(printable(f"{explanation.name}: {explanation.named(explanation.label)} {share:.1f} %"))
     typer.echo(printable(f"wrote {', '.join(str(path) for path in (output, cams, *with_blocks))}"))
+    if stale:
+        typer.echo(printable(f"removed {', '.join(map(str, stale))}, which the page before had"))
 
 
 def _short(names: list[str]) -> list[str]:
-    """The last part of each path, if that still tells the models apart."""
-    short = [Path(name).resolve().name for name in names]
-    return short if len(set(short)) == len(names) else names
+    """The last parts of each path, as few as tell the models apart; the names themselves where none do."""
+    parts = [Path(name).resolve().parts for name in names]
+    for count in range(1, max(map(len, parts))):
+        short = [str(Path(*path[-count:])) for path in parts]
+        if len(set(short)) == len(names):
+            return short
+    return names
