@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event, Thread
 from types import MethodType
 from typing import Any
 
@@ -86,11 +87,29 @@ class Restless(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("counting", "message"), [(True, "1.calls: is changed by"), (False, ".* draws random numbers")]
+    ("counting", "message"),
+    [(True, "1.calls: is changed by"), (False, "1: its forward cannot be traced: it draws random numbers")],
 )
 def test_a_forward_that_is_no_function(counting: bool, message: str) -> None:
     with pytest.raises(CompileError, match=f"^{message}"):
         packed(network(Restless(counting)))
+
+
+def test_random_numbers_of_another_thread_are_its_own() -> None:
+    """As of a training that goes on."""
+    done = Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            torch.rand(8)
+
+    thread = Thread(target=draw)
+    thread.start()
+    try:
+        packed(network(nn.BatchNorm2d(8)))
+    finally:
+        done.set()
+        thread.join()
 
 
 class Scaled(nn.Module):

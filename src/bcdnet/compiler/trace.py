@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcdnet.errors import CompileError
 from bcdnet.nn import (
@@ -38,6 +39,15 @@ class _Proxy(fx.Proxy):
     """Records `y += x` as what it is; Python makes `y = y + x` of it for fx's own, which spares other names of y."""
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_recorded, ASSIGNMENTS)
+
+
+class _Reproducible(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives its modes no types
+    """Refuses random numbers, of this thread alone: others may go on training meanwhile."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise RuntimeError("it draws random numbers; a packed program always computes the same")
+        return func(*args, **(kwargs or {}))
 
 
 class _Tracer(fx.Tracer):
@@ -83,11 +93,11 @@ def trace(module: nn.Module) -> fx.Graph:
     for name, child in module.named_modules():
         if child.training:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
-    tracer = _Tracer()
+    tracer, reproducible = _Tracer(), cast(Any, _Reproducible)
     _refuse_changed(module, tracer)
-    before, random = {name: tensor._version for name, tensor in tensors.items()}, torch.get_rng_state()
+    before = {name: tensor._version for name, tensor in tensors.items()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), reproducible():
             graph = tracer.trace(module)
     except Exception as error:
         path = tracer.failed or "the module"
@@ -95,8 +105,6 @@ def trace(module: nn.Module) -> fx.Graph:
     for name, tensor in tensors.items():
         if tensor._version != before[name]:
             raise CompileError(f"{name}: is changed by the module's forward; a packed program always computes the same")
-    if not torch.equal(random, torch.get_rng_state()):
-        raise CompileError("the module: its forward draws random numbers; a packed program always computes the same")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
