@@ -42,8 +42,8 @@ def test_problems_of_both_splits_are_told_at_once(tmp_path, encoded, write_parqu
 def test_a_split_without_labels_is_told_once(tmp_path, encoded, write_parquet):
     write_parquet(tmp_path / "train.parquet", encoded[:50])
     write_parquet(tmp_path / "test.parquet", [(image, -1) for image, _ in encoded[50:]])
-    told = "split 'test': has no labels, all are -1; name another: --split, or in a recipe data.test_split"
-    assert problems(tmp_path) == told
+    another = "name another: --split, or in a recipe data.train_split and data.test_split"
+    assert problems(tmp_path) == f"split 'test': has no labels, all are -1; {another}"
 
 
 def test_truncated_files_of_both_splits_are_named(parquet_folder):

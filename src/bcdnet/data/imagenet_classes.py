@@ -20,5 +20,5 @@ def _wordnet() -> tuple[list[str], list[str]]:
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    numbers: list[str] = info.label_names()  # type: ignore[no-untyped-call]
+    numbers = [info.index_to_label_name(label) for label in range(1000)]
     return numbers, [info.label_name_to_description(number) for number in numbers]

@@ -22,7 +22,7 @@ def label_problems(dataset: Dataset, name: str) -> list[str]:
     if not len(dataset):
         return [f"split {name!r}: empty"]
     if (dataset.labels == -1).all():  # as the hub has those that a contest keeps to itself
-        another = "name another: --split, or in a recipe data.test_split"
+        another = "name another: --split, or in a recipe data.train_split and data.test_split"
         return [f"split {name!r}: has no labels, all are -1; {another}"]
     classes = len(dataset.class_names)
     wrong = np.flatnonzero((dataset.labels < 0) | (dataset.labels >= classes))
