@@ -83,6 +83,17 @@ def test_a_missing_split_is_named(tmp_path, encoded, write_tree):
         open_dataset(str(tmp_path), "test")
 
 
+def test_a_folder_without_labels_is_no_split_to_judge_by(tmp_path, encoded, write_tree):
+    write_tree(tmp_path / "train", encoded[:20])
+    write_tree(tmp_path / "val", encoded[20:50])
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "1.png").write_bytes(encoded[0][0])  # as contests give theirs
+    assert len(open_dataset(str(tmp_path), "test")) == 30
+    (tmp_path / "val").rename(tmp_path / "extra")
+    with pytest.raises(DataError, match="test: holds images without labels; give each class a folder in it"):
+        open_dataset(str(tmp_path), "test")
+
+
 def test_empty_class_folders_and_stray_images_are_named(tmp_path, encoded, write_tree):
     write_tree(tmp_path / "train", encoded[:20])
     (tmp_path / "train" / "digit x").mkdir()

@@ -72,6 +72,8 @@ def open_folder(path: Path, split: str) -> Dataset:
             return _complete(path / split)  # a name of the user's own, as in data.train_split=training_set
         return holdout(_complete(path), split, str(path))
     name = find_split(split, splits)
+    if name is None and (unlabelled := find_split(split, class_folders(path))):
+        raise DataError(f"{path / unlabelled}: holds images without labels; give each class a folder in it")
     if name is None:
         raise missing_split(str(path), split, splits)
     # A class may want images to be judged on, but not to be learned from.
@@ -117,8 +119,8 @@ def split_folders(path: Path) -> list[str]:
 
 
 def _without_labels(folder: Path) -> bool:
-    # As Tiny-ImageNet's `test`: one folder of images, and no table of their classes.
-    return class_folders(folder) == ["images"] and not (folder / ANNOTATIONS).is_file()
+    # As Tiny-ImageNet's `test`: all in one place, and no table of their classes.
+    return class_folders(folder) in ([], ["images"]) and not (folder / ANNOTATIONS).is_file()
 
 
 def class_folders(root: Path) -> list[str]:
