@@ -244,8 +244,9 @@ def test_every_answer_has_the_policy(serving) -> None:
         assert "unsafe" not in headers["Content-Security-Policy"] and headers["X-Content-Type-Options"] == "nosniff"
         assert headers.get_list("Cache-Control") == ["no-cache"]
     # Which is cheap: what did not change is not sent again.
-    tag = {"If-None-Match": client.get("/static/app.js").headers["ETag"]}
-    assert client.get("/static/app.js", headers=tag).status_code == 304
+    for path in ("/", "/static/app.js"):
+        tag = {"If-None-Match": client.get(path).headers["ETag"]}
+        assert client.get(path, headers=tag).status_code == 304
     assert "<script>" not in client.get("/").text and "style=" not in client.get("/").text + client.get("/docs").text
 
 

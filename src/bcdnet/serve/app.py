@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -105,15 +105,17 @@ def _add_operations(app: FastAPI, metrics: Metrics, guards: Sequence[params.Depe
 
 
 def _add_pages(app: FastAPI) -> None:
+    files = StaticFiles(directory=PAGE)
+
     @app.get("/", include_in_schema=False)
-    async def index() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+    async def index(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(render(app.openapi()))
 
-    app.mount("/static", StaticFiles(directory=PAGE))
+    app.mount("/static", files)
 
 
 def _add_errors(app: FastAPI) -> None:
