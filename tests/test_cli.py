@@ -1,6 +1,8 @@
 import ast
 import csv
+import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -200,6 +202,32 @@ def test_a_bug_of_ours_keeps_its_traceback(verb: types.ModuleType, error: Except
     verb.run = run  # type: ignore[attr-defined]
     with pytest.raises(type(error)):
         cli.main(["probe"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal of POSIX")
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(tmp_path) -> None:
+    code = """
+import time
+from bcdnet.cli import predict
+from bcdnet.cli.main import main
+from bcdnet.files import whole_file
+
+def run(place: str) -> None:
+    with whole_file(place) as beside:
+        beside.write_text("half")
+        print("what was found")
+        print("writing", file=__import__("sys").stderr, flush=True)
+        time.sleep(60)
+
+predict.run = run
+main()
+"""
+    command = [sys.executable, "-c", code, "predict", str(tmp_path / "x")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stderr.readline() == "writing\n"
+        process.terminate()
+        assert process.communicate(timeout=20) == ("what was found\n", "")
+    assert process.returncode == -signal.SIGTERM and list(tmp_path.iterdir()) == []
 
 
 def test_a_verb_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -121,12 +122,22 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return named or "DefaultCPUAllocator: " in str(error)
 
 
+class _TerminatedError(BaseException):
+    """SIGTERM came: what is half written is removed on the way out, which the signal alone would leave."""
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    raise _TerminatedError
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; always leaves through SystemExit.
+    """Run the command line; always leaves through SystemExit, or by SIGTERM if that is sent.
 
     Exit codes: 0 success; 2 a usage error, a `BcdnetError` or a file that cannot be read or written (one line on
     stderr, no traceback); 130 interrupted.
     """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # nobody else's, and not ignored
+        signal.signal(signal.SIGTERM, _terminate)
     # Closed ones (>&- in a shell): print would take the other's place, and csv knows no None.
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w", errors="replace")  # noqa: SIM115 (open to the end)
@@ -162,6 +173,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except _TerminatedError:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with suppress(OSError):
+            sys.stdout.flush()
+        signal.raise_signal(signal.SIGTERM)
     with suppress(OSError):  # a full disk, a log that nobody reads: the exit code tells
         print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
