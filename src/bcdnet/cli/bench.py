@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +14,7 @@ import typer
 from bcdnet.cli.model import ANY_MODEL, model_files, packed_file
 from bcdnet.cli.table import print_table
 from bcdnet.files import refuse_overwriting, whole_file
+from bcdnet.machine import available_threads, processor
 
 if TYPE_CHECKING:
     from bcdnet.runtime import InferenceSession, OpProfile
@@ -50,7 +50,6 @@ def run(
     multiply-adds.
     """
     from bcdnet.runtime import InferenceSession
-    from bcdnet.runtime.native import available_threads
 
     if trace is not None:
         refuse_overwriting([trace], model_files(model))
@@ -66,7 +65,7 @@ def run(
         document = {
             "file": model,
             "bytes": file_bytes,
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor(),
             "target": sessions[0].target,
             "roof": asdict(roof),
             "results": [asdict(result) for result in results],

@@ -14,6 +14,7 @@ import typer
 
 from bcdnet.errors import BcdnetError
 from bcdnet.files import whole_file
+from bcdnet.machine import available_threads, processor
 
 if TYPE_CHECKING:
     from bcdnet.analysis import Counts
@@ -129,7 +130,6 @@ def time_one_image(packed: Path) -> Speed:
     import numpy as np
 
     from bcdnet.runtime import InferenceSession
-    from bcdnet.runtime.native import available_threads
 
     def median(session: InferenceSession) -> float:
         port = session.get_inputs()[0]
@@ -161,8 +161,6 @@ def header(card: Card, data_title: str) -> dict[str, Any]:
 def render(card: Card, called: str, data_title: str, data_licence: str) -> str:
     """The card as Markdown with its YAML header. `called`: the name or file by which the packed model is found."""
     import yaml
-
-    from bcdnet.training.run_folder import processor
 
     counts, ours, theirs, agreement = card.counts, card.packed, card.torch, card.agreement
     provenance = card.found.provenance

@@ -6,13 +6,13 @@ import json
 import os
 import platform
 from importlib import metadata, util
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import bcdnet
 from bcdnet.cli.table import print_table
+from bcdnet.machine import available_threads, memory, processor
 
 # All that a command may need, under the names that pip knows.
 LIBRARIES = (
@@ -63,25 +63,14 @@ def examine() -> dict[str, dict[str, Any]]:
 
 
 def _machine() -> dict[str, Any]:
-    from bcdnet.runtime.native import available_threads
-
-    lines = _read("/proc/cpuinfo").splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    memory = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
+    found = memory()
     return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "processor": processor(),
         "architecture": platform.machine(),
         "CPUs": os.cpu_count(),
         "CPUs for this process": available_threads(),
-        "memory (GB)": round(int(memory[0]) / 1e6, 1) if memory else None,
+        "memory (GB)": found and round(found / 1e9, 1),
     }
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
 
 
 def _core() -> dict[str, Any]:

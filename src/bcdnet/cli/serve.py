@@ -11,6 +11,7 @@ import typer
 
 from bcdnet.cli.model import ANY_MODEL, MOST_PIXELS, packed_file
 from bcdnet.errors import BcdnetError
+from bcdnet.machine import available_threads
 
 if TYPE_CHECKING:
     from bcdnet.serve import Loaded
@@ -55,7 +56,6 @@ def run(
     """
     import warnings
 
-    from bcdnet.runtime.native import available_threads
     from bcdnet.serve import Settings, load
     from bcdnet.serve.run import is_loopback
     from bcdnet.serve.run import run as serve

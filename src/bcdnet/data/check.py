@@ -1,6 +1,5 @@
 """Look at a whole dataset before an hour of training does."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ from bcdnet.data.open import open_dataset
 from bcdnet.data.problems import label_problems, raise_for
 from bcdnet.data.progress import track
 from bcdnet.errors import DataError
+from bcdnet.machine import available_threads
 
 
 def check_dataset(config: DataConfig, decode: bool = False, splits: Sequence[str] | None = None) -> None:
@@ -68,6 +68,6 @@ def image_problems(dataset: Dataset, name: str) -> list[str]:
             return str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_threads()) as pool:
         found = track(pool.map(problem, range(len(dataset))), f"checking {name}", total=len(dataset))
         return [text for text in found if text]

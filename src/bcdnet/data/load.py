@@ -4,7 +4,6 @@ A set that fits is decoded once into memory (`Images`); a larger one stays on di
 """
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from bcdnet.data.progress import track
 from bcdnet.data.resize import to_pixels
 from bcdnet.data.sources import Images, Source, Stream
 from bcdnet.errors import DataError, RecipeError
+from bcdnet.machine import available_threads, memory
 
 # Share of the machine's memory that one set may take before it is streamed instead.
 MEMORY_SHARE = 0.25
@@ -82,13 +82,12 @@ def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str
 
 def memory_budget() -> int:
     """Bytes that one set may take in memory: a quarter of the machine's or the container's; 4 GiB where not known."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+    found = memory()
+    if found is None:
         return 4 << 30
     with suppress(OSError, ValueError):  # no such file outside Linux; "max" where there is no limit
-        memory = min(memory, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
-    return int(memory * MEMORY_SHARE)
+        found = min(found, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
+    return int(found * MEMORY_SHARE)
 
 
 def _sizes(dataset: Dataset) -> set[tuple[int, int]]:
@@ -115,7 +114,7 @@ def _decode(dataset: Dataset, config: DataConfig, size: int, description: str, t
                 problems.append(str(error))
 
     starts = range(0, len(dataset), CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) if threads else nullcontext() as pool:
+    with ThreadPoolExecutor(available_threads()) if threads else nullcontext() as pool:
         done = pool.map(decode, starts) if pool else map(decode, starts)
         for _ in track(done, description, total=len(starts)):
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 
 from bcdnet.errors import BcdnetError
@@ -19,10 +18,3 @@ def core() -> ModuleType:
         ) from None
     module: ModuleType = _core
     return module
-
-
-def available_threads() -> int:
-    """Number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

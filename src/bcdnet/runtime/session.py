@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from bcdnet.errors import BcdnetError, DataError, ProgramError
 from bcdnet.hub import PACKED_FILE, download, is_hub_name
+from bcdnet.machine import available_threads
 from bcdnet.pretrained import locate
 from bcdnet.program.decode import to_json
 from bcdnet.program.file import read_program
 from bcdnet.program.schema import Preprocess, Program
 from bcdnet.runtime.cam import Head, find_head
 from bcdnet.runtime.cost import Cost, cost
-from bcdnet.runtime.native import available_threads, core
+from bcdnet.runtime.native import core
 from bcdnet.runtime.prediction import Prediction, check_topk, find_label, rank
 from bcdnet.runtime.preprocess import ImageLike, as_images, to_input
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcdnet.errors import DataError
-from bcdnet.runtime.native import available_threads
+from bcdnet.machine import available_threads
 from bcdnet.runtime.prediction import Prediction, check_topk
 from bcdnet.runtime.preprocess import image_problem, to_input
 from bcdnet.runtime.session import InferenceSession

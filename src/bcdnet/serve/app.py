@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from bcdnet import __version__
 from bcdnet.errors import BcdnetError
-from bcdnet.runtime.native import available_threads
+from bcdnet.machine import available_threads
 from bcdnet.serve.api import Service, authorised, problem, problems, router
 from bcdnet.serve.batcher import Batcher
 from bcdnet.serve.docs import render

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from bcdnet import __version__
 from bcdnet.errors import CheckpointError, RecipeError
 from bcdnet.files import write_text
+from bcdnet.machine import processor
 from bcdnet.training.recipe import Recipe
 from bcdnet.training.recipe_file import differences, load_recipe, to_yaml
 
@@ -234,14 +235,3 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def processor() -> str:
-    """The CPU's model name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
