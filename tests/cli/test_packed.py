@@ -341,12 +341,13 @@ def test_classes_without_names_are_their_numbers(files, tmp_path, call, monkeypa
     assert code == 0 and len(seen) == 5 and max(seen) == 359, err  # from all of the 360
 
 
-def test_a_network_that_takes_no_images_is_refused_once(tmp_path, call) -> None:
+@pytest.mark.parametrize("said", [True, False])
+def test_a_network_that_takes_no_images_is_refused_once(tmp_path, call, said) -> None:
     network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     preprocess = {"mean": [0.5] * 4, "std": [0.5] * 4, "interpolation": "bilinear", "crop_pct": 1.0}
-    packed = export(network, tmp_path / "four.bcdn", input_size=(4, 8, 8), preprocess=preprocess)
+    packed = export(network, tmp_path / "four.bcdn", input_size=(4, 8, 8), preprocess=preprocess if said else None)
     Image.new("RGBA", (8, 8)).save(tmp_path / "a.png")
-    problem = "takes 4 channels; images have 1 or 3"
+    problem = "takes 4 channels; images have 1 or 3" if said else "says nothing of preprocessing; export it again"
     code, _, err = call("predict", packed, tmp_path / "a.png")
     assert code == 2 and err.count(problem) == 1
     code, _, err = call("export-web", packed, "-o", tmp_path / "site")

@@ -51,14 +51,11 @@ def write_site(packed: Path, output: Path) -> tuple[int, int]:
     cannot be written or whose files are not ours to replace.
     """
     from bcdnet.program.file import read_program
-    from bcdnet.runtime.preprocess import image_problem
+    from bcdnet.runtime.preprocess import for_images
 
     program = read_program(packed)
-    if program.preprocess is None:
-        raise BcdnetError(
-            f"{packed}: says nothing of preprocessing, so that a page cannot feed it; export it with some"
-        )
-    if (problem := image_problem(program.preprocess) or _too_large(program)) is not None:
+    for_images(program.preprocess, str(packed))
+    if (problem := _too_large(program)) is not None:
         raise BcdnetError(f"{packed}: {problem}")
     assets = [path for path in sorted(ASSETS.iterdir()) if path.is_file() and path.name not in LEFT_OUT]
     contents = {path.name: path.read_bytes() for path in assets} | {MODEL: packed.read_bytes()}

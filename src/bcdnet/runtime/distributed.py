@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import lasting_file
-from bcdnet.runtime.preprocess import open_image, to_input
+from bcdnet.runtime.preprocess import for_images, open_image, to_input
 from bcdnet.runtime.session import InferenceSession
 from bcdnet.runtime.sources import MAX_PIXELS
 from bcdnet.runtime.stream import rank_inputs
@@ -56,9 +56,7 @@ class Predictor:
         return _with_predictions(rest, rows, [error for _, error in prepared])
 
     def _prepare(self, name: str, image: bytes | str | None) -> tuple[Any, str | None]:
-        preprocess = self._session.preprocess
-        if preprocess is None:
-            raise DataError("the model's file says nothing of preprocessing, so that images cannot be given to it")
+        preprocess = for_images(self._session.preprocess)
         try:
             if image is None:
                 raise DataError(f"{name}: no image in this row")

@@ -34,7 +34,7 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     file's.
     """
     name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
-    picture = _with_channels(_open(image, name), preprocess, name)
+    picture = _with_channels(_open(image, name), for_images(preprocess), name)
     pixels = np.asarray(_crop(picture, preprocess, name))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     # The same two float32 roundings as in training: one multiply, one add.
@@ -44,10 +44,13 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     return np.add(scaled, offset[:, None, None], out=scaled)
 
 
-def image_problem(preprocess: Preprocess) -> str | None:
-    """Why no image can be given to a network, in words that follow its name; None if one can."""
-    channels = preprocess.input_size[0]
-    return None if channels in (1, 3) else f"takes {channels} channels; images have 1 or 3"
+def for_images(preprocess: Preprocess | None, name: str = "the model") -> Preprocess:
+    """The preprocessing itself; DataError, which opens with `name`, where no image can be given to the network."""
+    if preprocess is None:
+        raise DataError(f"{name}: says nothing of preprocessing; export it again with some, or pass arrays to run()")
+    if (channels := preprocess.input_size[0]) not in (1, 3):
+        raise DataError(f"{name}: takes {channels} channels; images have 1 or 3: pass arrays to run()")
+    return preprocess
 
 
 def as_images(images: Sequence[ImageLike] | ImageLike, channels: int) -> Sequence[ImageLike]:
@@ -164,8 +167,6 @@ def _open(image: ImageLike, name: str) -> Image:
 
 
 def _with_channels(image: Image, preprocess: Preprocess, name: str) -> Image:
-    if problem := image_problem(preprocess):
-        raise DataError(f"the model {problem}: pass arrays to run()")
     if image.mode == "F":
         raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
     return with_channels(image, preprocess.input_size[0])

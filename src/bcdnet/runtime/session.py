@@ -25,7 +25,7 @@ from bcdnet.runtime.cam import Head, find_head
 from bcdnet.runtime.cost import Cost, cost
 from bcdnet.runtime.native import core
 from bcdnet.runtime.prediction import Prediction, check_topk, find_label, rank
-from bcdnet.runtime.preprocess import ImageLike, as_images, to_input
+from bcdnet.runtime.preprocess import ImageLike, as_images, for_images, to_input
 
 Array = npt.NDArray[np.float32]
 MOST_THREADS = 1024  # as in core/runtime/session.cc
@@ -223,9 +223,7 @@ class InferenceSession:
         return result
 
     def _prepare(self, images: Sequence[ImageLike] | ImageLike) -> Array:
-        preprocess = self._program.preprocess
-        if preprocess is None:
-            raise DataError("the file says nothing of preprocessing; pass normalised arrays to run()")
+        preprocess = for_images(self._program.preprocess)
         images = as_images(images, preprocess.input_size[0])
         if not len(images):
             raise DataError("no images")

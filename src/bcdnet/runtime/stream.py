@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bcdnet.errors import DataError
 from bcdnet.machine import available_threads
 from bcdnet.runtime.prediction import Prediction, check_topk
-from bcdnet.runtime.preprocess import image_problem, to_input
+from bcdnet.runtime.preprocess import for_images, to_input
 from bcdnet.runtime.session import InferenceSession
 from bcdnet.runtime.sources import Source
 
@@ -65,14 +65,10 @@ def predict_stream(
     use), which nobody waits for once the stream is left: an image that never comes does not keep the process. Raises
     DataError for a file that says nothing of preprocessing, or takes no images.
     """
-    preprocess = session.preprocess
+    preprocess = for_images(session.preprocess)
     check_topk(topk)
     if batch < 1:
         raise DataError(f"batch: at least 1, not {batch}")
-    if preprocess is None:
-        raise DataError("the model's file says nothing of preprocessing, so that images cannot be given to it")
-    if problem := image_problem(preprocess):
-        raise DataError(f"the model {problem}")
 
     def decode(source: Source) -> _Decoded:
         try:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bcdnet.errors import DataError
 from bcdnet.program.file import read_program
 from bcdnet.program.schema import BinaryConv2d, Preprocess
 from bcdnet.runtime import InferenceSession
-from bcdnet.runtime.preprocess import image_problem
+from bcdnet.runtime.preprocess import for_images
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,14 @@ def load(path: str | os.PathLike[str], name: str | None = None, threads: int | N
     """
     path = Path(path)
     session = InferenceSession(path, threads=threads)
-    if session.preprocess is None:
-        raise DataError(f"{path}: says nothing of preprocessing, so that it cannot be served; export it again with it")
-    if problem := image_problem(session.preprocess):
-        raise DataError(f"{path}: {problem}")
+    preprocess = for_images(session.preprocess, str(path))
     (port,) = session.get_inputs()
     shape = tuple(int(size) for size in port.shape[1:])
     Image.init()  # Pillow imports its decoders when the first image comes
     (logits, *_) = session.run(None, {port.name: np.zeros((1, *shape), np.float32)})
     session.rank(logits, 1)  # which refuses a network that diverged
     labels = session.labels or tuple(str(index) for index in range(logits.shape[1]))
-    return Loaded(name or path.stem, session, session.preprocess, labels, _facts(path, session))
+    return Loaded(name or path.stem, session, preprocess, labels, _facts(path, session))
 
 
 def _facts(path: Path, session: InferenceSession) -> Facts:
