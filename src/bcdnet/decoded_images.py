@@ -1,12 +1,14 @@
-"""A decoded image as a network wants it, upright and in its colours, in training and prediction alike. A leaf."""
+"""Images from files to what a network wants, upright and in its colours, in training and prediction alike. A leaf."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from bcdnet.errors import ImageTooLargeError
+from bcdnet.errors import DataError, ImageTooLargeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -18,12 +20,75 @@ KINDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"m
 HEAD = 12  # bytes of a file that tell its brand
 
 
-def unread(head: bytes) -> str:
+def _unread(head: bytes) -> str:
     """What a file that Pillow does not know is, as its first `HEAD` bytes tell, and the remedy for a phone's."""
     kind = KINDS.get(head[8:HEAD]) if head[4:8] == b"ftyp" else None
     return (
         "not an image, or is damaged" if kind is None else f"{kind}, which this Pillow does not read; save it as JPEG"
     )
+
+
+def open_image(
+    source: bytes | BinaryIO | str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    max_pixels: int | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Image:
+    """Decode an encoded image or a file and turn it upright as its EXIF data say.
+
+    `max_pixels` is held against the size in the header, before anything is decoded. `formats`: Pillow's names, by
+    default all it reads. Raises DataError that opens with `name` (by default the file's), MemoryError.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height}"
+                raise ImageTooLargeError(f"{name}: has {size} pixels; at most {max_pixels:,} are allowed")
+            image.load()
+            picture = upright(image)
+    except (ImageTooLargeError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        if formats is not None:
+            raise DataError(
+                f"{name}: is not a {', '.join(formats[:-1])} or {formats[-1]} image, or is damaged"
+            ) from None
+        raise DataError(f"{name}: is {_unread(_head(source))}") from None
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{name}: is a folder, not an image") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"{name}: has more pixels than Pillow will decode") from None
+    # Pillow's decoders raise what they like on damaged data; an error with a number is the system's own.
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{name}: cannot be decoded ({error})") from None
+    check_levels(picture, name)
+    return picture
+
+
+def _head(source: bytes | BinaryIO | str | os.PathLike[str]) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):  # of a pipe the beginning is gone
+            return b""
+        with open(source, "rb") as file:
+            return file.read(HEAD)
+    source.seek(0)
+    return source.read(HEAD)
+
+
+def check_levels(image: Image, name: str) -> None:
+    """Raise DataError, which opens with `name`, for levels whose range nobody knows."""
+    if image.mode == "F":
+        raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
 
 
 def upright(image: Image) -> Image:

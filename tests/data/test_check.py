@@ -94,5 +94,5 @@ def test_broken_images_are_found_by_decoding(tmp_path, encoded, write_tree):
     empty.write_bytes(b"")
     check_dataset(DataConfig(str(tmp_path), 8))
     text = problems(tmp_path, decode=True)
-    assert f"{broken}: cannot decode" in text
+    assert f"{broken}: cannot be decoded" in text
     assert f"{empty}: empty image" in text

@@ -144,7 +144,7 @@ def test_a_broken_image_is_named_in_one_line(tmp_path, encoded, write_parquet, w
     write_parquet(tmp_path / "train.parquet", rows)
     config = DataConfig(str(tmp_path), 8, in_memory=False, workers=workers)
     batches = Batches(load_images(config.path, "train", config), 16, shuffle=False)(0)
-    with pytest.raises(DataError, match=r"^\S+train\.parquet, row 33: cannot decode: [^\n]*; with data\.check[^\n]*$"):
+    with pytest.raises(DataError, match=r"^\S+train\.parquet, row 33: is not an image[^\n]*; with data\.check[^\n]*$"):
         list(batches)
 
 

@@ -17,9 +17,10 @@ from PIL import ExifTags, Image
 from bcdnet.data import DataConfig, evaluate_transform
 from bcdnet.data.dataset import decode
 from bcdnet.data.resize import to_pixels
+from bcdnet.decoded_images import open_image
 from bcdnet.errors import DataError, ImageTooLargeError
 from bcdnet.program.schema import Preprocess
-from bcdnet.runtime.preprocess import crop_box, open_image, to_input
+from bcdnet.runtime.preprocess import crop_box, to_input
 
 
 def encoded(width: int, height: int, kind: str, orientation: int | None = None) -> bytes:

@@ -70,7 +70,7 @@ def test_broken_images_of_a_streamed_set_can_be_named_before(make_recipe: MakeRe
     RunData(make_recipe(data={**data, "in_memory": False}))
     with pytest.raises(DataError) as caught:
         RunData(make_recipe(data={**data, "in_memory": False, "check": True}))
-    assert all(f"{path}: cannot decode" in str(caught.value) for path in broken)
+    assert all(f"{path}: cannot be decoded" in str(caught.value) for path in broken)
 
 
 def test_processes_that_do_not_divide_the_batch_evaluate_each_image_once() -> None:

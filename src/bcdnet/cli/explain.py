@@ -35,9 +35,10 @@ def run(
     from bcdnet.analysis.cam import Explanation, explain
     from bcdnet.analysis.cam_figure import draw_cams, draw_contributions
     from bcdnet.analysis.cam_page import holds, render
+    from bcdnet.decoded_images import open_image
     from bcdnet.program.schema import Preprocess
     from bcdnet.runtime.prediction import find_label
-    from bcdnet.runtime.preprocess import open_image, to_input
+    from bcdnet.runtime.preprocess import to_input
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise BcdnetError(f"{output}: the page is an HTML file; give a name that ends in .html")

@@ -1,6 +1,5 @@
 """The one shape that every dataset on disk takes: labelled images that are read one by one, and views of them."""
 
-import io
 import logging
 import re
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from bcdnet.decoded_images import HEAD, unread, upright
+from bcdnet.decoded_images import open_image
 from bcdnet.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -175,20 +174,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:
-    """Decode an encoded image (any format that Pillow reads), upright as its EXIF data say, as the runtime does.
-
-    Raises DataError naming `where`.
-    """
+    """Decode an encoded image as the runtime does. Raises DataError that opens with `where`."""
     if not encoded:
         raise DataError(f"{where}: empty image")
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise what they like on damaged data
-        reason = f"is {unread(encoded[:HEAD])}" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{where}: cannot decode: {reason}") from None
-    if image.mode == "F":
-        raise DataError(f"{where}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
-    return upright(image)
+    return open_image(encoded, where)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bcdnet.decoded_images import open_image
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.files import lasting_file
-from bcdnet.runtime.preprocess import for_images, open_image, to_input
+from bcdnet.runtime.preprocess import for_images, to_input
 from bcdnet.runtime.session import InferenceSession
 from bcdnet.runtime.sources import MAX_PIXELS
 from bcdnet.runtime.stream import rank_inputs

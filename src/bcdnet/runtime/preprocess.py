@@ -5,16 +5,15 @@ Legend: C channels, H and W the input's height and width.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO, Union
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.decoded_images import HEAD, resized, unread, upright, with_channels
-from bcdnet.errors import DataError, ImageTooLargeError
+from bcdnet.decoded_images import check_levels, open_image, resized, upright, with_channels
+from bcdnet.errors import DataError
 from bcdnet.program.schema import Preprocess
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     file's.
     """
     name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
-    picture = _with_channels(_open(image, name), for_images(preprocess), name)
+    picture = with_channels(_open(image, name), for_images(preprocess).input_size[0])
     pixels = np.asarray(_crop(picture, preprocess, name))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     # The same two float32 roundings as in training: one multiply, one add.
@@ -75,61 +74,6 @@ def as_images(images: Sequence[ImageLike] | ImageLike, channels: int) -> Sequenc
     return images
 
 
-def open_image(
-    source: bytes | BinaryIO | str | os.PathLike[str],
-    name: str | None = None,
-    *,
-    max_pixels: int | None = None,
-    formats: tuple[str, ...] | None = None,
-) -> Image:
-    """Decode an encoded image or a file and turn it upright as its EXIF data say.
-
-    `max_pixels` is held against the size in the header, before anything is decoded. `formats`: Pillow's names, by
-    default all it reads. Raises DataError that opens with `name` (by default the file's), MemoryError.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    name = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height}"
-                raise ImageTooLargeError(f"{name}: has {size} pixels; at most {max_pixels:,} are allowed")
-            image.load()
-            return upright(image)
-    except (ImageTooLargeError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        if formats is not None:
-            raise DataError(
-                f"{name}: is not a {', '.join(formats[:-1])} or {formats[-1]} image, or is damaged"
-            ) from None
-        raise DataError(f"{name}: is {unread(_head(source))}") from None
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{name}: is a folder, not an image") from None
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"{name}: has more pixels than Pillow will decode") from None
-    # Pillow's decoders raise what they like on damaged data; an error with a number is the system's own.
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
-        raise DataError(f"{name}: cannot be decoded ({error})") from None
-
-
-def _head(source: bytes | BinaryIO | str | os.PathLike[str]) -> bytes:
-    if isinstance(source, bytes):
-        return source[:HEAD]
-    if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):  # of a pipe the beginning is gone
-            return b""
-        with open(source, "rb") as file:
-            return file.read(HEAD)
-    source.seek(0)
-    return source.read(HEAD)
-
-
 def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:
     """The part of an upright image of `width` x `height` pixels that the network sees."""
     _, rows, columns = preprocess.input_size
@@ -151,6 +95,7 @@ def _open(image: ImageLike, name: str) -> Image:
             raise
         except Exception as error:
             raise DataError(f"{name}: cannot be decoded ({error})") from None
+        check_levels(image, name)
         return upright(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
@@ -164,12 +109,6 @@ def _open(image: ImageLike, name: str) -> Image:
     if not isinstance(image, (str, os.PathLike)):
         raise DataError(f"{name}: expected a Pillow image, a uint8 array or a file name, got {type(image).__name__}")
     return open_image(image, name)
-
-
-def _with_channels(image: Image, preprocess: Preprocess, name: str) -> Image:
-    if image.mode == "F":
-        raise DataError(f"{name}: holds floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
-    return with_channels(image, preprocess.input_size[0])
 
 
 def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:

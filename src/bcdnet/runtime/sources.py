@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from bcdnet.decoded_images import open_image
 from bcdnet.errors import BcdnetError, DataError
 from bcdnet.image_files import SUFFIXES, is_pipe, walk_images
-from bcdnet.runtime.preprocess import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,9 @@ from fastapi import APIRouter, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import ClientDisconnect
 
+from bcdnet.decoded_images import open_image
 from bcdnet.errors import DataError, ImageTooLargeError
-from bcdnet.runtime.preprocess import crop_box, open_image, to_input
+from bcdnet.runtime.preprocess import crop_box, to_input
 from bcdnet.serve.batcher import Answer, Array, Batcher, Submit
 from bcdnet.serve.encoded import Reader, check_profiles, check_scans
 from bcdnet.serve.loaded import Loaded
