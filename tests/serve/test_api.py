@@ -196,7 +196,7 @@ def test_logits_that_are_not_finite_are_no_answer(packed_file, png, monkeypatch)
     from fastapi.testclient import TestClient
 
     model = load(packed_file, "small", threads=1)
-    monkeypatch.setattr(model.session, "run", lambda *_: [np.full((1, len(model.labels)), np.nan, np.float32)])
+    monkeypatch.setattr(model.session, "run", lambda *_: [np.full((1, len(model.info.labels)), np.nan, np.float32)])
     with TestClient(create_app([model])) as client:
         refused(client.post("/v1/predict", content=png(), headers=PNG), 500, "logits of 1 images are not finite")
     monkeypatch.setattr(InferenceSession, "run", lambda *_: [np.full((1, 3), np.inf, np.float32)])
@@ -209,7 +209,7 @@ def test_an_image_without_finite_logits_does_not_fail_its_batch(packed_file, mon
 
     def run(_: object, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         (x,) = inputs.values()
-        logits = np.zeros((len(x), len(model.labels)), np.float32)
+        logits = np.zeros((len(x), len(model.info.labels)), np.float32)
         logits[x.mean((1, 2, 3)) > 0] = np.nan
         return [logits]
 

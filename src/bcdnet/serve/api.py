@@ -6,7 +6,7 @@ import asyncio
 import hmac
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from threading import Event
 from time import perf_counter
 from typing import Annotated, Any
@@ -29,7 +29,6 @@ from bcdnet.serve.schemas import (
     ImageResult,
     Limits,
     Milliseconds,
-    ModelInfo,
     ModelsResponse,
     PredictResponse,
     Problem,
@@ -115,7 +114,7 @@ async def models(request: Request) -> ModelsResponse:
     service: Service = request.app.state.service
     settings = service.settings
     return ModelsResponse(
-        models=[_describe(batcher.model) for batcher in service.batchers.values()],
+        models=[batcher.model.info for batcher in service.batchers.values()],
         limits=Limits(
             body_bytes=settings.body_bytes, pixels=settings.pixels, images=settings.images, seconds=settings.seconds
         ),
@@ -243,15 +242,3 @@ def _scores(answer: Answer) -> list[ClassScore]:
 
 def _ms(seconds: float) -> float:
     return round(1e3 * seconds, 3)
-
-
-def _describe(model: Loaded) -> ModelInfo:
-    return ModelInfo(
-        name=model.name,
-        input=list(model.preprocess.input_size),
-        labels=list(model.labels),
-        cam=model.session.cam_problem is None,
-        target=model.session.target,
-        threads=model.session.threads,
-        **asdict(model.facts),
-    )
