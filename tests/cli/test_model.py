@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bcdnet.cli.main import main
 from bcdnet.cli.model import check_trained, find_model, packed_file
 from bcdnet.errors import BcdnetError
+from bcdnet.evaluation import Evaluation
 from bcdnet.models import build, configure, save_model
 from bcdnet.pretrained import locate
 from bcdnet.runtime import InferenceSession
@@ -59,3 +62,13 @@ def test_mistakes_name_the_remedy(tmp_path: Path) -> None:
     for tag in ("bcdnet_b.bcdm", "resnet18.none"):
         with pytest.raises(BcdnetError, match=f"no model is called {tag}, and there is no such file"):
             find_model(tag)
+
+
+def test_a_model_of_the_hub_is_evaluated_under_its_name_there(monkeypatch, capsys) -> None:
+    shipped = locate("bcdnet_b_r18_fashion_mnist")
+    monkeypatch.setattr("bcdnet.hub.download", lambda _name, _files: shipped)
+    figures = Evaluation(90.0, 99.0, 0.1, 1, 1.0, 0.0, {"shirt": 90.0}, np.ones((1, 1), np.int64))
+    monkeypatch.setattr("bcdnet.cli.eval.evaluate_packed", lambda *_: figures)
+    with pytest.raises(SystemExit):
+        main(["eval", "hf-hub:a/b", "--data", "digits"])
+    assert capsys.readouterr().out.startswith("hf-hub:a/b on digits (test)\n")

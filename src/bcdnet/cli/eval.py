@@ -43,6 +43,7 @@ def run(
     from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
     from bcdnet.pretrained import is_packed
 
+    name = model
     if is_hub_name(model):
         model = str(download(model, [MODEL_FILE, PACKED_FILE]))
     if is_packed(model):
@@ -62,14 +63,14 @@ def run(
         if as_json:
             typer.echo(text)
         else:
-            show(result, f"{model} on {data} ({split})")
+            show(result, f"{name} on {data} ({split})")
     finally:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "eval.json", text + "\n")
             from bcdnet.training.confusion import draw_confusion
 
-            title = f"{Path(model).name} on {split}: {result.top1:.2f} % of {result.images:,}"
+            title = f"{Path(name).name} on {split}: {result.top1:.2f} % of {result.images:,}"
             draw_confusion(result.confusion, list(result.per_class), folder / "confusion.png", title)
     if folder is not None and not as_json:
         typer.echo(f"wrote {folder / 'confusion.png'} and {folder / 'eval.json'}")
