@@ -1,15 +1,12 @@
 """Look at a whole dataset before an hour of training does."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from bcdnet.data.config import DataConfig
 from bcdnet.data.dataset import Dataset
 from bcdnet.data.open import open_dataset
-from bcdnet.data.problems import label_problems, raise_for
-from bcdnet.data.progress import track
+from bcdnet.data.problems import label_problems, problems_of, raise_for
 from bcdnet.errors import DataError
-from bcdnet.machine import available_threads
 
 
 def check_dataset(config: DataConfig, decode: bool = False, splits: Sequence[str] | None = None) -> None:
@@ -34,7 +31,7 @@ def check_dataset(config: DataConfig, decode: bool = False, splits: Sequence[str
         problems += class_problems(*found[0], *found[1])
     if decode:
         for name, dataset in found:
-            problems += image_problems(dataset, name)
+            problems += problems_of(dataset.image, len(dataset), f"checking {name}")
     raise_for(problems)
 
 
@@ -56,18 +53,3 @@ def class_problems(train_name: str, train: Dataset, test_name: str, test: Datase
             differences += f"; only in {name!r}: {', '.join(only[:10])}{', …' if len(only) > 10 else ''}"
     both = "both want a folder, or a name, for each class, even if test has no images of it"
     return [f"classes differ: {differences}; {both}"]
-
-
-def image_problems(dataset: Dataset, name: str) -> list[str]:
-    """Decode all images of a set, with threads; what is wrong with those that cannot be, in their order."""
-
-    def problem(index: int) -> str | None:
-        try:
-            dataset.image(index)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(available_threads()) as pool:
-        found = track(pool.map(problem, range(len(dataset))), f"checking {name}", total=len(dataset))
-        return [text for text in found if text]

@@ -4,8 +4,7 @@ A set that fits is decoded once into memory (`Images`); a larger one stays on di
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,18 +12,16 @@ import torch
 from bcdnet.data.config import AugmentConfig, DataConfig
 from bcdnet.data.dataset import Dataset, Subset, split_off, spread
 from bcdnet.data.open import open_dataset
-from bcdnet.data.problems import label_problems, raise_for
-from bcdnet.data.progress import track
+from bcdnet.data.problems import label_problems, problems_of, raise_for
 from bcdnet.data.resize import to_pixels
 from bcdnet.data.sources import Images, Source, Stream
 from bcdnet.errors import DataError, RecipeError
-from bcdnet.machine import available_threads, memory
+from bcdnet.machine import memory
 
 # Share of the machine's memory that one set may take before it is streamed instead.
 MEMORY_SHARE = 0.25
 # Below this many pixels an image is decoded within Python's lock for the most part, and threads only wait for it.
 THREADED_PIXELS = 64 * 64
-CHUNK = 64
 LOOKED_AT = 8  # images, for their sizes
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -104,19 +101,9 @@ def _sizes(dataset: Dataset) -> set[tuple[int, int]]:
 def _decode(dataset: Dataset, config: DataConfig, size: int, description: str, threads: bool) -> torch.Tensor:
     images = torch.empty((len(dataset), config.channels, size, size), dtype=torch.uint8)
     pixels = images.numpy()  # the same memory
-    problems: list[str] = []
 
-    def decode(start: int) -> None:
-        for index in range(start, min(start + CHUNK, len(dataset))):
-            try:
-                pixels[index] = to_pixels(dataset.image(index), config, size, dataset.where(index))
-            except DataError as error:
-                problems.append(str(error))
+    def decode(index: int) -> None:
+        pixels[index] = to_pixels(dataset.image(index), config, size, dataset.where(index))
 
-    starts = range(0, len(dataset), CHUNK)
-    with ThreadPoolExecutor(available_threads()) if threads else nullcontext() as pool:
-        done = pool.map(decode, starts) if pool else map(decode, starts)
-        for _ in track(done, description, total=len(starts)):
-            pass
-    raise_for(sorted(problems))
+    raise_for(problems_of(decode, len(dataset), description, threads))
     return images
