@@ -7,12 +7,14 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from bcdnet.errors import DataError, ImageTooLargeError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image, Resampling
+    from PIL.Image import Image
 
+Size = tuple[int, int]  # width and height
 # Pixels of a whole resized image, of which the crop is a part: an image one pixel wide would grow without bound.
 MAX_RESIZED = 2**26
 # The main brands of ISO base media files that hold a picture (ISO/IEC 23008-12, AV1 Image File Format).
@@ -123,9 +125,35 @@ def with_channels(image: Image, channels: int) -> Image:
     return image.convert(mode)
 
 
-def resized(image: Image, size: tuple[int, int], resampling: Resampling, name: str) -> Image:
-    """The whole image at `size` = (width, height). ImageTooLargeError, which opens with `name`, beyond 2^26 pixels."""
-    if size[0] * size[1] > MAX_RESIZED:
-        found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, size))
+def covering(width: int, height: int, size: Size, least: Size) -> tuple[Size, Size]:
+    """(width, height) at which such an image just covers `least`, and (left, top) of the centre `size` of that."""
+    columns, rows = least
+    # The longer side is cut to a whole number, as torchvision's Resize does.
+    if width * rows <= height * columns:
+        whole = (columns, int(columns * height / width))
+    else:
+        whole = (int(rows * width / height), rows)
+    return whole, (round((whole[0] - size[0]) / 2), round((whole[1] - size[1]) / 2))
+
+
+def centre(image: Image, size: Size, least: Size, interpolation: str, name: str) -> Image:
+    """The centre `size` of the image resized to cover `least`; one of that size already stays as it is.
+
+    Raises ImageTooLargeError, which opens with `name`, where the whole would have more than 2^26 pixels.
+    """
+    from PIL import Image
+
+    if image.size == size:
+        return image
+    whole, (left, top) = covering(*image.size, size, least)
+    if whole[0] * whole[1] > MAX_RESIZED:
+        found, wanted = (f"{columns} x {rows} pixels" for columns, rows in (image.size, whole))
         raise ImageTooLargeError(f"{name}: is too long for its width; {found} would become {wanted}")
-    return image.resize(size, resampling)
+    image = image.resize(whole, Image.Resampling[interpolation.upper()])
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def planes(image: Image) -> npt.NDArray[np.uint8]:
+    """The pixels of an image of mode L or RGB as uint8 [C, H, W]."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

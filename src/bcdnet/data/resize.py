@@ -10,13 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bcdnet.data.config import DataConfig
-from bcdnet.decoded_images import resized, with_channels
-
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+from bcdnet.decoded_images import centre, covering, planes, with_channels
 
 
 def to_pixels(image: Image.Image, config: DataConfig, size: int, where: str) -> NDArray[np.uint8]:
@@ -25,19 +19,9 @@ def to_pixels(image: Image.Image, config: DataConfig, size: int, where: str) -> 
     Returns uint8 [C, size, size]. An image of S x S pixels is not resampled, whatever R is, if `size` is S. Raises
     ImageTooLargeError, which opens with `where`, for one so thin that it would have more than 2^26 pixels when resized.
     """
+    least = (config.resize_size, config.resize_size)
     image = with_channels(image, config.channels)
-    if image.size != (size, size):
-        width, height = _resized(*image.size, config.resize_size)
-        image = resized(image, (width, height), RESAMPLING[config.interpolation], where)
-        left, top = _centre(width, size), _centre(height, size)
-        image = image.crop((left, top, left + size, top + size))
-    return channels_first(image)
-
-
-def channels_first(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of an image of mode L or RGB as uint8 [C, H, W]."""
-    pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return planes(centre(image, (size, size), least, config.interpolation, where))
 
 
 def evaluate_transform(images: torch.Tensor, config: DataConfig) -> torch.Tensor:
@@ -48,10 +32,10 @@ def evaluate_transform(images: torch.Tensor, config: DataConfig) -> torch.Tensor
     size = config.image_size
     height, width = images.shape[-2:]
     if (height, width) != (size, size):
-        width, height = _resized(width, height, config.resize_size)
+        least = (config.resize_size, config.resize_size)
+        (width, height), (left, top) = covering(width, height, (size, size), least)
         if images.shape[-2:] != (height, width):
             images = _interpolate(images, height, width, config.interpolation)
-        left, top = _centre(width, size), _centre(height, size)
         images = images[..., top : top + size, left : left + size]
     return normalise(images.float(), config.mean, config.std, scale=255)
 
@@ -70,14 +54,3 @@ def _interpolate(images: torch.Tensor, height: int, width: int, interpolation: s
         return F.interpolate(images, (height, width), mode="nearest-exact")
     resized = F.interpolate(images.float(), (height, width), mode=interpolation, align_corners=False, antialias=True)
     return resized.round_().clamp_(0, 255)
-
-
-def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
-    # The longer side is cut to a whole number, as torchvision's Resize does.
-    if width <= height:
-        return shorter, int(shorter * height / width)
-    return int(shorter * width / height), shorter
-
-
-def _centre(length: int, size: int) -> int:
-    return round((length - size) / 2)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from bcdnet.data.config import AugmentConfig, DataConfig
 from bcdnet.data.crop import random_boxes
 from bcdnet.data.dataset import Dataset
-from bcdnet.data.resize import RESAMPLING, channels_first, to_pixels
-from bcdnet.decoded_images import with_channels
+from bcdnet.data.resize import to_pixels
+from bcdnet.decoded_images import planes, with_channels
 from bcdnet.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -188,8 +189,8 @@ class _Decoder(torch.utils.data.Dataset[Any]):
         scale, ratio = self.augment.scale, self.augment.ratio
         top, left, height, width = random_boxes(image.height, image.width, scale, ratio, generator, count=1)[0]
         box = (left, top, left + width, top + height)
-        resampling = RESAMPLING[self.config.interpolation]
-        return channels_first(with_channels(image, self.config.channels).resize((size, size), resampling, box=box))
+        resampling = Image.Resampling[self.config.interpolation.upper()]
+        return planes(with_channels(image, self.config.channels).resize((size, size), resampling, box=box))
 
 
 def _as_it_is(batch: Any) -> Any:

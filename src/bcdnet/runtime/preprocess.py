@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.decoded_images import check_levels, open_image, resized, upright, with_channels
+from bcdnet.decoded_images import Size, centre, check_levels, covering, open_image, planes, upright, with_channels
 from bcdnet.errors import DataError
 from bcdnet.program.schema import Preprocess
 
@@ -34,12 +34,11 @@ def to_input(image: ImageLike, preprocess: Preprocess, name: str | None = None) 
     """
     name = name or (os.fspath(image) if isinstance(image, (str, os.PathLike)) else "image")
     picture = with_channels(_open(image, name), for_images(preprocess).input_size[0])
-    pixels = np.asarray(_crop(picture, preprocess, name))
-    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    pixels = planes(centre(picture, *_sizes(preprocess), preprocess.interpolation, name))
     # The same two float32 roundings as in training: one multiply, one add.
     factor = np.array([1 / (255 * s) for s in preprocess.std], np.float32)
     offset = np.array([-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)], np.float32)
-    scaled: npt.NDArray[np.float32] = planes.astype(np.float32) * factor[:, None, None]
+    scaled: npt.NDArray[np.float32] = pixels.astype(np.float32) * factor[:, None, None]
     return np.add(scaled, offset[:, None, None], out=scaled)
 
 
@@ -76,11 +75,11 @@ def as_images(images: Sequence[ImageLike] | ImageLike, channels: int) -> Sequenc
 
 def crop_box(width: int, height: int, preprocess: Preprocess) -> Box:
     """The part of an upright image of `width` x `height` pixels that the network sees."""
-    _, rows, columns = preprocess.input_size
-    if (width, height) == (columns, rows):
+    size, least = _sizes(preprocess)
+    if (width, height) == size:
         return 0.0, 0.0, 1.0, 1.0
-    (full_width, full_height), (left, top) = _resized(width, height, preprocess)
-    return left / full_width, top / full_height, columns / full_width, rows / full_height
+    whole, (left, top) = covering(width, height, size, least)
+    return left / whole[0], top / whole[1], size[0] / whole[0], size[1] / whole[1]
 
 
 def _open(image: ImageLike, name: str) -> Image:
@@ -111,23 +110,7 @@ def _open(image: ImageLike, name: str) -> Image:
     return open_image(image, name)
 
 
-def _crop(image: Image, preprocess: Preprocess, name: str) -> Image:
-    from PIL import Image
-
+def _sizes(preprocess: Preprocess) -> tuple[Size, Size]:
+    """(width, height) of the input, and of what an image is resized to cover before it is cropped."""
     _, height, width = preprocess.input_size
-    if image.size == (width, height):
-        return image
-    size, (left, top) = _resized(*image.size, preprocess)
-    image = resized(image, size, Image.Resampling[preprocess.interpolation.upper()], name)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _resized(width: int, height: int, preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) after resizing, (left, top) of the crop in it."""
-    rows, columns = (round(size / preprocess.crop_pct) for size in preprocess.input_size[1:])
-    # The longer side is cut to a whole number, as torchvision's Resize does.
-    if width * rows <= height * columns:
-        size = (columns, int(columns * height / width))
-    else:
-        size = (int(rows * width / height), rows)
-    return size, (round((size[0] - preprocess.input_size[2]) / 2), round((size[1] - preprocess.input_size[1]) / 2))
+    return (width, height), (round(width / preprocess.crop_pct), round(height / preprocess.crop_pct))
