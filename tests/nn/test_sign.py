@@ -108,6 +108,12 @@ def test_gradients_of_each_image_at_once_are_those_of_one_after_the_other(name):
         torch.testing.assert_close([found[key][i] for key in weights], list(expected))
 
 
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_jacobian_is_made_of_the_gradients_of_each_output(name):
+    estimator, x = make_estimator(name), torch.randn(7)
+    assert torch.equal(torch.func.jacrev(estimator)(x), torch.diag(gradient(estimator, x)))
+
+
 @pytest.mark.slow
 def test_sign_under_compile_keeps_minus_zero_positive():
     compiled = torch.compile(sign, backend="inductor", fullgraph=True)

@@ -2,7 +2,7 @@
 
 Every estimator has the same forward, `sign` with sign(0) = +1, and differs only in what it reports as d sign / dx.
 An annealed estimator holds a 0-dim buffer `progress` in [0, 1], the share of training done; `set_progress` sets it.
-`torch.func` (per-image gradients: `vmap(grad(...))`) goes through all of them.
+`torch.func` (per-image gradients: `vmap(grad(...))`, Jacobians: `jacrev`) goes through all of them.
 """
 
 from typing import Any
@@ -35,7 +35,8 @@ class _Polynomial(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x: Tensor = ctx.saved_tensors[0]
-        return x.abs().neg_().add_(1).clamp_min_(0).mul_(2).mul_(grad)
+        # 2 - 2|x|. The product is not in place: of a Jacobian's many gradients at once, x is the same for all.
+        return x.abs().mul_(-2).add_(2).clamp_min_(0) * grad
 
 
 class _ClippedIdentity(torch.autograd.Function):
