@@ -81,13 +81,14 @@ def test_layout_and_precision_reach_the_network(make_recipe: MakeRecipe, monkeyp
         return loss(self, logits, *given)
 
     def stepped(self: Any, *given: Any) -> Any:
-        seen.add(self.model.stages[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last))
+        kernels = (state["stages.0.0.conv.weight"] for state in (self.model.state_dict(), self.average.average))
+        seen.update(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
         return step(self, *given)
 
     monkeypatch.setattr(TrainingLoss, "forward", judged)
     monkeypatch.setattr(StepModule, "training_step", stepped)
     trainer = {"accelerator": "cpu", "channels_last": True, "precision": "bf16"}
-    train(make_recipe(steps=[{**STEP, "iterations": 1}], model=TWIN, trainer=trainer))
+    train(make_recipe(steps=[{**STEP, "iterations": 1, "ema": 0.9}], model=TWIN, trainer=trainer))
     assert seen == {torch.bfloat16, True}
 
 

@@ -97,6 +97,8 @@ def run_phase(
     model.set_grad_checkpointing(recipe.trainer.grad_checkpointing)
     if step.latent_rms is not None and state is None:
         rescale_latent_weights(model, step.latent_rms)
+    if recipe.trainer.channels_last:  # before the average is made of it, which takes in only its own layout fast
+        model.to(memory_format=torch.channels_last)
     source = data.train(step.augment)
     plan = plan_step(step, iterations_per_epoch(len(source), step), state["iteration"] if state else 0)
     module = StepModule(
@@ -136,8 +138,6 @@ def run_phase(
         trainer = make_trainer(phase, recipe.trainer, plan, folder, callbacks_of(recorder, checkpointer, module))
         if recipe.trainer.sync_bn and recipe.trainer.world_size > 1:
             synchronise_batch_norm(model)
-        if recipe.trainer.channels_last:
-            model.to(memory_format=torch.channels_last)
         with _naming_the_compiler():
             trainer.fit(module, TrainLoader(source, recipe, phase.index, module))
     if module.average is not None:
