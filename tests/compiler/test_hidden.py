@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from threading import Event, Thread
 from types import MethodType
@@ -93,6 +94,22 @@ class Restless(nn.Module):
 def test_a_forward_that_is_no_function(counting: bool, message: str) -> None:
     with pytest.raises(CompileError, match=f"^{message}"):
         packed(network(Restless(counting)))
+
+
+def test_a_forward_that_changes_what_torch_keeps_no_version_of() -> None:
+    """Tensors made in inference mode, and parameters, of which tracing records what is done to them."""
+    with torch.inference_mode():
+        module, binary = network(Restless(counting=True)), network(RSign(8), BinaryConv2d(8, 8, 1))
+        packed(binary)
+    packed(binary)
+    with pytest.raises(CompileError, match=r"^1: its forward cannot be traced: Inplace update to inference tensor"):
+        packed(module)
+    module = network(Restless(counting=False))
+    module[1].scale = nn.Parameter(torch.ones(8, 1, 1))
+    for change in (lambda scale: scale.mul_(2), lambda scale: operator.imul(scale.view(8, 1, 1), 2)):
+        module[1].forward = lambda x, change=change: x * change(module[1].scale)
+        with pytest.raises(CompileError, match=r"^1\.scale: is changed by the module's forward; a packed program"):
+            packed(module)
 
 
 def test_random_numbers_of_another_thread_are_its_own() -> None:

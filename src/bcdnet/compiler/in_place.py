@@ -1,7 +1,8 @@
 """Tensors that share memory: what is overwritten under one name must not be read under another.
 
 `x.relu_()` lowers to a new value, since a program's values never change. Whoever reads `x` afterwards, or a view of it,
-would read the new one in PyTorch and the old one in the program; such a module is refused.
+would read the new one in PyTorch and the old one in the program; such a module is refused. So is one that overwrites a
+parameter, with which it computes something else the next time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from bcdnet.compiler.trace import ASSIGNMENTS, module_path
+from bcdnet.compiler.trace import ASSIGNMENTS, FIXED, module_path
 from bcdnet.errors import CompileError
 
 # By name where fx calls a method.
@@ -44,6 +45,8 @@ def check_in_place(module: nn.Module, graph: fx.Graph) -> None:
         memory[node] = memory[node.args[0]] if shares else node
         changes = overwritten.setdefault(memory[node], [])
         if in_place:
+            if memory[node].op == "get_attr":
+                raise CompileError(f"{memory[node].target}: is changed by the module's forward; {FIXED}")
             changes.append(module_path(node))
         seen[node] = len(changes)
 

@@ -27,6 +27,7 @@ from bcdnet.nn import (
 LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Duplicate, SpatialMean, ContextLinear)
 
 
+FIXED = "a packed program always computes the same"
 METHODS_OF_LAYERS = ("forward", "_conv_forward")  # what a layer computes; torch's convolutions do it in the second
 ASSIGNMENTS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
@@ -46,7 +47,7 @@ class _Reproducible(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise RuntimeError("it draws random numbers; a packed program always computes the same")
+            raise RuntimeError(f"it draws random numbers; {FIXED}")
         return func(*args, **(kwargs or {}))
 
 
@@ -95,16 +96,18 @@ def trace(module: nn.Module) -> fx.Graph:
             raise CompileError(f"{name or 'the module'}: is in training mode; call .eval() on the module first")
     tracer, reproducible = _Tracer(), cast(Any, _Reproducible)
     _refuse_changed(module, tracer)
+    # Tensors made in inference mode have no version; out of it, torch itself refuses to change them.
+    tensors = {name: tensor for name, tensor in tensors.items() if not tensor.is_inference()}
     before = {name: tensor._version for name, tensor in tensors.items()}
     try:
-        with torch.no_grad(), reproducible():
+        with torch.inference_mode(False), torch.no_grad(), reproducible():
             graph = tracer.trace(module)
     except Exception as error:
         path = tracer.failed or "the module"
         raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
     for name, tensor in tensors.items():
         if tensor._version != before[name]:
-            raise CompileError(f"{name}: is changed by the module's forward; a packed program always computes the same")
+            raise CompileError(f"{name}: is changed by the module's forward; {FIXED}")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
         raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
