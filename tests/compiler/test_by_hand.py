@@ -119,6 +119,8 @@ def test_views_keep_the_order_of_the_elements(steps: list[Any], real_map: bool) 
 LAYERS = {
     "same": nn.Conv2d(3, 4, (3, 5), padding="same"),
     "valid": nn.Conv2d(3, 4, (3, 5), (1, 2), padding="valid"),
+    "same bits": nn.Sequential(Sign(), BinaryConv2d(3, 4, 3, padding="same")),
+    "valid bits": nn.Sequential(Sign(), BinaryConv2d(3, 4, 2, 2, padding="valid")),
     "plain norm": nn.BatchNorm2d(3, affine=False),
     "one slope": nn.PReLU(),
     "maximum": nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),

@@ -41,25 +41,28 @@ from bcdnet.nn import (
     binarize_weight,
     sign,
 )
+from bcdnet.program.schema import Pair
 
 
 def _conv2d(low: Lowering, name: str, layer: nn.Conv2d, x: Any) -> Value:
     if layer.padding_mode != "zeros" or pair(layer.dilation) != (1, 1):
         raise CompileError(f"{name}: Conv2d packs with zero padding and dilation 1 only")
-    padding: Any = layer.padding
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        if any(size % 2 == 0 for size in layer.kernel_size):
-            raise CompileError(f"{name}: padding 'same' with an even kernel pads one side more; give it as a number")
-        padding = (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
     low.expect(x, name, 3)
     low.fit(x, layer.in_channels, name)
     source = x.node if x.node.kind == "image" else low.feature_map(x, name)
     weight = np.ascontiguousarray(array(layer.weight).transpose(0, 2, 3, 1))
     bias = None if layer.bias is None else array(layer.bias)
-    node = low.graph.conv2d(source, name, weight, bias, pair(layer.stride), pair(padding), layer.groups)
-    return _map_value(node)
+    padding = _padding(layer, name)
+    return _map_value(low.graph.conv2d(source, name, weight, bias, pair(layer.stride), padding, layer.groups))
+
+
+def _padding(layer: nn.Conv2d | BinaryConv2d, name: str) -> Pair:
+    if not isinstance(layer.padding, str):
+        return pair(layer.padding)
+    height, width = pair(layer.kernel_size if layer.padding == "same" else 1)
+    if height % 2 == 0 or width % 2 == 0:
+        raise CompileError(f"{name}: padding 'same' with an even kernel pads one side more; give it as a number")
+    return height // 2, width // 2
 
 
 def _map_value(node: Node) -> Value:
@@ -191,7 +194,7 @@ def _binary_conv2d(low: Lowering, name: str, layer: BinaryConv2d, x: Any) -> Val
     low.expect(x, name, 3)
     low.fit(x, layer.in_channels, name)
     weight, scale = _weight(layer, name)
-    stride, padding = pair(layer.stride), pair(layer.padding)
+    stride, padding = pair(layer.stride), _padding(layer, name)
     shift = "none"
     if x.node.type == "shift" and (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0):
         shift, x = x.node.attrs["shift"], Value(x.node.inputs[0], x.torch_shape, signed=True)

@@ -74,7 +74,7 @@ class BinaryConv2d(BinaryLayer):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int | str = 0
     ) -> None:
         super().__init__(out_channels, in_channels, kernel_size, kernel_size)
         self.in_channels = in_channels
