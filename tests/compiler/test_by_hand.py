@@ -168,6 +168,8 @@ def test_layers_compute_what_they_say(layer: nn.Module) -> None:
         ),
         (lambda x: (F.relu(x) * torch.ones(1, 1, 1, 1, 1)).flatten(1), "per-channel parameters"),
         (lambda x: F.adaptive_avg_pool2d(x, 0).flatten(1), r"from \[6, 6\] to \[0, 0\], which does not divide it"),
+        (lambda x: F.linear(x.flatten(1), torch.ones(108)), "linear with these arguments"),
+        (lambda x: x.view(x.shape[0], x.shape[4]), "getitem with these arguments"),
         (lambda x: F.avg_pool2d(x, 2, 0).flatten(1), r"a kernel of \[2, 2\] with a stride of \[0, 0\]"),
     ],
 )

@@ -60,7 +60,7 @@ def _operation(low: Lowering, module: nn.Module, node: fx.Node, args: Any, kwarg
         raise CompileError(f"{path}: {label} cannot be packed")
     try:
         return handler(low, name, *args, **kwargs)
-    except TypeError as error:
+    except (IndexError, TypeError) as error:
         raise CompileError(f"{path}: {label} with these arguments cannot be packed ({error})") from error
 
 
