@@ -61,10 +61,9 @@ class _Planner:
         self.ops: list[Op] = []
         self.tensors: dict[str, npt.NDArray[Any]] = {}
         self.names: dict[str, int] = {}
-        self.main = {node: self._main(node) for node in graph.nodes if node.type == "shortcut"}
+        self.main = {node: self._main(node) for node in graph.nodes if node.type in ORDER}
         self.folded: set[Node] = set()
-        for node in self.main:
-            self._fold_shortcut(node)
+        self.shortcuts = {node: self._fold_shortcut(node) for node in self.main if node.type == "shortcut"}
 
     def run(self) -> Program:
         self._buffer(self.graph.image)
@@ -92,15 +91,17 @@ class _Planner:
     def _continuation(self, node: Node) -> Node | None:
         """The step that goes on from this value within the same op."""
         readers = self.users[node]
-        if len(readers) != 1 or readers[0].type not in ORDER or ORDER[readers[0].type] <= ORDER[node.type]:
+        if node.type not in ORDER or len(readers) != 1 or ORDER.get(readers[0].type, 0) <= ORDER[node.type]:
             return None
         step = readers[0]
         if (node.type, step.type) == ("mul", "add") and node.name != step.name:
             return None  # of two functions, of which each rounds; those of one, as batch norm's, round once
-        return step if self.main.get(step, step.inputs[0]) is node else None
+        return step if self.main[step] is node else None
 
     def _main(self, step: Node) -> Node:
-        """Of the two summands, the one in whose epilogue the sum is taken: a binary convolution's if possible."""
+        """What a step goes on from: of two summands a binary convolution's if possible, whose epilogue sums then."""
+        if step.type != "shortcut":
+            return step.inputs[0]
         able = [
             node
             for node in step.inputs
@@ -114,14 +115,12 @@ class _Planner:
             node = node.inputs[0]
         return node
 
-    def _other(self, step: Node) -> Node:
-        return step.inputs[1] if self.main[step] is step.inputs[0] else step.inputs[0]
-
     def _fold_shortcut(self, step: Node) -> tuple[Node, bool, bool]:
         """The map that the epilogue reads, and whether duplicated and pooled, where pooling and duplicating are its
         own.
         """
-        node, duplicate, avg_pool = self._other(step), False, False
+        node = step.inputs[1] if self.main[step] is step.inputs[0] else step.inputs[0]
+        duplicate = avg_pool = False
         # A map that is added to itself is the main summand too, which must be there.
         while node is not self.main[step] and len(set(self.users[node])) == 1:
             if not duplicate and node.type == "concat" and len(node.inputs) == 2 and len(set(node.inputs)) == 1:
@@ -138,13 +137,10 @@ class _Planner:
 
     def _chain(self, tail: Node) -> None:
         nodes = [tail]
-        while nodes[0].type in ORDER and ORDER[nodes[0].type] > 0:
-            source = self.main.get(nodes[0], nodes[0].inputs[0])
-            if source.type not in ORDER or self._continuation(source) is not nodes[0]:
-                break
+        while self._continuation(source := self.main[nodes[0]]) is nodes[0]:
             nodes.insert(0, source)
         first = nodes[0]
-        name, source = self._name(first.name), self.main.get(first, first.inputs[0])
+        name = self._name(first.name)
         if ORDER[first.type] == 0:
             op, fields = self._convolution(first, name)
             steps = nodes[1:]
@@ -178,7 +174,7 @@ class _Planner:
             elif step.type in ("gain", "beta"):
                 fields[step.type] = self.ids[step.inputs[1]]
             elif step.type == "shortcut":
-                other, duplicate, avg_pool = self._fold_shortcut(step)
+                other, duplicate, avg_pool = self.shortcuts[step]
                 fields["shortcut"] = Shortcut(self.ids[other], duplicate, avg_pool)
             else:
                 bias_in, slope, bias_out = (step.attrs[key] for key in ("bias_in", "slope", "bias_out"))
