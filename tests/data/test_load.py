@@ -75,14 +75,9 @@ def test_what_does_not_fit_is_streamed(parquet_folder, monkeypatch):
         assert isinstance(load_images(config.path, "train", forced), kind)
 
 
-def test_the_budget_is_shared_by_processes_and_held_to_the_containers_limit(parquet_folder, monkeypatch, tmp_path):
+def test_the_budget_is_shared_by_processes(parquet_folder, monkeypatch):
     config = DataConfig(str(parquet_folder), 8, **GREY)
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr("bcdnet.data.load.CONTAINER_LIMIT", limit)
-    whole = memory_budget()
-    limit.write_text("max\n")
-    assert memory_budget() == whole
-    limit.write_text(f"{4 * 100 * 64}\n")
+    monkeypatch.setattr("bcdnet.data.load.memory", lambda: 4 * 100 * 64)
     assert memory_budget() == 100 * 64
     assert isinstance(load_train(config)[0], Images)
     assert isinstance(load_train(config, processes=2)[0], Stream)

@@ -4,8 +4,6 @@ A set that fits is decoded once into memory (`Images`); a larger one stays on di
 """
 
 import math
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
@@ -23,7 +21,6 @@ MEMORY_SHARE = 0.25
 # Below this many pixels an image is decoded within Python's lock for the most part, and threads only wait for it.
 THREADED_PIXELS = 64 * 64
 LOOKED_AT = 8  # images, for their sizes
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def load_train(
@@ -79,12 +76,7 @@ def load(dataset: Dataset, config: DataConfig, augment: AugmentConfig, name: str
 
 def memory_budget() -> int:
     """Bytes that one set may take in memory: a quarter of the machine's or the container's; 4 GiB where not known."""
-    found = memory()
-    if found is None:
-        return 4 << 30
-    with suppress(OSError, ValueError):  # no such file outside Linux; "max" where there is no limit
-        found = min(found, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
-    return int(found * MEMORY_SHARE)
+    return int((memory() or 16 << 30) * MEMORY_SHARE)
 
 
 def _sizes(dataset: Dataset) -> set[tuple[int, int]]:
