@@ -112,6 +112,9 @@ def test_what_is_no_image_or_no_body(serving, png) -> None:
     refused(client.post("/v1/predict", content=field, headers=form), 400, "has no file name")
     unnamed = b"--b\r\nContent-Disposition: form-data; name=\"image\"; filename*=UTF-8''%61.png\r\n\r\n" + bytes(5000)
     refused(client.post("/v1/predict", content=unnamed + b"\r\n--b--\r\n", headers=form), 400, "file name")
+    # Passed over, the first model would answer in the place of the one that was asked for.
+    both = {"files": {"image": ("a.png", b"?")}, "data": {"model": "narrow"}}
+    refused(client.post("/v1/predict", **both), 400, "?model=")
     # It holds no file; the oldest python-multipart calls it invalid.
     refused(client.post("/v1/predict", content=b"--b--\r\n", headers=form), 400, "the multipart body ")
     file = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n' + png() + b"\r\n"

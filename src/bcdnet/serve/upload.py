@@ -17,6 +17,7 @@ from bcdnet.serve.settings import Settings
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 MULTIPART = "multipart/form-data"
+PARAMETERS = ("topk", "cam", "model")  # of the address
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -102,11 +103,13 @@ class _Parser(MultiPartParser):
         self.ended = True
 
     def on_part_end(self) -> None:
-        """Refuse an image that would be passed over."""
+        """Refuse an image or a parameter that would be passed over."""
         super().on_part_end()
         field, value = self.items[-1]
         if field == "image" and isinstance(value, str):
             raise MultiPartException("A part called image has no file name; send each image as one file.")
+        if field in PARAMETERS and isinstance(value, str):
+            raise MultiPartException(f"A part is called {field}, which belongs in the address: ?{field}=...")
 
 
 async def _from_form(request: Request, settings: Settings) -> list[Upload]:
