@@ -239,6 +239,14 @@ def test_metrics_count(serving, png) -> None:
     assert "process_resident_memory_bytes" in text and "bcdnet_request_seconds_bucket" in text
 
 
+def test_metrics_tell_paths_apart_below_a_proxys_prefix(serving) -> None:
+    from fastapi.testclient import TestClient
+
+    client = TestClient(serving().app, root_path="/vision")
+    assert client.get("/vision/healthz").status_code == 200
+    assert 'bcdnet_requests_total{method="GET",path="/healthz",status="200"} 1.0' in client.get("/vision/metrics").text
+
+
 def test_every_answer_has_the_policy(serving) -> None:
     client = serving()
     for path in ("/", "/docs", "/static/app.js", "/v1/models", "/nosuch"):

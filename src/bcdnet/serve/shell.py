@@ -43,7 +43,9 @@ class Shell:
             await self.app(scope, receive, send)
             return
         begin = perf_counter()
-        path = scope["path"] if scope["path"] in self.paths else "other"
+        # With what a proxy took away before it (uvicorn --root-path), or where it is mounted in another application.
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path if path in self.paths else "other"
         body = _Body(receive, any(name == b"expect" for name, _ in scope["headers"]))
         status: int | None = None
 
