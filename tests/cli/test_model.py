@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from bcdnet.cli.eval import evaluate_packed
 from bcdnet.cli.main import main
 from bcdnet.cli.model import check_trained, find_model, packed_file
-from bcdnet.errors import BcdnetError
+from bcdnet.errors import BcdnetError, ImageTooLargeError
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import build, configure, save_model
 from bcdnet.pretrained import locate
@@ -72,3 +74,11 @@ def test_a_model_of_the_hub_is_evaluated_under_its_name_there(monkeypatch, capsy
     with pytest.raises(SystemExit):
         main(["eval", "hf-hub:a/b", "--data", "digits"])
     assert capsys.readouterr().out.startswith("hf-hub:a/b on digits (test)\n")
+
+
+def test_an_image_that_cannot_be_resized_is_named(tmp_path: Path) -> None:
+    for label in InferenceSession("reactnet_r18_cifar10").labels:
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (1, 90_000) if label == "cat" else (32, 32), 7).save(tmp_path / label / "0.png")
+    with pytest.raises(ImageTooLargeError, match=r"cat/0\.png: is too long for its width"):
+        evaluate_packed("reactnet_r18_cifar10", str(tmp_path), "all", 256)

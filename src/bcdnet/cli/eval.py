@@ -106,17 +106,21 @@ def evaluate_packed(model: str, data: str, split: str, batch_size: int) -> Evalu
     from bcdnet.data.match import check_channels, dataset_name, open_for
     from bcdnet.evaluation import evaluate_logits
     from bcdnet.runtime import InferenceSession
+    from bcdnet.runtime.preprocess import for_images, to_input
 
     session = InferenceSession(model)
+    preprocess, port = for_images(session.preprocess, model), session.get_inputs()[0]
     names = list(session.labels) or [str(k) for k in range(int(session.get_outputs()[0].shape[1]))]
     dataset = open_for(names, model, data, split)
     if session.provenance.get("data") != dataset_name(data):
-        check_channels(int(session.get_inputs()[0].shape[1]), dataset, model, data)
+        check_channels(preprocess.input_size[0], dataset, model, data)
     logits, seconds = [], 0.0
     for begin in range(0, len(dataset), batch_size):
-        images = [dataset.image(index) for index in range(begin, min(begin + batch_size, len(dataset)))]
+        indices = range(begin, min(begin + batch_size, len(dataset)))
+        images = [(dataset.image(index), dataset.where(index)) for index in indices]
         started = perf_counter()
-        logits.append(session.run_images(images)[0])
+        x = np.stack([to_input(image, preprocess, where) for image, where in images])
+        logits.append(session.run(None, {port.name: x})[0])
         seconds += perf_counter() - started
     return evaluate_logits(np.concatenate(logits), dataset.labels, names, seconds)
 
