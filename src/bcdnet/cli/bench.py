@@ -26,21 +26,17 @@ PROFILED = 15  # runs, of whose times by operation the medians are shown
 def run(
     model: Annotated[str, typer.Argument(help=ANY_MODEL)],
     threads: Annotated[
-        list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.", show_default=False)
+        list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.")
     ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, max=4096, help="May be given several times; by default 1.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each measurement.")] = 2.0,
-    target: Annotated[
-        str | None, typer.Option(help="Instruction set; by default the best.", show_default=False)
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="Instruction set; by default the best.")] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="A table by operation, of the first of --threads and --batch.")
     ] = False,
-    trace: Annotated[
-        Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing, Perfetto).", show_default=False)
-    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing, Perfetto).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Latency (median and 95th percentile), multiply-accumulates per second and share of the machine's measured roof.

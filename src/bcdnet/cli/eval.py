@@ -29,7 +29,6 @@ def run(
         Path | None,
         typer.Option(
             help="Folder for confusion.png and eval.json; by default the run folder, for its own test split.",
-            show_default=False,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,

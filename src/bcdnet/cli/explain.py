@@ -18,12 +18,10 @@ def run(
     checkpoint: Annotated[str, typer.Argument(help=ANY_MODEL)],
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write; the PNGs go beside it.")],
-    versus: Annotated[
-        str | None, typer.Option(help="A second model, shown beside the first.", show_default=False)
-    ] = None,
+    versus: Annotated[str | None, typer.Option(help="A second model, shown beside the first.")] = None,
     label: Annotated[
         str | None,
-        typer.Option(help="Class, by name or index; by default what the first model takes it for.", show_default=False),
+        typer.Option(help="Class, by name or index; by default what the first model takes it for."),
     ] = None,
 ) -> None:
     """Grad-CAM of one model or of two side by side, and the contribution maps of each binary MLP block.

@@ -28,10 +28,10 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Channels, height and width; the model's own where left out.", show_default=False),
+        typer.Option(help="Channels, height and width; the model's own where left out."),
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="By default what the file's suffix says.", show_default=False)
+        Format | None, typer.Option("--format", help="By default what the file's suffix says.")
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Round real-valued kernels and matrices to float16: a smaller file.")

@@ -13,13 +13,13 @@ IMAGENET = "imagenet-1k"
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="Checkpoint: torch.save, .safetensors or .npz.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Checkpoint: torch.save, .safetensors or .npz.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
     weight_bits: Annotated[
         int, typer.Option(help="1: of the second training step (binary weights); 32: of the first.")
     ] = 1,
     labels: Annotated[
-        str | None, typer.Option(help=f"Class names: a text file with one a line, or {IMAGENET}.", show_default=False)
+        str | None, typer.Option(help=f"Class names: a text file with one a line, or {IMAGENET}.")
     ] = None,
     image_size: Annotated[int, typer.Option(help="Side of the images the network was trained on.", min=2)] = 224,
 ) -> None:

@@ -48,23 +48,21 @@ def run(
     topk: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object for each image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one row for each image and class.")] = False,
-    annotate: Annotated[
-        Path | None, typer.Option(help="Folder for copies with the predictions drawn below.", show_default=False)
-    ] = None,
+    annotate: Annotated[Path | None, typer.Option(help="Folder for copies with the predictions drawn below.")] = None,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Skip larger images.")] = MOST_PIXELS // 2,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the network takes at once.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.")] = None,
     engine: Annotated[
         Engine, typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
     ] = Engine.LOCAL,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Parquet file to write, with --engine ray.", show_default=False),
+        typer.Option("--output", "-o", help="Parquet file to write, with --engine ray."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that predict, with --engine ray; by default 2.", show_default=False),
+        typer.Option(min=1, help="Processes that predict, with --engine ray; by default 2."),
     ] = None,
 ) -> None:
     """Classify images: JPEG, PNG, WebP and what else Pillow reads, turned upright as their EXIF data say.

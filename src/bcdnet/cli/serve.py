@@ -32,7 +32,6 @@ def run(
         typer.Option(
             min=1,
             help="Threads of a batch; others that run at that time have one each. By default the CPUs are all busy.",
-            show_default=False,
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most images in one batch.")] = 16,
@@ -42,12 +41,12 @@ def run(
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Most pixels in one image.")] = 25_000_000,
     max_images: Annotated[
         int | None,
-        typer.Option(min=1, help="Most images in one request, by default 16 or the queue's.", show_default=False),
+        typer.Option(min=1, help="Most images in one request, by default 16 or the queue's."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one request may take.")] = 30.0,
     token_file: Annotated[
         Path | None,
-        typer.Option(help=f"File with a token that clients must send; or set {TOKEN}.", show_default=False),
+        typer.Option(help=f"File with a token that clients must send; or set {TOKEN}."),
     ] = None,
 ) -> None:
     """Serve models: POST /v1/predict, GET /v1/models, /healthz, /readyz, /metrics, /docs, and a page at /.

@@ -23,10 +23,10 @@ def run(
     model: Annotated[str, typer.Argument(help=f"{ANY_MODEL} Or a network of timm's.")],
     input_size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Channels, height and width; the model's own where left out.", show_default=False),
+        typer.Option(help="Channels, height and width; the model's own where left out."),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes of a named model.", show_default=False)] = None,
-    width: Annotated[float | None, typer.Option(help="Width multiplier of a named model.", show_default=False)] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of a named model.")] = None,
+    width: Annotated[float | None, typer.Option(help="Width multiplier of a named model.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="One row for each layer, not for each stage.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -36,9 +36,9 @@ def run(
     packed: Annotated[str, typer.Argument(help="What came of it; any of these.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the packed model.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the packed model.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare a packed file with PyTorch's eval mode on real images.
