@@ -35,16 +35,12 @@ class Kind(StrEnum):
 
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which analysis.")],
-    model: Annotated[
-        str,
-        typer.Argument(help=f"{ANY_MODEL} Flips want a run folder."),
-    ],
+    model: Annotated[str, typer.Argument(help=f"{ANY_MODEL} Flips want a run folder.")],
     data: Annotated[str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.")] = None,
     split: Annotated[str, typer.Option(help="Which part of them.")] = SPLIT,
     images: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the split.")] = IMAGES,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the results; `analysis` in the run folder, or here."),
+        Path | None, typer.Option(help="Folder of the results; `analysis` in the run folder, or here.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = DEVICE,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is written as JSON.")] = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, model_files, packed_file
+from bcdnet.cli.model import Model, model_files, packed_file
 from bcdnet.cli.table import print_table
 from bcdnet.files import refuse_overwriting, whole_file
 from bcdnet.machine import available_threads, processor
@@ -24,7 +24,7 @@ PROFILED = 15  # runs, of whose times by operation the medians are shown
 
 
 def run(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     threads: Annotated[
         list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, check_trained
+from bcdnet.cli.model import Model, check_trained
 from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError
 from bcdnet.files import write_text
@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(help=ANY_MODEL),
-    ],
+    model: Model,
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for confusion.png and eval.json; by default the run folder, for its own test split.",
-        ),
+        typer.Option(help="Folder for confusion.png and eval.json; by default the run folder, for its own test split."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; packed files run on the CPU.")] = "auto",

@@ -9,19 +9,18 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, find_trained, model_files
+from bcdnet.cli.model import Model, find_trained, model_files
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    checkpoint: Model,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write; the PNGs go beside it.")],
     versus: Annotated[str | None, typer.Option(help="A second model, shown beside the first.")] = None,
     label: Annotated[
-        str | None,
-        typer.Option(help="Class, by name or index; by default what the first model takes it for."),
+        str | None, typer.Option(help="Class, by name or index; by default what the first model takes it for.")
     ] = None,
 ) -> None:
     """Grad-CAM of one model or of two side by side, and the contribution maps of each binary MLP block.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, compile_found, find_model, model_files, pack, packed_file
+from bcdnet.cli.model import InputSize, ModelOrName, compile_found, find_model, model_files, pack, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.files import refuse_overwriting
 
@@ -21,15 +21,9 @@ class Format(StrEnum):
 
 
 def run(
-    model: Annotated[
-        str,
-        typer.Argument(help=f"{ANY_MODEL} Or a network of timm's."),
-    ],
+    model: ModelOrName,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
-    input_size: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(help="Channels, height and width; the model's own where left out."),
-    ] = None,
+    input_size: InputSize = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", help="By default what the file's suffix says.")
     ] = None,

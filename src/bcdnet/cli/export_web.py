@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, packed_file
+from bcdnet.cli.model import Model, packed_file
 from bcdnet.errors import BcdnetError
 from bcdnet.files import whole_file
 
@@ -28,7 +28,7 @@ CHANNEL_PAD, MOST_BRANCHES = 32, 3
 
 
 def run(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; files of ours in it are replaced.")],
 ) -> None:
     """Write a static web page that classifies images and camera pictures in the visitor's browser, without a server.

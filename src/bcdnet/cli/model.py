@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from bcdnet.errors import BcdnetError
 from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 
     from bcdnet.program import Program
 
-ANY_MODEL = "A packed file, a model file, a run folder, a shipped model's name, or hf-hub:ORG/REPO."  # what --help says
+# What --help says, alone or beside what is a command's own.
+ANY_MODEL = "A packed file, a model file, a run folder, a shipped model's name, or hf-hub:ORG/REPO."
+Model = Annotated[str, typer.Argument(help=ANY_MODEL)]
+ModelOrName = Annotated[str, typer.Argument(help=f"{ANY_MODEL} Or a network of timm's.")]
+InputSize = Annotated[
+    tuple[int, int, int] | None, typer.Option(help="Channels, height and width; the model's own where left out.")
+]
 FRESH = {"weights": "fresh"}  # the provenance of what no one trained
 MOST_PIXELS = 357_913_941  # in an image; beyond, Pillow decodes nothing
 

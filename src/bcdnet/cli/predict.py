@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, MOST_PIXELS, model_files, packed_file
+from bcdnet.cli.model import MOST_PIXELS, Model, model_files, packed_file
 from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError, printable
 from bcdnet.files import refuse_overwriting, whole_file
@@ -38,7 +38,7 @@ COPIED_AS_IS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def run(
-    model: Annotated[str, typer.Argument(help=ANY_MODEL)],
+    model: Model,
     sources: Annotated[
         list[str],
         typer.Argument(

@@ -20,10 +20,7 @@ TOKEN = "BCDNET_SERVE_TOKEN"
 
 
 def run(
-    models: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL", help=f"One or more. {ANY_MODEL}"),
-    ],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help=f"One or more. {ANY_MODEL}")],
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Batches of a model that run at the same time.")] = 1,
@@ -40,13 +37,11 @@ def run(
     max_body_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="Longest body, in MB.")] = 16.0,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Most pixels in one image.")] = 25_000_000,
     max_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most images in one request, by default 16 or the queue's."),
+        int | None, typer.Option(min=1, help="Most images in one request, by default 16 or the queue's.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one request may take.")] = 30.0,
     token_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File with a token that clients must send; or set {TOKEN}."),
+        Path | None, typer.Option(help=f"File with a token that clients must send; or set {TOKEN}.")
     ] = None,
 ) -> None:
     """Serve models: POST /v1/predict, GET /v1/models, /healthz, /readyz, /metrics, /docs, and a page at /.

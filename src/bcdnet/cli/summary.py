@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcdnet.cli.model import ANY_MODEL, find_model
+from bcdnet.cli.model import InputSize, ModelOrName, find_model
 from bcdnet.cli.table import print_table
 from bcdnet.errors import BcdnetError
 
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help=f"{ANY_MODEL} Or a network of timm's.")],
-    input_size: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(help="Channels, height and width; the model's own where left out."),
-    ] = None,
+    model: ModelOrName,
+    input_size: InputSize = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of a named model.")] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier of a named model.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="One row for each layer, not for each stage.")] = False,
