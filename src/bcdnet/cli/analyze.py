@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,15 +21,7 @@ if TYPE_CHECKING:
 
 BATCH = 50
 SPLIT, IMAGES, DEVICE = "test", 500, "auto"
-
-
-class Kind(StrEnum):
-    """What is analysed."""
-
-    ERROR = "error"
-    FLIPS = "flips"
-    THRESHOLDS = "thresholds"
-    FIELD = "field"
+Kind = Literal["error", "flips", "thresholds", "field"]
 
 
 def run(
@@ -54,8 +45,8 @@ def run(
     """
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
     title = printable(Path(model).resolve().name)
-    figure = folder / f"{kind}.{'png' if kind is Kind.FIELD else 'svg'}"
-    if kind is Kind.FLIPS:
+    figure = folder / f"{kind}.{'png' if kind == 'field' else 'svg'}"
+    if kind == "flips":
         if (data, split, images, device) != (None, SPLIT, IMAGES, DEVICE):
             raise BcdnetError(
                 "analyze flips: reads the run's log and weights, and no images; leave --data, --split, --images and "
@@ -66,9 +57,7 @@ def run(
         raise BcdnetError(f"analyze {kind}: looks at real images; say which with --data DIR")
     else:
         document = _with_images(kind, model, data, split, images, device, figure, title)
-    text = json.dumps(
-        {"model": title, "analysis": str(kind), **document}, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    text = json.dumps({"model": title, "analysis": kind, **document}, indent=2, ensure_ascii=False, allow_nan=False)
     target = folder / f"{kind}.json"
     write_text(target, text + "\n")
     typer.echo(text if as_json else f"wrote {target} and {figure}")
@@ -118,11 +107,11 @@ def _with_images(
     pairs = ((x.to(where), y) for x, y in batches)
     origin = {"data": printable(dataset_name(data)), "split": split, "images": number}
     shown = f"{title}, {number} images"
-    if kind is Kind.ERROR:
+    if kind == "error":
         errors = binarisation.branch_errors(network, (x for x, _ in pairs))
         binarisation.draw(errors, figure, f"binarisation error of the branches: {shown}")
         return origin | binarisation.to_json(errors)
-    if kind is Kind.THRESHOLDS:
+    if kind == "thresholds":
         spread = thresholds.thresholds(network, pairs, len(loaded.class_names))
         thresholds.draw(spread, loaded.class_names, figure, f"dynamic thresholds: {shown}")
         return origin | thresholds.to_json(spread)

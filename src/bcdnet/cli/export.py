@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,19 +12,12 @@ from bcdnet.errors import BcdnetError
 from bcdnet.files import refuse_overwriting
 
 
-class Format(StrEnum):
-    """What `bcdnet export` writes."""
-
-    bcdn = "bcdn"
-    onnx = "onnx"
-
-
 def run(
     model: ModelOrName,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .bcdn or .onnx.")],
     input_size: InputSize = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="By default what the file's suffix says.")
+        Literal["bcdn", "onnx"] | None, typer.Option("--format", help="By default what the file's suffix says.")
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Round real-valued kernels and matrices to float16: a smaller file.")
@@ -39,10 +31,10 @@ def run(
     """
     suffix = output.suffix.lower().removeprefix(".")
     wanted = file_format or suffix
-    if wanted not in list(Format) or (wanted != suffix and Format.bcdn in (wanted, suffix)):
+    if wanted not in ("bcdn", "onnx") or (wanted != suffix and "bcdn" in (wanted, suffix)):
         raise BcdnetError(f"{output}: give a name that ends in .bcdn, or in .onnx")
     refuse_overwriting([output], model_files(model))
-    if wanted == Format.onnx:
+    if wanted == "onnx":
         if half:
             raise BcdnetError(f"{output}: --half makes packed files smaller; leave it out for ONNX")
         typer.echo(_export_onnx(model, output, input_size))

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,13 +23,6 @@ from bcdnet.files import refuse_overwriting, whole_file
 if TYPE_CHECKING:
     from bcdnet.runtime.sources import Source
     from bcdnet.runtime.stream import Outcome
-
-
-class Engine(StrEnum):
-    """What runs the predictor."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 # Suffixes that Pillow writes as they are; a copy of anything else becomes a PNG.
@@ -54,8 +46,8 @@ def run(
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the network takes at once.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
-    ] = Engine.LOCAL,
+        Literal["local", "ray"], typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
+    ] = "local",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Parquet file to write, with --engine ray."),
@@ -80,7 +72,7 @@ def run(
         raise BcdnetError("--json and --csv exclude each other")
     # Pillow's remarks on odd files, and on many pixels, of which --max-pixels decides.
     warnings.filterwarnings("ignore", module="PIL")
-    if engine is Engine.RAY:
+    if engine == "ray":
         if output is None or as_json or as_csv or annotate is not None or allow_urls:
             raise BcdnetError(
                 "--engine ray writes Parquet: give -o FILE, and none of --json, --csv, --annotate, --allow-urls"
