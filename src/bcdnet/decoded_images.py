@@ -100,6 +100,8 @@ def upright(image: Image) -> Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
+    except MemoryError:
+        raise
     except Exception:
         return image
 

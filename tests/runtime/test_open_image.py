@@ -7,6 +7,7 @@ import io
 import struct
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def test_an_image_is_turned_upright_in_prediction_and_training_alike(kind, orien
 
     trained = evaluate_transform(torch.from_numpy(to_pixels(decode(data, "x"), config, 8, "x").copy())[None], config)
     np.testing.assert_array_equal(reference, trained[0].numpy())
+
+
+def test_an_image_that_memory_cannot_turn_is_not_taken_as_it_lies(monkeypatch) -> None:
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        open_image(encoded(20, 12, "JPEG", 6))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
