@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bcdnet.models import Network, build, configure
+from bcdnet.nn import set_weight_bits
 from bcdnet.training.optim import build_optimizer, parameter_groups, restore_state
 from bcdnet.training.recipe import Recipe, StepConfig
 from bcdnet.training.run import train
@@ -18,7 +19,8 @@ def model() -> Network:
 
 
 def decaying(model: Network, weight_bits: int) -> set[str]:
-    groups = parameter_groups(model, 0.3, weight_bits)
+    set_weight_bits(model, weight_bits)
+    groups = parameter_groups(model, 0.3)
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     listed = [id(parameter) for group in groups for parameter in group["params"]]
@@ -84,7 +86,7 @@ def test_what_is_learned_per_channel_may_have_a_rate_of_its_own(model: Network) 
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert all(parameter.dim() <= 1 for parameter in groups[2]["params"])
     assert all(parameter.dim() > 1 for group in groups[:2] for parameter in group["params"])
-    assert len(parameter_groups(model, 0.5, 1, 1.0)) == 2
+    assert len(parameter_groups(model, 0.5, 1.0)) == 2
 
 
 def test_the_schedule_keeps_the_factor(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:

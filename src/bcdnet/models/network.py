@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcdnet.errors import RecipeError
 from bcdnet.models.limits import MAX_SIZE, check_range
-from bcdnet.nn import ESTIMATORS, BinaryLayer, ContextualEmbedding, lacks_statistics, recomputed
+from bcdnet.nn import ESTIMATORS, ContextualEmbedding, lacks_statistics, recomputed, undecayed
 
 Embedding = Literal["none", "both", "alpha", "beta", "full"]
 MAX_WIDTH = 16  # four times what anybody trained; beyond, a slip of the keyboard asks for terabytes
@@ -185,12 +185,8 @@ class Network(nn.Module):
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        """Thresholds, PReLU slopes, all that is not a matrix or a kernel; and latent weights once their signs count,
-        which decay would only pull to where they flip.
-        """
-        small = {name for name, parameter in self.named_parameters() if parameter.dim() <= 1}
-        layers = ((name, layer) for name, layer in self.named_modules() if isinstance(layer, BinaryLayer))
-        return small | {f"{name}.latent_weight" for name, layer in layers if layer.weight_bits == 1}
+        """What timm's optimisers shall not decay, see `undecayed`."""
+        return undecayed(self)
 
 
 def make_embedding(kind: Embedding, in_channels: int, out_channels: int, reduction: int) -> ContextualEmbedding | None:

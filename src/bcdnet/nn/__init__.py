@@ -1,7 +1,7 @@
 """The paper's building blocks."""
 
 from bcdnet.nn.activation import RPReLU, RSign, Sign
-from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits
+from bcdnet.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear, binarize_weight, set_weight_bits, undecayed
 from bcdnet.nn.conv import ContextualConvBlock, Duplicate, make_shortcut
 from bcdnet.nn.embedding import ContextHead, ContextLinear, ContextualEmbedding, SpatialMean
 from bcdnet.nn.mixer import TokenMixingBlock
@@ -41,4 +41,5 @@ __all__ = [
     "set_progress",
     "set_weight_bits",
     "sign",
+    "undecayed",
 ]

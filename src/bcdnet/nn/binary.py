@@ -128,3 +128,12 @@ def set_weight_bits(module: nn.Module, bits: int) -> None:
     for child in module.modules():
         if isinstance(child, BinaryLayer):
             child.weight_bits = bits
+
+
+def undecayed(module: nn.Module) -> set[str]:
+    """The parameters that weight decay must leave alone: thresholds, PReLU slopes, all that is no matrix or kernel, and
+    latent weights once their signs count, which decay would only pull to where they flip.
+    """
+    small = {name for name, parameter in module.named_parameters() if parameter.dim() <= 1}
+    layers = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, BinaryLayer))
+    return small | {f"{name}.latent_weight" for name, layer in layers if layer.weight_bits == 1}

@@ -5,32 +5,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from bcdnet.nn import BinaryLayer
+from bcdnet.nn import undecayed
 from bcdnet.training.recipe import StepConfig
 
-DECAYING = (nn.Conv2d, nn.Linear)
 
+def parameter_groups(model: nn.Module, weight_decay: float, channel_lr: float = 1.0) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser, first what decays (see `undecayed`); each parameter once, in the model's order.
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, weight_bits: int, channel_lr: float = 1.0
-) -> list[dict[str, Any]]:
-    """Groups for a torch optimiser, those that decay first; each parameter once, in the model's order.
-
-    Only the weights of convolutions and linear layers decay. A binary layer's latent weight does while it is used as a
-    real number (`weight_bits` 32) and never once its sign is (1): decay would only pull it to where its sign flips.
-    Batch norm, biases, thresholds and the parameters of RPReLU never decay. They are the last group, whose `lr_factor`
-    is `channel_lr`, where that is not 1.
+    What is learned per channel is the last group, whose `lr_factor` is `channel_lr`, where that is not 1.
     """
-    decaying: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, DECAYING):
-            decaying.add(id(module.weight))
-        elif isinstance(module, BinaryLayer) and weight_bits == 32:
-            decaying.add(id(module.latent_weight))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    still = [p for p in trained if id(p) not in decaying]
+    kept = undecayed(model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    still = [parameter for name, parameter in trained if name in kept]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) in decaying], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in trained if name not in kept], "weight_decay": weight_decay},
         {"params": still, "weight_decay": 0.0},
     ]
     if channel_lr != 1:
@@ -46,7 +34,7 @@ def build_optimizer(model: nn.Module, step: StepConfig) -> torch.optim.Optimizer
     `adam` with a weight decay adds it to the gradient (ReActNet's way), `adamw` decouples it (the paper's). All are
     torch's fused ones: one pass over a parameter and its state.
     """
-    groups = parameter_groups(model, step.weight_decay, step.weight_bits, step.channel_lr)
+    groups = parameter_groups(model, step.weight_decay, step.channel_lr)
     if step.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=step.lr, momentum=step.momentum, nesterov=step.momentum > 0, fused=True)
     kind = torch.optim.AdamW if step.optimizer == "adamw" else torch.optim.Adam
