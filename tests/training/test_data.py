@@ -14,7 +14,7 @@ from bcdnet.data.digits import Digits
 from bcdnet.errors import DataError
 from bcdnet.training.data import RunData, TrainLoader, evaluation_batches
 from bcdnet.training.module import Plan
-from bcdnet.training.recipe import Recipe
+from bcdnet.training.recipe import Recipe, TrainerConfig
 
 MakeRecipe = Callable[..., Recipe]
 DATA = {"path": "digits", "image_size": 16, "channels": 1, "mean": [0.3], "std": [0.35], "validation": 200}
@@ -90,17 +90,17 @@ def test_the_last_epoch_may_be_short() -> None:
 
 
 @pytest.mark.parametrize("start", [3, 5, 6, 11])
-def test_parts_of_batches_go_on_where_a_run_was_stopped(make_recipe: MakeRecipe, start: int) -> None:
+def test_parts_of_batches_go_on_where_a_run_was_stopped(start: int) -> None:
     """Five iterations are an epoch, and the third one is cut short."""
     labels = torch.arange(80)
     source = Images(labels.to(torch.uint8).view(-1, 1, 1, 1), labels, ["class"] * 80, AugmentConfig())
     step = SimpleNamespace(batch_size=16)
 
     def parts(iteration: int, seed: int = 3) -> list[tuple[list[int], int]]:
-        recipe = make_recipe(trainer={"accelerator": "cpu", "accumulate": 4}, seed=seed)
-        module: Any = SimpleNamespace(plan=Plan(13, 5, iteration), iteration=iteration, step=step)
+        module: Any = SimpleNamespace(plan=Plan(13, 5, iteration), iteration=iteration, step=step, seed=seed, index=0)
+        module.config = TrainerConfig(accumulate=4)
         module.device, module.global_rank = torch.device("cpu"), 0
-        loader, found = TrainLoader(source, recipe, 0, module), []
+        loader, found = TrainLoader(source, module), []
         while module.iteration < module.plan.iterations:
             epoch = [(labels.tolist(), part) for _, labels, part in loader]
             module.iteration += len(epoch) // 4

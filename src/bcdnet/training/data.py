@@ -127,15 +127,13 @@ class TrainLoader:
     last one ends with the step.
     """
 
-    def __init__(self, source: Source, recipe: Recipe, index: int, module: StepModule) -> None:
+    def __init__(self, source: Source, module: StepModule) -> None:
         self.source = source
-        self.recipe = recipe
-        self.index = index
         self.module = module
         self._batches: Batches | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        plan, parts = self.module.plan, self.recipe.trainer.accumulate
+        plan, parts = self.module.plan, self.module.config.accumulate
         iteration = self.module.iteration
         epoch, done = divmod(iteration, plan.per_epoch)
         count = min(plan.per_epoch - done, plan.iterations - iteration)
@@ -146,15 +144,16 @@ class TrainLoader:
     def _shares(self) -> Batches:
         # Made when Lightning first asks, since only then device and rank are known.
         if self._batches is None:
+            module = self.module
             self._batches = Batches(
                 self.source,
-                self.module.step.batch_size // self.recipe.trainer.accumulate,
-                seed=mixed_seed(self.recipe.seed, self.index, 2),
+                module.step.batch_size // module.config.accumulate,
+                seed=mixed_seed(module.seed, module.index, 2),
                 drop_last=True,
                 shuffle=True,
-                device=self.module.device,
-                rank=self.module.global_rank,
-                world_size=self.recipe.trainer.world_size,
+                device=module.device,
+                rank=module.global_rank,
+                world_size=module.config.world_size,
             )
         return self._batches
 

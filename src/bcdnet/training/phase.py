@@ -139,7 +139,7 @@ def run_phase(
         if recipe.trainer.sync_bn and recipe.trainer.world_size > 1:
             synchronise_batch_norm(model)
         with _naming_the_compiler():
-            trainer.fit(module, TrainLoader(source, recipe, phase.index, module))
+            trainer.fit(module, TrainLoader(source, module))
     if module.average is not None:
         copy_into(model, module.average.average)
     assert recorder.evaluation is not None
