@@ -54,7 +54,8 @@ def test_without_it_training_begins_with_another_network() -> None:
 def test_all_kinds_of_batch_norm() -> None:
     torch.manual_seed(0)
     plain = nn.BatchNorm2d(4, affine=False)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), plain, nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(64)).double()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), plain, nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(64))
+    model.append(nn.BatchNorm1d(64, track_running_stats=False)).double()  # which keeps none
     nn.init.normal_(model[2].running_mean)  # statistics of other images
     nn.init.uniform_(model[2].running_var, 0.5, 2)
     images = torch.randn(32, 3, 6, 6, dtype=torch.float64)

@@ -46,7 +46,8 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     difference: a x + b = a sqrt(v + eps) (x - m) / sqrt(v + eps) + (b + a m). Raises ValueError where there are no
     images.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.affine]
+    norms = (layer for layer in model.modules() if isinstance(layer, _BatchNorm))
+    layers = [layer for layer in norms if layer.affine and layer.track_running_stats]
     sums: dict[nn.Module, Tensor] = {}  # of 1, x and x^2, per channel; on the CPU, since not every device has float64
 
     def measure(layer: nn.Module, args: tuple[Any, ...]) -> None:
