@@ -84,5 +84,5 @@ class ContextualConvBlock(nn.Module):
             out = out * gain
         if beta is not None:
             out = out + beta
-        out = self.act(self.bn(out) + self.shortcut(x))
-        return out  # type: ignore[no-any-return]
+        result: Tensor = self.act(self.bn(out) + self.shortcut(x))
+        return result

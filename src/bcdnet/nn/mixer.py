@@ -26,5 +26,5 @@ class TokenMixingBlock(nn.Module):
         rows, tokens = self.binarize(x).flatten(2), self.linear.in_features
         torch._assert(rows.shape[2] == tokens, f"made for {tokens} tokens, which images of another size do not have")
         out = self.linear(rows).view_as(x)
-        out = self.act(self.bn(out) + x)
-        return out  # type: ignore[no-any-return]
+        result: Tensor = self.act(self.bn(out) + x)
+        return result

@@ -42,11 +42,8 @@ class BinaryMLPBlock(nn.Module):
         bits = self.binarize(x)
         shifted = {name: shift(bits) for name, shift in self.shifts.items()}
         results = [conv(shifted[name]) for name, conv in zip(self.branches, self.convs.values(), strict=True)]
-        out = results[0]
-        for result in results[1:]:
-            out = out + result
-        out = self.act(self.bn(out) + x)
-        return out  # type: ignore[no-any-return]
+        out: Tensor = self.act(self.bn(sum(results[1:], results[0])) + x)
+        return out
 
 
 def branch_keys(branches: Sequence[str]) -> list[str]:

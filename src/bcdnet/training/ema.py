@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +45,14 @@ class WeightAverage:
         finally:
             copy_into(model, own)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on exactly; tensors are not copied."""
         return {"updates": self.updates, "average": self.average}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`'s result; tensors move to the device of the present average."""
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        for name, value in state["average"].items():  # type: ignore[attr-defined]
+        self.updates = state["updates"]
+        for name, value in state["average"].items():
             self.average[name].copy_(value)
 
 
