@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from types import MethodType
 from typing import Any
@@ -127,6 +128,44 @@ def test_random_numbers_of_another_thread_are_its_own() -> None:
     finally:
         done.set()
         thread.join()
+
+
+class Interrupted(nn.Module):
+    """Does something else while it is traced."""
+
+    def __init__(self, meanwhile: Callable[[], Any]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    def forward(self, x: Any) -> Any:
+        self.meanwhile()
+        return x
+
+
+def test_another_thread_computes_what_it_always_does() -> None:
+    """Modules of its own, and the very one that is traced."""
+    images, found = torch.randn(2, 3, 4, 4), []
+    own = network(nn.BatchNorm2d(8), RSign(8), BinaryConv2d(8, 8, 1))
+
+    def compute() -> None:
+        found.extend(other.submit(module, images).result() for module in (own, traced))
+
+    with ThreadPoolExecutor(1) as other:
+        traced = network(RSign(8), BinaryConv2d(8, 8, 1))
+        expected = [own(images), traced(images)]
+        packed(nn.Sequential(traced[0], Interrupted(compute), traced[1:]).eval())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_two_threads_trace_one_after_the_other() -> None:
+    """Each puts torch back as it found it, which was once as the other had left it."""
+    begun, go_on, call, later = Event(), Event(), nn.Module.__call__, []
+    second = network(Interrupted(lambda: (begun.set(), go_on.wait(10))), Sign(), BinaryConv2d(8, 8, 1))
+    with ThreadPoolExecutor(1) as other:
+        packed(network(Interrupted(lambda: (later.append(other.submit(packed, second)), begun.wait(0.2)))))
+        go_on.set()
+        later[0].result()
+    assert nn.Module.__call__ is call
 
 
 class Scaled(nn.Module):

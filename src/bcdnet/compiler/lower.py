@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Any
 
 from torch import fx, nn
@@ -14,17 +15,20 @@ from bcdnet.compiler.lowering import Handler, Lowering
 from bcdnet.compiler.trace import METHODS_OF_LAYERS, module_path, trace
 from bcdnet.errors import CompileError
 
+_ALONE = RLock()  # fx diverts torch's modules and puts back what it found there, which would be another tracing's
+
 
 def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
     """The whole module as a graph of single steps. Raises CompileError naming the module path and the reason."""
-    before = [(child, dict(vars(child))) for child in module.modules()]
-    try:
-        return _lower(module, input_size)
-    finally:  # tracing leaves on modules what it made of numbers, and in place of maps that a forward keeps
-        for child, own in before:
-            for name in vars(child).keys() - own:
-                del vars(child)[name]
-            vars(child).update(own)
+    with _ALONE:
+        before = [(child, dict(vars(child))) for child in module.modules()]
+        try:
+            return _lower(module, input_size)
+        finally:  # tracing leaves on modules what it made of numbers, and in place of maps that a forward keeps
+            for child, own in before:
+                for name in vars(child).keys() - own:
+                    del vars(child)[name]
+                vars(child).update(own)
 
 
 def _lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:

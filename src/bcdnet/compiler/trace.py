@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, cast
 
 import torch
@@ -52,9 +53,16 @@ class _Reproducible(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch
 
 
 class _Tracer(fx.Tracer):
-    """Leaves are torch.nn's layers and ours; `failed` is the deepest module whose forward could not be traced."""
+    """Leaves are torch.nn's layers and ours; `failed` is the deepest module whose forward could not be traced.
+
+    fx diverts the modules of every thread while it traces; those of others compute here what they always do.
+    """
 
     failed = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = get_ident()
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Parameters after the image that have a default stand at it: `if features is None` is no proxy's business."""
@@ -70,7 +78,14 @@ class _Tracer(fx.Tracer):
         own = not defining.__module__.startswith("torch.nn.") or defining in (nn.Module, nn.Sequential)
         return isinstance(m, LEAVES) or not own or super().is_leaf_module(m, module_qualified_name)
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if get_ident() != self.thread:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
