@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from weakref import finalize
 
 import pytest
 from PIL import Image
@@ -37,6 +38,22 @@ def test_decoding_runs_ahead_but_not_far(packed_file, one) -> None:
         next(stream)
     assert 6 <= len(opened) <= 5 + 2 + 4 * 2
     stream.close()
+
+
+def test_few_whole_pictures_are_kept_at_a_time(packed_file) -> None:
+    most, alive = 0, set()
+
+    def picture():
+        nonlocal most
+        image = Image.new("RGB", (30, 20))
+        alive.add(id(image))
+        finalize(image, alive.discard, id(image))
+        most = max(most, len(alive))
+        return image
+
+    session, sources = InferenceSession(packed_file, threads=1), [Source("x", Path("x.png"), picture)] * 100
+    seen = [outcome.image.size for outcome in predict_stream(session, sources, batch=16, decoders=2, keep_images=True)]
+    assert seen == [(30, 20)] * 100 and most <= 2 * 2 + 2  # ahead and in the batch; one passed on, one under way
 
 
 def test_what_runs_ahead_is_dropped_when_nobody_waits(packed_file, one) -> None:

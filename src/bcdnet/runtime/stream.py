@@ -62,8 +62,9 @@ def predict_stream(
     """One `Outcome` for each source, in their order; an image that cannot be read costs no other.
 
     At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU that the process may
-    use), which nobody waits for once the stream is left: an image that never comes does not keep the process. Raises
-    DataError for a file that says nothing of preprocessing, or takes no images.
+    use), which nobody waits for once the stream is left: an image that never comes does not keep the process. With
+    `keep_images` it is one for each thread, and so is a batch: a photo of 12 megapixels takes 36 MB. Raises DataError
+    for a file that says nothing of preprocessing, or takes no images.
     """
     preprocess = for_images(session.preprocess)
     check_topk(topk)
@@ -77,8 +78,10 @@ def predict_stream(
         except (DataError, MemoryError) as error:
             return _Decoded(source, None, str(error) or f"{source.name}: needs more memory than there is", None)
 
+    decoders = decoders or available_threads()
+    batch, depth = (min(batch, decoders), decoders) if keep_images else (batch, 4 * batch)
     gathered: list[_Decoded] = []
-    for decoded in _ahead(decode, sources, 4 * batch, decoders or available_threads()):
+    for decoded in _ahead(decode, sources, depth, decoders):
         gathered.append(decoded)
         if len(gathered) == batch:
             yield from _run(session, gathered, topk)
