@@ -23,18 +23,21 @@ def is_hub_name(name: str) -> bool:
 def download(name: str, files: Sequence[str]) -> Path:
     """The first of `files` that the repository has, as a local (cached) file.
 
-    Raises BcdnetError: no such repository or revision, none of the files in it, no connection.
+    Raises BcdnetError: no such repository or revision, none of the files in it, no connection, no huggingface_hub.
     """
     import logging  # which a process without a hub has no use for
 
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ModuleNotFoundError:
+        raise BcdnetError(f"{name}: needs huggingface_hub: pip install 'bcdnet[hub]'") from None
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     check_repository(repository)

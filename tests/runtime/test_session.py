@@ -223,6 +223,12 @@ def test_a_missing_core_names_the_remedy(packed, monkeypatch) -> None:
         InferenceSession(packed)
 
 
+def test_a_missing_client_of_the_hub_does_too(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(BcdnetError, match=r"^hf-hub:a/b: needs huggingface_hub: pip install 'bcdnet\[hub\]'$"):
+        InferenceSession("hf-hub:a/b")
+
+
 def test_lack_of_memory_names_the_file(packed, monkeypatch) -> None:
     monkeypatch.setattr("bcdnet.runtime._core.Session", Mock(side_effect=MemoryError("std::bad_alloc")))
     with pytest.raises(MemoryError, match=r"x\.bcdn: its weights take more than there is"):
