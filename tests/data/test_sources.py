@@ -1,3 +1,5 @@
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,21 @@ def test_worker_processes_change_nothing(parquet_folder, stream):
     next(batches(1))  # an epoch that is left in its middle
     assert equal(list(batches(1, start=2)), epoch_of(stream, 1, start=2))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_whose_workers_are_killed_is_decoded_without_them(parquet_folder, stream, caplog):
+    """As by a scheduler that sends SIGTERM to all processes of a run, which has a checkpoint to write yet."""
+    config = DataConfig(str(parquet_folder), 8, in_memory=False, workers=2, **GREY)
+    batches = Batches(load_images(config.path, "train", config), 16, seed=7)
+    before = set(multiprocessing.active_children())
+    begun = batches(0)
+    read = [next(begun)]
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.terminate()
+        worker.join()
+    assert equal([*read, *begun], epoch_of(stream, 0))
+    assert "decoded here" in caplog.text
+    assert equal(list(batches(1)), epoch_of(stream, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,6 +3,7 @@
 Legend: N images of the set, B of a batch, C channels, H and W the stored height and width.
 """
 
+import logging
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from bcdnet.data.dataset import Dataset
 from bcdnet.data.resize import to_pixels
 from bcdnet.decoded_images import planes, with_channels
 from bcdnet.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -69,7 +72,7 @@ class Stream:
 
     `config.workers` processes decode and resize whole batches ahead. If `augment.crop` is `random_resized` they crop
     too, from the full resolution; `self.augment`, what is left to do on the batch, says so. The workers live as long
-    as the set and serve one epoch at a time.
+    as the set and serve one epoch at a time; where one is killed, this process decodes the rest of the epoch.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, augment: AugmentConfig) -> None:
@@ -115,11 +118,25 @@ class Stream:
         if self._loader is None or self._loader.pin_memory != (device.type == "cuda"):
             self._loader = self._start(device)
         self._plan.batches = [(seed, epoch, indices) for indices in batches]
-        for decoded in self._loader:
+        for decoded in self._decoded():
             if isinstance(decoded, DataError):
                 raise decoded
             images, labels = decoded
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def _decoded(self) -> Iterator[Batch | DataError]:
+        done = 0
+        try:
+            for decoded in self._loader:
+                yield decoded
+                done += 1
+        except RuntimeError as error:
+            if not self._config.workers:
+                raise
+            # A scheduler's SIGTERM ends them too, while the training has an iteration and a checkpoint to go.
+            _log.warning("%s; what is left of this epoch is decoded here", str(error).partition("\n")[0])
+            self._loader = None
+            yield from map(self._decoder.__getitems__, self._plan.batches[done:])
 
     def _start(self, device: torch.device) -> Any:
         workers = self._config.workers
