@@ -112,7 +112,7 @@ def open_shards(pattern: str, split: str) -> Dataset:
             return ShardDataset(shards)
     raise DataError(
         f"wds://{pattern}: no shards for split {split!r} beside those of train; "
-        f"name them, as in data.{split}_split='{split}-{{000..009}}.tar'"
+        f"name them, as '{split}-{{000..009}}.tar': --split, or in a recipe data.test_split"
     )
 
 
