@@ -26,8 +26,3 @@ def locate(model: str | os.PathLike[str]) -> Path:
 def is_packed(model: str) -> bool:
     """Whether a name means a packed file: a shipped model, a path that ends like one, a file that begins like one."""
     return model.endswith(SUFFIX) or model in list_pretrained() or is_safetensors(Path(model), METADATA_KEY)
-
-
-def model_card(name: str) -> str:
-    """The card of a shipped model: Markdown, with the measured figures in its YAML header too."""
-    return (FOLDER / f"{name}.md").read_text(encoding="utf-8")

@@ -12,10 +12,14 @@ pytest.importorskip("bcdnet.runtime._core", reason="the native core is not built
 
 from bcdnet.cli.main import main
 from bcdnet.errors import ProgramError
-from bcdnet.pretrained import is_packed, locate, model_card
+from bcdnet.pretrained import is_packed, locate
 from bcdnet.runtime import InferenceSession, list_pretrained
 
 NAMES = list_pretrained()
+
+
+def model_card(name: str) -> str:
+    return locate(name).with_suffix(".md").read_text(encoding="utf-8")
 
 
 def measured(name: str) -> dict[str, Any]:
