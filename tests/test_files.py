@@ -43,8 +43,9 @@ def test_a_failure_leaves_what_was_there(written, tmp_path: Path) -> None:
 
 
 @BOTH
-def test_permissions_stay_and_a_long_name_is_no_hindrance(written, tmp_path: Path) -> None:
-    target = tmp_path / f"{'x' * 251}.png"
+@pytest.mark.parametrize("stem", ["x" * 251, "🐈" * 62], ids=["ASCII", "emoji"])  # 255 bytes at most
+def test_permissions_stay_and_a_long_name_is_no_hindrance(written, tmp_path: Path, stem) -> None:
+    target = tmp_path / f"{stem}.png"
     target.write_text("old")
     target.chmod(0o600)
     with written(target) as beside:

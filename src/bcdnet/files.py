@@ -43,7 +43,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = os.urandom(4).hex()  # process ids repeat, among threads and containers
-    beside = target.with_name(f".{target.stem[:64]}.{mark}.partial{target.suffix}")
+    beside = target.with_name(f".{target.stem[:32]}.{mark}.partial{target.suffix}")
     try:
         with naming(path, beside):
             yield beside
