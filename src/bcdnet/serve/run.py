@@ -33,13 +33,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def run(
-    models: Sequence[Loaded],
-    settings: Settings,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    announce: Callable[[int], None] = lambda _port: None,
-) -> None:
+def run(models: Sequence[Loaded], settings: Settings, host: str, port: int, announce: Callable[[int], None]) -> None:
     """Serve until SIGINT or SIGTERM; what was taken in by then is answered first. A second SIGINT ends it at once.
 
     `announce` is told the port once connections are accepted. Raises BcdnetError where the address cannot be listened
