@@ -107,8 +107,9 @@ def _read_value(text: str) -> Any:
             raise RecipeError(f"{printable(text)}: is not UTF-8, as recipes are; give it another name") from None
         raise RecipeError(f"cannot read the value {text!r}; quote it if it is a string") from None
     # Nobody means a comment here, nor a date.
-    plain = isinstance(value, (str, datetime.date)) and text.strip()[0] not in "'\"!&|>"
-    return text.strip() if plain else value
+    text = text.strip()
+    plain = text.startswith("#") or (isinstance(value, (str, datetime.date)) and text[0] not in "'\"!&|>")
+    return text if plain else value
 
 
 def unknown_key(key: str, known: Iterable[str], where: str = "") -> str:
