@@ -148,6 +148,20 @@ def test_mistakes_are_told(site: Path) -> None:
     assert bare.startswith("expected an ImageData")
 
 
+def test_too_little_memory_is_no_fault_of_the_file(site: Path) -> None:
+    """Of the core's 2 GiB all but what the weights need before they are laid out."""
+    script = """const instantiate = WebAssembly.instantiate;
+        WebAssembly.instantiate = async (...words) => {
+          const instance = await instantiate(...words), { malloc, free } = instance.exports;
+          const kept = malloc(fs.statSync("model.bcdn").size + 2 ** 16);
+          for (let size = 2 ** 27; size >= 2 ** 10; ) if (malloc(size) === 0) size /= 2;
+          free(kept);
+          return instance;
+        };
+        print(await Session.load("model.bcdn").catch((error) => [error.name, error.message]))"""
+    assert run(site, script) == ["Error", "out of memory"]
+
+
 def test_the_declared_types_are_those_of_the_class(site: Path) -> None:
     declared = (site / "bcdnet.d.ts").read_text()
     body = declared[declared.index("class Session") :]

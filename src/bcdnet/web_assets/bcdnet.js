@@ -81,9 +81,11 @@ class Core {
     return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
   }
 
-  /** What the core says went wrong, if `done` is false. */
+  /** What the core says went wrong, if `done` is false: of a file, unless there is no memory for it. */
   check(done) {
-    if (!done) throw new FormatError(this.text(this.exports.bcdnet_error()));
+    if (done) return;
+    const message = this.text(this.exports.bcdnet_error());
+    throw message === "out of memory" ? new Error(message) : new FormatError(message);
   }
 }
 
