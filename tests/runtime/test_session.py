@@ -77,6 +77,14 @@ def test_many_threads_share_a_session(packed, images) -> None:
             np.testing.assert_array_equal(result, expected)
 
 
+def test_the_core_reads_no_number_across_its_alignment(packed, images) -> None:
+    """As one of a file that is mapped into memory may lie."""
+    odd = np.frombuffer(b"\0" + images.tobytes(), np.uint8)[1:].view(np.float32).reshape(images.shape)
+    session = InferenceSession(packed, threads=1)
+    assert not odd.flags.aligned and session._input({"image": odd}).flags.aligned
+    np.testing.assert_array_equal(session.run(None, {"image": odd}), session.run(None, {"image": images}))
+
+
 def test_profile_and_debug(packed, images) -> None:
     session = InferenceSession(packed, threads=1)
     rows = session.profile({"image": images})
