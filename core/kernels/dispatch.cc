@@ -9,7 +9,8 @@
 namespace bcdnet {
 
 const std::vector<KernelTable>& KernelTables() {
-  static const std::vector<KernelTable> tables = [] {
+  // Never destroyed: another thread may be in a run as the process ends.
+  static const auto* tables = new std::vector<KernelTable>([] {
     std::vector<KernelTable> found;
 #ifdef HWY_COMPILE_ONLY_STATIC  // one instruction set: nothing to ask the machine
     const int64_t supported = HWY_STATIC_TARGET;
@@ -30,8 +31,8 @@ const std::vector<KernelTable>& KernelTables() {
 #undef BCDNET_COLLECT
     found.push_back(reference::Table());
     return found;
-  }();
-  return tables;
+  }());
+  return *tables;
 }
 
 const KernelTable& FindKernelTable(const std::string& target) {
