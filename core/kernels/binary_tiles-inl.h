@@ -171,17 +171,18 @@ HWY_INLINE void PairsTile(const PairOffsets* offsets, const TileArgs& t) {
   }
   const V8 low_half = hn::Set(d, 15);
   const auto steps = [&](int s, auto count) HWY_ATTR {
+    constexpr int kCount = count();  // GCC ignores BCDNET_UNROLL, with a warning, where the bound is a call
     const uint8_t* weights = t.weights + static_cast<size_t>(s) * NV * kBytes;
     BCDNET_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      V8 table[count()];
+      V8 table[kCount];
       BCDNET_UNROLL
-      for (int i = 0; i < count(); ++i) table[i] = hn::LoadDup128(d, kPairDisagreements + offsets[q].at[s + i]);
+      for (int i = 0; i < kCount; ++i) table[i] = hn::LoadDup128(d, kPairDisagreements + offsets[q].at[s + i]);
       BCDNET_UNROLL
       for (int v = 0; v < NV; ++v) {
         V8 sum = hn::TableLookupBytes(table[0], hn::Load(d, weights + v * kBytes));
         BCDNET_UNROLL
-        for (int i = 1; i < count(); ++i) {
+        for (int i = 1; i < kCount; ++i) {
           sum = hn::Add(sum, hn::TableLookupBytes(table[i], hn::Load(d, weights + (i * NV + v) * kBytes)));
         }
         raw[q][v] = hn::Add(raw[q][v], sum);
