@@ -15,20 +15,11 @@ namespace bcdnet {
 namespace HWY_NAMESPACE {
 #if BCDNET_VECTORS
 
-/// The first that can. Long sums are left to plain loops.
-const BinaryAlgorithm& ChooseBinary(const KernelTable& table, const ConvShape& shape) {
-  for (const BinaryAlgorithm& algorithm : table.algorithms) {
-    if (algorithm.supports(shape)) return algorithm;
-  }
-  return table.algorithms.back();
-}
-
 #if HWY_TARGET == HWY_WASM
 
 /// The one that is fastest there, since each makes the module larger.
 void AddBinary(KernelTable& table) {
   table.algorithms = {BytesAlgorithm<Lookup, InPairs>::Make("pairs"), reference::PlainAlgorithm()};
-  table.choose = ChooseBinary;
 }
 
 #else
@@ -46,7 +37,6 @@ void AddBinary(KernelTable& table) {
 #else
   table.algorithms = {pairs, lookup, octets, plain};
 #endif
-  table.choose = ChooseBinary;
 }
 
 #endif  // HWY_TARGET == HWY_WASM

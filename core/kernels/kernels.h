@@ -137,9 +137,7 @@ struct Conv2dArgs {
 
 struct KernelTable {
   std::string target;
-  std::vector<BinaryAlgorithm> algorithms;
-  /// Fastest of `algorithms` for a shape, by measurement (docs/kernels.md).
-  const BinaryAlgorithm& (*choose)(const KernelTable&, const ConvShape&);
+  std::vector<BinaryAlgorithm> algorithms;  // the fastest first (docs/kernels.md); the last supports every shape
 
   void (*epilogue)(const EpilogueArgs&);
 

@@ -290,7 +290,6 @@ void AddReal(KernelTable& table) {
   table.pool = Pool;
 #if HWY_HAVE_FLOAT64
   table.global_avg_pool = GlobalAvgPool;
-  table.linear_weight_floats = reference::LinearWeightFloats;
   table.linear_pack_weights = LinearPackWeights;
   table.linear = Linear;
 #endif

@@ -7,8 +7,6 @@
 namespace bcdnet::reference {
 namespace {
 
-const BinaryAlgorithm& Choose(const KernelTable& table, const ConvShape&) { return table.algorithms.front(); }
-
 /// The same bounds with one value at a time; see kernels/peak.cc.
 double Peak(const std::string& kind) {
   using Clock = std::chrono::steady_clock;
@@ -42,7 +40,6 @@ double Peak(const std::string& kind) {
 KernelTable Table() {
   return {"SCALAR",
           {PlainAlgorithm()},
-          Choose,
           Epilogue,
           Conv2dWeightFloats,
           Conv2dPackWeights,

@@ -218,13 +218,15 @@ class BinaryStep final : public Step {
     return Chunks(shape.pixels(), std::max(kItemPixels / unit, 1) * unit, unit);
   }
 
+  /// The one that is wanted, if it can, or else the first that can.
   static const BinaryAlgorithm& Choose(const StepContext& context, const ConvShape& shape) {
-    if (context.algorithm != nullptr) {
-      for (const BinaryAlgorithm& algorithm : context.kernels.algorithms) {
-        if (algorithm.name == *context.algorithm && algorithm.supports(shape)) return algorithm;
-      }
+    const BinaryAlgorithm* first = nullptr;
+    for (const BinaryAlgorithm& algorithm : context.kernels.algorithms) {
+      if (!algorithm.supports(shape)) continue;
+      if (context.algorithm == nullptr || algorithm.name == *context.algorithm) return algorithm;
+      if (first == nullptr) first = &algorithm;
     }
-    return context.kernels.choose(context.kernels, shape);
+    return *first;
   }
 
   EpilogueArgs Bind(const Frame& frame) const {
