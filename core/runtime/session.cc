@@ -188,8 +188,7 @@ std::vector<double> Session::Profile(const float* images, int64_t count, const s
 void Session::Debug(const float* images, int64_t count, const std::vector<int>& ids,
                     const std::vector<void*>& captures) const {
   const Program& program = impl_->program;
-  // Captured after every op from the one that writes it on would be wasteful; after the one that writes it is enough.
-  std::vector<std::vector<size_t>> written(program.ops.size());
+  std::vector<std::vector<size_t>> written(program.ops.size());  // by op: indices into ids, captured right after it
   for (size_t i = 0; i < ids.size(); ++i) {
     const int id = ids[i];
     if (id < 0 || id >= static_cast<int>(program.buffers.size()) || id == program.input) {
