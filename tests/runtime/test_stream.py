@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from weakref import finalize
 
 import pytest
@@ -69,6 +70,25 @@ def test_what_runs_ahead_is_dropped_when_nobody_waits(packed_file, one) -> None:
     next(stream)
     stream.close()
     assert 16 <= len(opened) < 16 + 4 * 16
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_limit_on_threads_slows_it_down_at_most(packed_file, one, monkeypatch, allowed) -> None:
+    session, start, started = InferenceSession(packed_file, threads=1), Thread.start, []
+
+    def limited(thread: Thread) -> None:
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", limited)
+    stream = predict_stream(session, [one] * 10, decoders=4)
+    if allowed:
+        assert len(list(stream)) == 10
+    else:
+        with pytest.raises(BcdnetError, match="can't start new thread, which images are read by; raise"):
+            next(stream)
 
 
 def test_an_image_that_memory_cannot_hold_costs_no_other(packed_file, one) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bcdnet.errors import DataError
+from bcdnet.errors import BcdnetError, DataError
 from bcdnet.machine import available_threads
 from bcdnet.runtime.prediction import Prediction, check_topk
 from bcdnet.runtime.preprocess import for_images, to_input
@@ -64,7 +64,7 @@ def predict_stream(
     At most four batches are decoded ahead, by `decoders` threads (by default one for each CPU that the process may
     use), which nobody waits for once the stream is left: an image that never comes does not keep the process. With
     `keep_images` it is one for each thread, and so is a batch: a photo of 12 megapixels takes 36 MB. Raises DataError
-    for a file that says nothing of preprocessing, or takes no images.
+    for a file that says nothing of preprocessing, or takes no images; BcdnetError where no thread can be started.
     """
     preprocess = for_images(session.preprocess)
     check_topk(topk)
@@ -109,8 +109,14 @@ def _ahead(function: Callable[[In], Out], items: Iterable[In], depth: int, threa
         tasks.put((item, waiting[-1]))
         if len(started) < threads:
             # Not ThreadPoolExecutor's, which a process waits for at its end, as long as one of them may be reading.
-            started.append(Thread(target=work, daemon=True))
-            started[-1].start()
+            thread = Thread(target=work, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # those that there are do it all
+                if not started:
+                    raise BcdnetError(f"{error}, which images are read by; raise this process's limit") from None
+            else:
+                started.append(thread)
 
     remaining = iter(items)
     try:
