@@ -1,5 +1,6 @@
 """What the commands take for MODEL."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from bcdnet.errors import BcdnetError, ImageTooLargeError
 from bcdnet.evaluation import Evaluation
 from bcdnet.models import build, configure, save_model
 from bcdnet.pretrained import locate
+from bcdnet.program import read_program
 from bcdnet.runtime import InferenceSession
 
 
@@ -42,6 +44,15 @@ def test_a_file_in_this_folder_is_not_the_shipped_model_of_its_name(monkeypatch,
     monkeypatch.chdir(tmp_path)
     with packed_file("./bcdnet_b_r18_cifar10") as path:
         assert InferenceSession(path).provenance["model"] == "reactnet_r18_small"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    for name in ("pipe", "pipe.bcdn"):
+        os.mkfifo(tmp_path / name)
+        problem = f"{name}: is a pipe or a device; write it to a file"
+        with pytest.raises(BcdnetError, match=problem), packed_file(str(tmp_path / name)) as path:
+            read_program(path)
 
 
 def test_mistakes_name_the_remedy(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import typer
 
 from bcdnet.errors import BcdnetError
 from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
+from bcdnet.image_files import is_pipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,6 +161,8 @@ def check_trained(name: str) -> None:
         raise BcdnetError(f"no trained model is called {name!r}, and there is no such file{hint}")
     if (path / "recipe.yaml").is_file() and not (path / MODEL_FILE).exists():
         raise BcdnetError(f"{name}: the run has left no {MODEL_FILE} yet; bcdnet train --resume finishes it")
+    if is_pipe(path):
+        raise BcdnetError(f"{name}: is a pipe or a device; write it to a file")
     if not is_safetensors(path / MODEL_FILE if path.is_dir() else path):
         raise BcdnetError(f"{name}: is no packed file, model file or run folder")
 

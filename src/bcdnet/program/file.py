@@ -32,7 +32,8 @@ def read_program(path: str | os.PathLike[str]) -> Program:
         if path.is_dir():
             raise ProgramError(f"{path}: is a folder; a run's is packed by bcdnet export")
         if not path.is_file():
-            raise ProgramError(f"{path}: no such file")
+            problem = "is a pipe or a device; write it to a file" if path.exists() else "no such file"
+            raise ProgramError(f"{path}: {problem}")
         path.open("rb").close()  # safetensors says of every file that it cannot open that there is none
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error.strerror or error})") from None
