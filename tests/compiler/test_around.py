@@ -67,10 +67,11 @@ class Keeps(nn.Module):
         super().__init__()
         self.body = network()
         self.last: torch.Tensor | None = None
-        self.calls = 0
+        self.calls, self.by_name = 0, {"last": None}
+        self.register_buffer("kept", None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.last = x + torch.ones(1)
+        self.last = self.kept = self.by_name["last"] = x + torch.ones(1)
         self.calls += 1
         self.body[0].seen = self.last
         result: torch.Tensor = self.body(self.last)
@@ -80,11 +81,12 @@ class Keeps(nn.Module):
 def test_a_module_is_left_as_it_was(prepared) -> None:
     """What tracing passes through a forward once stayed where the forward had put it, and could not be saved."""
     model = prepared(Keeps(), *SIZE)
+    seen, model.kept, model.by_name = model.body[0].seen, None, {"last": None}
     before = copy.deepcopy({name: value for name, value in vars(model).items() if not name.startswith("_")})
-    seen = model.body[0].seen
     compile_module(model, input_size=SIZE)
     assert model.body[0].seen is seen and torch.equal(model.last, before.pop("last"))
     assert {name: vars(model)[name] for name in before} == before
+    assert model.kept is None
     torch.save(model.state_dict(), io.BytesIO())
     assert not [name for name in vars(model) if name.startswith("_tensor_constant")]
 

@@ -77,35 +77,40 @@ def test_an_estimator_that_is_no_sign(layer: Callable[[], nn.Module]) -> None:
 class Restless(nn.Module):
     """Another result each time it is called."""
 
-    def __init__(self, counting: bool) -> None:
+    def __init__(self, count: Callable[[Any], Any] | None) -> None:
         super().__init__()
-        self.counting = counting
+        self.count = count
         self.register_buffer("calls", torch.zeros(8, 1, 1))
 
     def forward(self, x: Any) -> Any:
-        if self.counting:
-            self.calls.add_(1)
-        return x + (self.calls if self.counting else torch.randn(8, 1, 1))
+        if self.count is None:
+            return x + torch.randn(8, 1, 1)
+        self.calls = self.count(self.calls)
+        return x + self.calls
 
 
 @pytest.mark.parametrize(
-    ("counting", "message"),
-    [(True, "1.calls: is changed by"), (False, "1: its forward cannot be traced: it draws random numbers")],
+    ("count", "message"),
+    [
+        (lambda calls: calls.add_(1), "1.calls: is changed by"),
+        (lambda calls: calls + 1, "1.calls: is changed by"),
+        (None, "1: its forward cannot be traced: it draws random numbers"),
+    ],
 )
-def test_a_forward_that_is_no_function(counting: bool, message: str) -> None:
+def test_a_forward_that_is_no_function(count: Callable[[Any], Any] | None, message: str) -> None:
     with pytest.raises(CompileError, match=f"^{message}"):
-        packed(network(Restless(counting)))
+        packed(network(Restless(count)))
 
 
 def test_a_forward_that_changes_what_torch_keeps_no_version_of() -> None:
     """Tensors made in inference mode, and parameters, of which tracing records what is done to them."""
     with torch.inference_mode():
-        module, binary = network(Restless(counting=True)), network(RSign(8), BinaryConv2d(8, 8, 1))
+        module, binary = network(Restless(lambda calls: calls.add_(1))), network(RSign(8), BinaryConv2d(8, 8, 1))
         packed(binary)
     packed(binary)
     with pytest.raises(CompileError, match=r"^1: its forward cannot be traced: Inplace update to inference tensor"):
         packed(module)
-    module = network(Restless(counting=False))
+    module = network(Restless(None))
     module[1].scale = nn.Parameter(torch.ones(8, 1, 1))
     for change in (lambda scale: scale.mul_(2), lambda scale: operator.imul(scale.view(8, 1, 1), 2)):
         module[1].forward = lambda x, change=change: x * change(module[1].scale)

@@ -100,7 +100,7 @@ def trace(module: nn.Module) -> fx.Graph:
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise CompileError("the module: is TorchScript, which cannot be traced; pack the module that it was made from")
-    tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    tensors = _tensors(module)
     for name, weights in tensors.items():
         if is_lazy(weights):
             raise CompileError(f"{name}: has no shape yet; call the module on an image first")
@@ -112,16 +112,16 @@ def trace(module: nn.Module) -> fx.Graph:
     tracer, reproducible = _Tracer(), cast(Any, _Reproducible)
     _refuse_changed(module, tracer)
     # Tensors made in inference mode have no version; out of it, torch itself refuses to change them.
-    tensors = {name: tensor for name, tensor in tensors.items() if not tensor.is_inference()}
-    before = {name: tensor._version for name, tensor in tensors.items()}
+    versions = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
     try:
         with torch.inference_mode(False), torch.no_grad(), reproducible():
             graph = tracer.trace(module)
     except Exception as error:
         path = tracer.failed or "the module"
         raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
+    left = _tensors(module)
     for name, tensor in tensors.items():
-        if tensor._version != before[name]:
+        if left.get(name) is not tensor or (name in versions and tensor._version != versions[name]):
             raise CompileError(f"{name}: is changed by the module's forward; {FIXED}")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
@@ -129,6 +129,10 @@ def trace(module: nn.Module) -> fx.Graph:
     for node in inputs[1:]:
         graph.erase_node(node)
     return graph
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict((*module.named_parameters(), *module.named_buffers()))
 
 
 def _refuse_changed(module: nn.Module, tracer: _Tracer) -> None:
