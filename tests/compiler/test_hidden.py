@@ -102,6 +102,18 @@ def test_a_forward_that_is_no_function(count: Callable[[Any], Any] | None, messa
         packed(network(Restless(count)))
 
 
+class Asks(nn.Module):
+    """Does something else with what is no tensor."""
+
+    def forward(self, x: Any) -> Any:
+        return x * 2 if hasattr(x, "decode") or getattr(x, "mask", None) is not None or not hasattr(x, "mean") else x
+
+
+def test_a_forward_that_asks_what_its_input_has() -> None:
+    module, x = network(Asks()), torch.randn(2, 3, 4, 4)
+    np.testing.assert_allclose(execute(packed(module), x.numpy())[0], module(x).detach().numpy(), atol=1e-6)
+
+
 def test_a_forward_that_changes_what_torch_keeps_no_version_of() -> None:
     """Tensors made in inference mode, and parameters, of which tracing records what is done to them."""
     with torch.inference_mode():

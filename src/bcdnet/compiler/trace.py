@@ -42,6 +42,11 @@ class _Proxy(fx.Proxy):
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_recorded, ASSIGNMENTS)
 
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        if not hasattr(torch.Tensor, name):  # for `hasattr`, to which fx says yes
+            raise AttributeError(f"'Tensor' object has no attribute '{name}'")
+        return super().__getattr__(name)
+
 
 class _Reproducible(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch gives its modes no types
     """Refuses random numbers, of this thread alone: others may go on training meanwhile."""
