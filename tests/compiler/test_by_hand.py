@@ -341,14 +341,21 @@ class Options(nn.Module):
     """Its forward has parameters that decide what is computed."""
 
     def forward(
-        self, x: torch.Tensor, features: torch.Tensor | None = None, double: bool = False, pool: str = "avg"
+        self,
+        x: torch.Tensor,
+        features: torch.Tensor | None = None,
+        double: bool = False,
+        *rest: Any,
+        pool: str = "avg",
+        **options: Any,
     ) -> torch.Tensor:
         """x: [N, C, H, W]."""
+        x = F.relu(x, *rest, **options)
         if features is not None:
             x = torch.cat([x, features], 1)
         if double:
             x = x * 2
-        return (x.mean((2, 3), keepdim=True) if pool == "avg" else F.relu(x)).flatten(1)
+        return (x.mean((2, 3), keepdim=True) if pool == "avg" else x).flatten(1)
 
 
 def test_further_parameters_are_at_their_defaults() -> None:

@@ -72,6 +72,9 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
         """Parameters after the image that have a default stand at it: `if features is None` is no proxy's business."""
         forward, values = super().create_args_for_root(*args, **kwargs)
+        for value in values[2:]:  # where fx has the default; that of *rest and **options is to hold nothing
+            if (name := str(value.node.target)).startswith("*"):
+                value.node.args = ({} if name.startswith("**") else (),)
         return forward, values[:2] + [next(iter(value.node.args), value) for value in values[2:]]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
