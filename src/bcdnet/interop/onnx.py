@@ -1,7 +1,8 @@
 """A packed program as an ONNX model: the bits as float32 ±1, standard operators only.
 
 Each operator computes in float32 what docs/format.md says of its op. Convolutions of ±1 are exact integers there too;
-what may differ is the last bit of sums of real values, whose order ONNX leaves to the engine.
+what may differ is the last bit of sums of real values, whose order ONNX leaves to the engine, and of `fma`, which it
+does not have.
 
 Legend: N images (free), C channels, H and W rows and columns, I/O channels in/out. Maps and bits are [N, C, H, W] here,
 [H, W, C] in a program.
