@@ -1,8 +1,13 @@
 """What a process may use: CPUs and memory of the machine, or what a container's limits leave of them."""
 
+import os
+import platform
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 
-from bcdnet.machine import available_threads, memory
+from bcdnet.machine import available_threads, memory, processor
 
 
 @pytest.fixture
@@ -47,5 +52,16 @@ def test_memory_is_the_machines_or_the_containers(groups, monkeypatch) -> None:
     assert whole is not None and memory() == whole
     groups("0::/a/b\n", "memory.max", a="1048576")
     assert memory() == 1 << 20
-    monkeypatch.delattr("os.sysconf")
-    assert memory() is None
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="files of Linux")
+def test_what_linux_tells() -> None:
+    assert processor() in (Path("/proc/cpuinfo").read_text() + platform.machine())
+    kibibytes = int(Path("/proc/meminfo").read_text().split()[1])
+    assert 0 < (memory() or 0) <= 1024 * kibibytes
+
+
+def test_where_nothing_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=FileNotFoundError))
+    monkeypatch.setattr(os, "sysconf", Mock(side_effect=ValueError), raising=False)
+    assert processor() == (platform.processor() or platform.machine()) and memory() is None

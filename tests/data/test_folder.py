@@ -90,7 +90,7 @@ def test_a_folder_without_labels_is_no_split_to_judge_by(tmp_path, encoded, writ
     (tmp_path / "test" / "1.png").write_bytes(encoded[0][0])  # as contests give theirs
     assert len(open_dataset(str(tmp_path), "test")) == 30
     (tmp_path / "val").rename(tmp_path / "extra")
-    with pytest.raises(DataError, match="test: holds images without labels; give each class a folder in it"):
+    with pytest.raises(DataError, match="test: has no labels; give each class a folder in it"):
         open_dataset(str(tmp_path), "test")
 
 

@@ -73,7 +73,7 @@ def open_folder(path: Path, split: str) -> Dataset:
         return holdout(_complete(path), split, str(path))
     name = find_split(split, splits)
     if name is None and (unlabelled := find_split(split, class_folders(path))):
-        raise DataError(f"{path / unlabelled}: holds images without labels; give each class a folder in it")
+        raise DataError(f"{path / unlabelled}: has no labels; give each class a folder in it")
     if name is None:
         raise missing_split(str(path), split, splits)
     # A class may want images to be judged on, but not to be learned from.
