@@ -1,5 +1,5 @@
 # The target hwy::hwy: the system's Highway, or else the pinned release, linked statically, where there is a network.
-find_package(hwy QUIET)
+find_package(hwy 1.0.3 QUIET)
 if(TARGET hwy::hwy)
   return()
 endif()
@@ -9,7 +9,7 @@ if(NOT FETCHCONTENT_SOURCE_DIR_HWY)
   foreach(url https://github.com/google/highway/archive/refs/tags/1.0.3.tar.gz
               https://deb.debian.org/debian/pool/main/h/highway/highway_1.0.3.orig.tar.gz)
     if(NOT EXISTS ${archive})
-      message(STATUS "Highway is not installed; fetching ${url}")
+      message(STATUS "Highway 1.0.3 or newer is not installed; fetching ${url}")
       file(DOWNLOAD ${url} ${archive}.part STATUS status INACTIVITY_TIMEOUT 30)
       set(hash "")
       if(EXISTS ${archive}.part)
@@ -21,7 +21,7 @@ if(NOT FETCHCONTENT_SOURCE_DIR_HWY)
     endif()
   endforeach()
   if(NOT EXISTS ${archive})
-    message(FATAL_ERROR "Highway is not installed and cannot be downloaded (${status}). Install it "
+    message(FATAL_ERROR "Highway 1.0.3 or newer is not installed and cannot be downloaded (${status}). Install it "
       "(Debian, Ubuntu: apt-get install libhwy-dev; macOS: brew install highway; Fedora: dnf install highway-devel), "
       "or unpack its release 1.0.3 and configure with -DFETCHCONTENT_SOURCE_DIR_HWY=FOLDER.")
   endif()

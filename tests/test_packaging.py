@@ -1,8 +1,12 @@
 """The rules that pyproject.toml states hold for what is really there."""
 
 import json
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import bcdnet
 
@@ -23,3 +27,34 @@ def test_version_is_the_same_everywhere() -> None:
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     assert json.loads((ROOT / "src/bcdnet/web_assets/package.json").read_text())["version"] == version
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+@pytest.mark.parametrize("version, taken", [("0.16.0", "pinned"), ("1.0.3", "found"), ("1.3.0", "found")])
+def test_a_highway_that_is_too_old_is_passed_over(tmp_path: Path, version: str, taken: str) -> None:
+    for folder in ("project", "pinned", "lib/cmake/hwy"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "pinned/CMakeLists.txt").write_text("add_library(hwy INTERFACE)\nmessage(STATUS pinned)\n")
+    (tmp_path / "lib/cmake/hwy/hwy-config.cmake").write_text(
+        "add_library(hwy::hwy INTERFACE IMPORTED)\nmessage(STATUS found)\n"
+    )
+    (tmp_path / "project/CMakeLists.txt").write_text(
+        f"""cmake_minimum_required(VERSION 3.20)
+        project(consumer NONE)
+        include(CMakePackageConfigHelpers)
+        write_basic_package_version_file({tmp_path}/lib/cmake/hwy/hwy-config-version.cmake
+          VERSION {version} COMPATIBILITY SameMajorVersion ARCH_INDEPENDENT)
+        include({ROOT}/cmake/highway.cmake)"""
+    )
+    command = [
+        "cmake",
+        "-S",
+        "project",
+        "-B",
+        "build",
+        f"-DCMAKE_PREFIX_PATH={tmp_path}",
+        f"-DFETCHCONTENT_SOURCE_DIR_HWY={tmp_path / 'pinned'}",
+        "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"-- {taken}\n" in done.stdout
