@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +154,20 @@ def test_an_epoch_whose_workers_are_killed_is_decoded_without_them(parquet_folde
     assert equal([*read, *begun], epoch_of(stream, 0))
     assert "decoded here" in caplog.text
     assert equal(list(batches(1)), epoch_of(stream, 1))
+
+
+def test_workers_end_with_a_process_that_is_killed(parquet_folder):
+    """Else each training that runs out of memory would leave its own behind, in the memory that the next one wants."""
+    code = (
+        "import time; from bcdnet.data import Batches, DataConfig, load_images; "
+        f"path = {str(parquet_folder)!r}; config = DataConfig(path, 8, in_memory=False, workers=2); "
+        "batches = Batches(load_images(path, 'train', config), 16)(0); next(batches); "
+        "print('begun', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.kill()
+        process.communicate(timeout=60)  # until its output is closed, which the workers have too
 
 
 @pytest.mark.parametrize("workers", [0, 1])

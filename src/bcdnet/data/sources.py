@@ -5,7 +5,9 @@ Legend: N images of the set, B of a batch, C channels, H and W the stored height
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,7 +151,7 @@ class Stream:
             self._decoder,
             batch_sampler=self._plan,  # type: ignore[arg-type]  # a batch is what `__getitems__` takes
             num_workers=workers,
-            worker_init_fn=_leave_ctrl_c_to_the_parent,
+            worker_init_fn=_follow_the_parent,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
@@ -158,8 +160,15 @@ class Stream:
         )
 
 
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+def _follow_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent may want another batch yet
+    # torch's worker looks whether the server lives, and the server whether a worker does: both would stay for ever.
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 Source = Images | Stream
