@@ -11,25 +11,15 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcdnet.nn.sign import sign
+from bcdnet.nn.sign import SignFunction
 
 
-class _BinaryWeight(torch.autograd.Function):
+class _BinaryWeight(SignFunction):
     """sign(latent), whose incoming gradient was multiplied by `scale` on its way and is divided by it here.
 
     The published networks apply the clipped identity to the *scaled* weight, so the gradient reaches the latent weight
     without the factor s. Scaling the result instead of the weight brings that factor in; the division takes it out.
     """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(latent: Tensor, scale: Tensor) -> Tensor:
-        return sign(latent)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

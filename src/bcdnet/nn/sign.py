@@ -21,17 +21,21 @@ def sign(x: Tensor) -> Tensor:
     return x.detach().clone().ge_(0).mul_(2).sub(1)
 
 
-class _Polynomial(torch.autograd.Function):
+class SignFunction(torch.autograd.Function):
+    """sign(x) of the first input; a subclass adds the gradient, from all inputs."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, *_: Tensor) -> Tensor:
         return sign(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
+
+class _Polynomial(SignFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x: Tensor = ctx.saved_tensors[0]
@@ -39,13 +43,7 @@ class _Polynomial(torch.autograd.Function):
         return x.abs().mul_(-2).add_(2).clamp_min_(0) * grad
 
 
-class _ClippedIdentity(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return sign(x)
-
+class _ClippedIdentity(SignFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0].abs() <= 1)  # a bool per element is all that the gradient needs
@@ -56,17 +54,7 @@ class _ClippedIdentity(torch.autograd.Function):
         return grad * inside
 
 
-class _Tanh(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, t: Tensor) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
+class _Tanh(SignFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, t = ctx.saved_tensors
@@ -78,17 +66,7 @@ RESTE_LIMIT = 1.5  # beyond this |x| the gradient is 0
 RESTE_FLAT = 0.1  # below this |x| the gradient, which would grow without bound, is the chord's
 
 
-class _ReSTE(torch.autograd.Function):  # whose constants are outside of it, where torch.compile can read them
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, o: Tensor) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
+class _ReSTE(SignFunction):  # whose constants are outside of it, where torch.compile can read them
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, o = ctx.saved_tensors
