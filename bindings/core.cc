@@ -5,11 +5,17 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <memory>
 #include <stdexcept>
+#include <thread>
 
 #include "bcdnet/session.h"
 #include "parse.h"
+
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_IsFinalizing _Py_IsFinalizing
+#endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -19,6 +25,21 @@ namespace {
 
 using Images = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::numpy, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+/// Lets other threads run Python. A daemon thread that comes back as the interpreter ends would be unwound by it, which
+/// C++ answers with abort(): it stays here until the process is gone, as Python itself has it from 3.14 on.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  Unlocked(const Unlocked&) = delete;
+  ~Unlocked() {
+    while (Py_IsFinalizing()) std::this_thread::sleep_for(std::chrono::hours(1));
+    PyEval_RestoreThread(state_);
+  }
+
+ private:
+  PyThreadState* state_;
+};
 
 /// A numpy array of its own memory.
 template <class T>
@@ -63,7 +84,7 @@ std::vector<nb::object> Run(const Session& session, const Images& x, std::option
   CheckImages(session, x);
   std::vector<nb::object> arrays = outputs.value_or(std::vector<nb::object>{});
   const std::vector<float*> pointers = OutputPointers(session, x.shape(0), arrays, outputs.has_value());
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   session.Run(x.data(), static_cast<int64_t>(x.shape(0)), pointers);
   return arrays;
 }
@@ -72,7 +93,7 @@ std::vector<double> Profile(const Session& session, const Images& x) {
   CheckImages(session, x);
   std::vector<nb::object> arrays;
   const std::vector<float*> pointers = OutputPointers(session, x.shape(0), arrays, false);
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   return session.Profile(x.data(), static_cast<int64_t>(x.shape(0)), pointers);
 }
 
@@ -100,7 +121,7 @@ nb::dict Debug(const Session& session, const Images& x, const std::vector<int>& 
       result[nb::int_(id)] = array;
     }
   }
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   session.Debug(x.data(), static_cast<int64_t>(count), distinct, captures);
   return result;
 }
@@ -119,7 +140,7 @@ NB_MODULE(_core, m) {
              std::optional<std::string> algorithm) {
             const ParsedProgram parsed = ParseProgram(buffers, ops, tensors, inputs, outputs);
             const Options options{threads, std::move(target), std::move(algorithm)};
-            nb::gil_scoped_release release;
+            const Unlocked unlocked;
             new (self) Session(parsed.program, options);
           },
           "buffers"_a, "ops"_a, "tensors"_a, "inputs"_a, "outputs"_a, "threads"_a = 1, "target"_a = nb::none(),
@@ -133,7 +154,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("op_algorithms", &Session::OpAlgorithms);
   m.def("targets", &Targets);
   m.def("algorithms", &Algorithms, "target"_a);
-  m.def("peak", &Peak, "kind"_a, "target"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("peak", &Peak, "kind"_a, "target"_a, nb::call_guard<Unlocked>());
 }
 
 }  // namespace bcdnet

@@ -353,3 +353,19 @@ print(same)
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_daemon_threads_run_does_not_abort_the_interpreters_end(packed) -> None:
+    """Coming back, it was unwound through C++: `terminate called without an active exception`."""
+    code = f"""
+import threading, time
+import numpy as np
+from bcdnet.runtime import InferenceSession
+session = InferenceSession({str(packed)!r}, threads=1)
+feed = {{session.get_inputs()[0].name: np.ones((2_000, 3, 16, 16), np.float32)}}
+for _ in range(4):
+    threading.Thread(target=session.run, args=(None, feed), daemon=True).start()
+time.sleep(0.05)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
