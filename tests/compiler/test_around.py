@@ -124,6 +124,19 @@ def test_weights_that_are_not_there() -> None:
         compile_module("bcdnet_b", input_size=SIZE)
 
 
+def test_a_layer_that_is_not_registered(prepared) -> None:
+    class Slices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body[1:](self.body[0](x))
+
+    with pytest.raises(CompileError, match=r"^the module: .* Sequential is no submodule; make it in __init__"):
+        compile_module(prepared(Slices(), *SIZE), input_size=SIZE)
+
+
 def test_another_crop_than_the_centres(prepared) -> None:
     values = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 0.9}
     model = prepared(network(), *SIZE)

@@ -86,6 +86,12 @@ class _Tracer(fx.Tracer):
         own = not defining.__module__.startswith("torch.nn.") or defining in (nn.Module, nn.Sequential)
         return isinstance(m, LEAVES) or not own or super().is_leaf_module(m, module_qualified_name)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            raise NameError(f"{type(mod).__name__} is no submodule; make it in __init__, lists as ModuleList") from None
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         if get_ident() != self.thread:
             return attr_val
