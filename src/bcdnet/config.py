@@ -247,4 +247,6 @@ def _shown(value: Any) -> str:
 
 
 def _wrong_type(where: str, expected: str, value: Any) -> RecipeError:
-    return RecipeError(f"{where}: expected {expected}, got {_shown(value)}")
+    is_number = expected == "a string" and isinstance(value, (int, float))  # as YAML takes a folder called 2024
+    remedy = """; quote it, in a shell twice: '"…"'""" if is_number else ""
+    return RecipeError(f"{where}: expected {expected}, got {_shown(value)}{remedy}")
