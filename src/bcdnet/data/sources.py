@@ -74,7 +74,7 @@ class Stream:
 
     `config.workers` processes decode and resize whole batches ahead. If `augment.crop` is `random_resized` they crop
     too, from the full resolution; `self.augment`, what is left to do on the batch, says so. The workers live as long
-    as the set and serve one epoch at a time; where one is killed, this process decodes the rest of the epoch.
+    as the set and serve one epoch at a time; where one is killed, others take their place.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, augment: AugmentConfig) -> None:
@@ -120,25 +120,28 @@ class Stream:
         if self._loader is None or self._loader.pin_memory != (device.type == "cuda"):
             self._loader = self._start(device)
         self._plan.batches = [(seed, epoch, indices) for indices in batches]
-        for decoded in self._decoded():
+        for decoded in self._decoded(device):
             if isinstance(decoded, DataError):
                 raise decoded
             images, labels = decoded
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
-    def _decoded(self) -> Iterator[Batch | DataError]:
-        done = 0
-        try:
-            for decoded in self._loader:
-                yield decoded
-                done += 1
-        except RuntimeError as error:
-            if not self._config.workers:
-                raise
-            # A scheduler's SIGTERM ends them too, while the training has an iteration and a checkpoint to go.
-            _log.warning("%s; what is left of this epoch is decoded here", str(error).partition("\n")[0])
-            self._loader = None
-            yield from map(self._decoder.__getitems__, self._plan.batches[done:])
+    def _decoded(self, device: torch.device) -> Iterator[Batch | DataError]:
+        while self._plan.batches:
+            done = 0
+            try:
+                for decoded in self._loader:
+                    yield decoded
+                    done += 1
+                return
+            except RuntimeError as error:
+                if not self._config.workers:
+                    raise
+                # A scheduler's SIGTERM ends them too, while the training has an iteration and a checkpoint to go.
+                _log.warning("%s; others take their place", str(error).partition("\n")[0])
+            rest = self._plan.batches[done:]
+            self._loader, self._plan.batches = self._start(device), rest[1:]
+            yield self._decoder.__getitems__(rest[0])  # so that it goes on even where each of them is killed
 
     def _start(self, device: torch.device) -> Any:
         workers = self._config.workers
