@@ -49,6 +49,17 @@ def test_a_convolution_that_computes_otherwise() -> None:
         packed(module)
 
 
+def test_a_layer_is_what_its_weight_is() -> None:
+    """Surgery may leave the layer's numbers as they were; PyTorch computes with the weight alone."""
+    module, x = (
+        network(nn.Conv2d(1, 1, 1, padding="same", bias=False), Sign(), BinaryConv2d(1, 1, 1)),
+        torch.randn(2, 3, 6, 6),
+    )
+    module[1].weight, module[3].latent_weight = (nn.Parameter(torch.randn(8, 8, k, 5)) for k in (3, 2))
+    expected = module(x).detach().numpy()
+    np.testing.assert_allclose(execute(compile_module(module, input_size=(3, 6, 6)), x.numpy())[0], expected, atol=1e-5)
+
+
 class Estimator(nn.Module):
     """A sign of the user's own."""
 

@@ -48,18 +48,19 @@ def _conv2d(low: Lowering, name: str, layer: nn.Conv2d, x: Any) -> Value:
     if layer.padding_mode != "zeros" or pair(layer.dilation) != (1, 1):
         raise CompileError(f"{name}: Conv2d packs with zero padding and dilation 1 only")
     low.expect(x, name, 3)
-    low.fit(x, layer.in_channels, name)
-    source = x.node if x.node.kind == "image" else low.feature_map(x, name)
     weight = np.ascontiguousarray(array(layer.weight).transpose(0, 2, 3, 1))
+    low.fit(x, weight.shape[3] * layer.groups, name)
+    source = x.node if x.node.kind == "image" else low.feature_map(x, name)
     bias = None if layer.bias is None else array(layer.bias)
-    padding = _padding(layer, name)
+    padding = _padding(layer.padding, weight, name)
     return _map_value(low.graph.conv2d(source, name, weight, bias, pair(layer.stride), padding, layer.groups))
 
 
-def _padding(layer: nn.Conv2d | BinaryConv2d, name: str) -> Pair:
-    if not isinstance(layer.padding, str):
-        return pair(layer.padding)
-    height, width = pair(layer.kernel_size if layer.padding == "same" else 1)
+def _padding(padding: Any, weight: npt.NDArray[np.float32], name: str) -> Pair:
+    """Of a weight [O][kh][kw][I]."""
+    if not isinstance(padding, str):
+        return pair(padding)
+    height, width = weight.shape[1:3] if padding == "same" else (1, 1)
     if height % 2 == 0 or width % 2 == 0:
         raise CompileError(f"{name}: padding 'same' with an even kernel pads one side more; give it as a number")
     return height // 2, width // 2
@@ -192,23 +193,23 @@ def _weight(layer: BinaryLayer, name: str) -> tuple[npt.NDArray[np.float32], npt
 
 def _binary_conv2d(low: Lowering, name: str, layer: BinaryConv2d, x: Any) -> Value:
     low.expect(x, name, 3)
-    low.fit(x, layer.in_channels, name)
     weight, scale = _weight(layer, name)
-    stride, padding = pair(layer.stride), _padding(layer, name)
+    weight = np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
+    low.fit(x, weight.shape[3], name)
+    stride, padding = pair(layer.stride), _padding(layer.padding, weight, name)
     shift = "none"
-    if x.node.type == "shift" and (*weight.shape[2:], *stride, *padding) == (1, 1, 1, 1, 0, 0):
+    if x.node.type == "shift" and (*weight.shape[1:3], *stride, *padding) == (1, 1, 1, 1, 0, 0):
         shift, x = x.node.attrs["shift"], Value(x.node.inputs[0], x.torch_shape, signed=True)
-    branch = (np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), scale, shift)
-    return _map_value(low.graph.binary_conv2d(low.bits(x, name), name, [branch], stride, padding))
+    return _map_value(low.graph.binary_conv2d(low.bits(x, name), name, [(weight, scale, shift)], stride, padding))
 
 
 def _binary_linear(low: Lowering, name: str, layer: BinaryLinear, x: Any) -> Value:
     low.expect(x, name, 1, 2)
-    low.fit(x, layer.in_features, name)
     weight, scale = _weight(layer, name)
+    low.fit(x, weight.shape[1], name)
     branch = (weight[:, None, None, :], scale, "none")
     node = low.graph.binary_conv2d(low.bits(x, name), name, [branch], (1, 1), (0, 0))
-    return Value(low.restore(node, x, name), (*x.torch_shape[:-1], layer.out_features))
+    return Value(low.restore(node, x, name), (*x.torch_shape[:-1], weight.shape[0]))
 
 
 def _shift(kind: str) -> Handler:
