@@ -45,7 +45,7 @@ class _Polynomial(SignFunction):
 
 class _ClippedIdentity(SignFunction):
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0].abs() <= 1)  # a bool per element is all that the gradient needs
 
     @staticmethod
