@@ -15,6 +15,7 @@ from bcdnet.compiler.fuse import merge_twins
 from bcdnet.compiler.half import round_to_half
 from bcdnet.compiler.lower import lower
 from bcdnet.compiler.plan import plan
+from bcdnet.compiler.trace import check_trace, trace
 from bcdnet.errors import CompileError, ProgramError
 from bcdnet.models import Network, describe, unwrapped
 from bcdnet.program.decode import from_json, to_json
@@ -42,7 +43,9 @@ def compile_module(
     if isinstance(labels, str):  # a sequence of names, of a letter each
         raise CompileError(f"labels: expected a list of names, got {labels!r}")
     module = unwrapped(module)
-    graph = lower(module, (channels, height, width))
+    traced = trace(module)
+    graph = lower(traced, (channels, height, width))
+    check_trace(module, traced, (channels, height, width))
     merge_twins(graph)
     if half:
         round_to_half(graph)

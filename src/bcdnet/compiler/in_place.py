@@ -25,13 +25,13 @@ VIEWS = {
 OVERWRITING = {*ASSIGNMENTS, "add_", "mul_", "relu_"}
 
 
-def check_in_place(module: nn.Module, graph: fx.Graph) -> None:
+def check_in_place(module: fx.GraphModule) -> None:
     """Raise CompileError, naming the module path, where a tensor is read after it was overwritten elsewhere."""
     memory: dict[fx.Node, fx.Node] = {}  # of the node that made it
     seen: dict[fx.Node, int] = {}  # how often the memory had been overwritten when the node was computed
     overwritten: dict[fx.Node, list[str]] = {}  # by the memory, the module paths that did it
     sizes: set[fx.Node] = set()  # numbers, or tuples of them, which nothing overwrites
-    for node in graph.nodes:
+    for node in module.graph.nodes:
         if _is_shape(node) or (node.all_input_nodes and sizes.issuperset(node.all_input_nodes)):
             sizes.add(node)
         for read in node.all_input_nodes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import RLock
 from typing import Any
 
 from torch import fx, nn
@@ -14,47 +11,27 @@ from bcdnet.compiler.ir import Graph, Value
 from bcdnet.compiler.lower_functions import FUNCTIONS, METHODS
 from bcdnet.compiler.lower_modules import MODULES
 from bcdnet.compiler.lowering import Handler, Lowering
-from bcdnet.compiler.trace import METHODS_OF_LAYERS, module_path, trace
+from bcdnet.compiler.trace import METHODS_OF_LAYERS, module_path
 from bcdnet.errors import CompileError
 
-_ALONE = RLock()  # fx diverts torch's modules and puts back what it found there, which would be another tracing's
 
-
-def lower(module: nn.Module, input_size: tuple[int, int, int]) -> Graph:
-    """The whole module as a graph of single steps. Raises CompileError naming the module path and the reason."""
-    with _ALONE, _left_as_it_was(module):
-        low = Lowering(input_size)
-        values: dict[fx.Node, Any] = {}
-        graph = trace(module)
-        check_in_place(module, graph)
-        for node in graph.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-            if node.op == "placeholder":
-                values[node] = Value(low.graph.image, low.graph.image.shape)
-            elif node.op == "get_attr":
-                values[node] = _attribute(module, str(node.target))
-            elif node.op == "output":
-                _outputs(low, args[0])
-            else:
-                values[node] = _operation(low, module, node, args, kwargs)
-        low.graph.prune()
-        return low.graph
-
-
-@contextmanager
-def _left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Tracing leaves on modules what it made of numbers, and there and in dicts what stands for maps that they keep."""
-    owned = [own for child in module.modules() for own in (vars(child), *vars(child).values())]
-    before = [(own, dict(own)) for own in owned if isinstance(own, dict)]
-    try:
-        yield
-    finally:
-        for own, kept in before:
-            for name in own.keys() - kept:
-                del own[name]
-            for name, value in kept.items():
-                if own.get(name) is not value:
-                    own[name] = value
+def lower(module: fx.GraphModule, input_size: tuple[int, int, int]) -> Graph:
+    """A whole traced module as a graph of single steps. Raises CompileError naming the module path and the reason."""
+    low = Lowering(input_size)
+    values: dict[fx.Node, Any] = {}
+    check_in_place(module)
+    for node in module.graph.nodes:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+        if node.op == "placeholder":
+            values[node] = Value(low.graph.image, low.graph.image.shape)
+        elif node.op == "get_attr":
+            values[node] = _attribute(module, str(node.target))
+        elif node.op == "output":
+            _outputs(low, args[0])
+        else:
+            values[node] = _operation(low, module, node, args, kwargs)
+    low.graph.prune()
+    return low.graph
 
 
 def _operation(low: Lowering, module: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:

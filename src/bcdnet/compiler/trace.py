@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from threading import get_ident
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock, get_ident
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,7 @@ LEAVES = (Sign, RSign, RPReLU, BinaryLayer, ShortRangeShift, LongRangeShift, Dup
 
 
 FIXED = "a packed program always computes the same"
+_ALONE = RLock()  # fx diverts torch's modules and puts back what it found there, which would be another tracing's
 METHODS_OF_LAYERS = ("forward", "_conv_forward")  # what a layer computes; torch's convolutions do it in the second
 ASSIGNMENTS = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
@@ -107,8 +109,8 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def trace(module: nn.Module) -> fx.Graph:
-    """The graph of an eval-mode module with one tensor input.
+def trace(module: nn.Module) -> fx.GraphModule:
+    """The graph of an eval-mode module with one tensor input, and the layers and tensors that it names.
 
     Raises CompileError: training mode, or Python control flow that depends on the data.
     """
@@ -127,22 +129,61 @@ def trace(module: nn.Module) -> fx.Graph:
     _refuse_changed(module, tracer)
     # Tensors made in inference mode have no version; out of it, torch itself refuses to change them.
     versions = {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
+    with _ALONE, _left_as_it_was(module):
+        try:
+            with torch.inference_mode(False), torch.no_grad(), reproducible():
+                graph = tracer.trace(module)
+        except Exception as error:
+            path = tracer.failed or "the module"
+            raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
+        left = _tensors(module)
+        for name, tensor in tensors.items():
+            if left.get(name) is not tensor or (name in versions and tensor._version != versions[name]):
+                raise CompileError(f"{name}: is changed by the module's forward; {FIXED}")
+        inputs = [node for node in graph.nodes if node.op == "placeholder"]
+        if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
+            raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
+        for node in inputs[1:]:
+            graph.erase_node(node)
+        return fx.GraphModule(module, graph)
+
+
+@contextmanager
+def _left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Tracing leaves on modules what it made of numbers, and there and in dicts what stands for maps that they keep."""
+    owned = [own for child in module.modules() for own in (vars(child), *vars(child).values())]
+    before = [(own, dict(own)) for own in owned if isinstance(own, dict)]
     try:
-        with torch.inference_mode(False), torch.no_grad(), reproducible():
-            graph = tracer.trace(module)
-    except Exception as error:
-        path = tracer.failed or "the module"
-        raise CompileError(f"{path}: its forward cannot be traced: {' '.join(str(error).split())}") from error
-    left = _tensors(module)
-    for name, tensor in tensors.items():
-        if left.get(name) is not tensor or (name in versions and tensor._version != versions[name]):
-            raise CompileError(f"{name}: is changed by the module's forward; {FIXED}")
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1 and any(not node.args for node in inputs[1:]):
-        raise CompileError(f"the module: takes {len(inputs)} inputs; a packed program has one, the image")
-    for node in inputs[1:]:
-        graph.erase_node(node)
-    return graph
+        yield
+    finally:
+        for own, kept in before:
+            for name in own.keys() - kept:
+                del own[name]
+            for name, value in kept.items():
+                if own.get(name) is not value:
+                    own[name] = value
+
+
+def check_trace(module: nn.Module, traced: fx.GraphModule, input_size: tuple[int, int, int]) -> None:
+    """CompileError where a traced module computes something else than the module itself, of one random image.
+
+    A forward may find out that it is traced: `isinstance(x, torch.Tensor)` is False then, and `nn.Identity()(x) is x`.
+    """
+    image = torch.randn(1, *input_size, generator=torch.Generator())
+    image = image.to(next((tensor for tensor in _tensors(module).values() if tensor.is_floating_point()), image))
+    with _ALONE, _left_as_it_was(module), torch.inference_mode(False), torch.no_grad():
+        try:
+            expected = module(image.clone())
+        except Exception as error:
+            raise CompileError(f"the module: its forward fails on an image: {' '.join(str(error).split())}") from error
+        found = traced(image)
+    try:
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    except AssertionError:
+        raise CompileError(
+            "the module: computes something else while it is traced, as a forward does that asks whether x is a "
+            "torch.Tensor; leave that out"
+        ) from None
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

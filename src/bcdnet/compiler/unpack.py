@@ -17,7 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bcdnet.compiler.export import NETWORK, compile_module
+from bcdnet.compiler.export import NETWORK
+from bcdnet.compiler.fuse import merge_twins
+from bcdnet.compiler.lower import lower
+from bcdnet.compiler.plan import plan
+from bcdnet.compiler.trace import trace
 from bcdnet.errors import CheckpointError, CompileError, RecipeError
 from bcdnet.hub import MODEL_FILE, PACKED_FILE, download, is_hub_name
 from bcdnet.models import DualHead, Loaded, Network, from_description, load_model
@@ -62,8 +66,11 @@ def unpack(program: Program) -> Loaded:
     """
     network = _network(program)
     addresses = _write_addresses(network)
+    assert program.preprocess is not None
     try:
-        addressed = compile_module(network, input_size=program.buffers[program.inputs[0].buffer].shape)
+        graph = lower(trace(network), program.preprocess.input_size)
+        merge_twins(graph)
+        addressed = plan(graph)
     except CompileError as error:
         raise CheckpointError(f"the network that it says it was made of does not pack: {error}") from error
     _check_alike(addressed, program)
@@ -73,7 +80,6 @@ def unpack(program: Program) -> Loaded:
     if isinstance(network.head, DualHead):
         state |= {name.replace("head.fc.", "head.fc_dist."): state[name] for name in state if name.startswith("head.")}
     network.float().load_state_dict({name: torch.from_numpy(values) for name, values in state.items()}, strict=False)
-    assert program.preprocess is not None
     preprocess = {
         key: list(value) if isinstance(value, tuple) else value for key, value in vars(program.preprocess).items()
     }

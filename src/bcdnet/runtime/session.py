@@ -243,7 +243,7 @@ class InferenceSession:
         if not np.isfinite(x).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
             raise DataError(f"{port.name!r}: holds {x[where]} at {list(where)}; every value must be finite")
-        return np.require(x, requirements="CAE")  # contiguous, aligned, of no subclass
+        return np.require(x, requirements=["C", "A", "E"])  # contiguous, aligned, of no subclass
 
 
 def available_targets() -> list[str]:
