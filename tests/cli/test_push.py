@@ -64,7 +64,7 @@ def saved(folder: Path, bits: int) -> Path:
     preprocess = {"input_size": [1, 16, 16], "mean": [0.3], "std": [0.35], "interpolation": "bilinear", "crop_pct": 1.0}
     provenance = {
         "model": "bcdnet_b_r18_small",
-        "results": {"top1": 12.5, "top5": 50.0, "images": 360},
+        "results": {"top1": 12.5, "top5": 50.0, "images": 360, "split": "validation"},
         "data": "digits",
     }
     labels = [str(k) for k in range(10)]
@@ -369,7 +369,8 @@ def test_a_card_of_any_file_s_results(results: object, tmp_path: Path) -> None:
     text = push.generated_card(odd, "a/b", None)
     assert "10 classes" in text and "Top-1" not in text and "Classes:" not in text
     text = push.generated_card(found, "a/b", None)
-    assert "Top-1 12.50 %" in text and "Classes: 0, 1" in text and "kB" not in text
+    assert "Top-1 12.50 %, top-5 50.00 % of 360 images of digits (validation), evaluated" in text
+    assert "Classes: 0, 1" in text and "kB" not in text
 
 
 def test_a_model_without_labels_has_its_classes(tmp_path: Path) -> None:

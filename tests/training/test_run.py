@@ -53,6 +53,7 @@ def test_teacher_and_both_steps_leave_a_complete_folder(
         assert loaded.labels == [str(digit) for digit in range(10)]
         assert loaded.preprocess["input_size"] == [1, 16, 16]
     assert loaded.provenance["step"] == "step2" and loaded.provenance["seed"] == 3
+    assert loaded.provenance["results"]["split"] == "test"
     assert {"top1", "top5", "loss", "images", "params", "train_seconds", "train_images_per_second"} <= set(
         results["step2"]
     )

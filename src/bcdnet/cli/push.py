@@ -156,12 +156,14 @@ def generated_card(found: Found, repository: str, packed: Path | None) -> str:
         "tags": ["binary-neural-network", "bcdnet"],
     }
     measured = ""
-    figures = [results.get(key) for key in ("top1", "top5", "images")] if isinstance(results, dict) else []
-    if figures and all(isinstance(figure, int | float) for figure in figures):  # a file from elsewhere may say anything
+    results = results if isinstance(results, dict) else {}
+    figures = [results.get(key) for key in ("top1", "top5", "images")]
+    if all(isinstance(figure, int | float) for figure in figures):  # a file from elsewhere may say anything
         top1, top5, images = figures
+        split = f" ({results['split']})" if "split" in results else ""
         measured = (
             f"Top-1 {top1:.2f} %, top-5 {top5:.2f} % of {images:,} images of "
-            f"{origin.get('data', 'its data')}, evaluated at the end of the training.\n\n"
+            f"{origin.get('data', 'its data')}{split}, evaluated at the end of the training.\n\n"
         )
     shape = "x".join(map(str, found.input_size))
     size = "" if packed is None else f"; {packed.name} has {packed.stat().st_size / 1e3:,.0f} kB"

@@ -36,7 +36,7 @@ class RunData:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        test = _evaluated_split(recipe)
+        test = evaluated_split(recipe)
         splits = [name for name in (recipe.data.train_split, test) if name is not None]
         check_dataset(recipe.data, decode=recipe.data.check, splits=splits)
         self.config = recipe.data
@@ -107,7 +107,7 @@ class RunData:
         return self._shares[device]
 
 
-def _evaluated_split(recipe: Recipe) -> str | None:
+def evaluated_split(recipe: Recipe) -> str | None:
     """The split that is evaluated while training, None for what is held out of the training split."""
     name, test = recipe.validation.split, recipe.data.test_split
     if recipe.data.validation and name in (None, VALIDATION):

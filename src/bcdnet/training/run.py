@@ -26,7 +26,7 @@ from bcdnet.training.build import check_fit, design, initial_weights, with_name
 from bcdnet.training.callbacks import Snapshot
 from bcdnet.training.checkpoint import newest_readable, write_checkpoint
 from bcdnet.training.curves import draw_curves
-from bcdnet.training.data import RunData, iterations_per_epoch
+from bcdnet.training.data import VALIDATION, RunData, evaluated_split, iterations_per_epoch
 from bcdnet.training.log import read_rows, rewind
 from bcdnet.training.loss import check_heads
 from bcdnet.training.phase import Outcome, Phase, check_devices, phases_of, run_phase
@@ -243,7 +243,7 @@ class Run:
             "step": phase.name,
             "model": phase.model.name,
             "data": dataset_name(self.recipe.data.path),
-            "results": _brief(figures),
+            "results": {**_brief(figures), "split": evaluated_split(self.recipe) or VALIDATION},
             **environment(self.recipe.seed),
         }
         if phase.role == "student":
