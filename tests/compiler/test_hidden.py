@@ -136,14 +136,27 @@ class Knowing(nn.Module):
         return x * self.scale(x, self.same(x))
 
 
+class Coarse(nn.Sequential):
+    """Has a precision of its own."""
+
+    def forward(self, x: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
 @pytest.mark.parametrize(
-    "scale", [lambda x, _: 1 if isinstance(x, torch.Tensor) else 2, lambda x, same: 1 if x is same else 2]
+    "layer",
+    [
+        lambda: Knowing(lambda x, _: 1 if isinstance(x, torch.Tensor) else 2),
+        lambda: Knowing(lambda x, same: 1 if x is same else 2),
+        lambda: Coarse(nn.Conv2d(8, 8, 1)),
+    ],
 )
-def test_a_forward_that_finds_out_that_it_is_traced(scale: Callable[[Any, Any], int]) -> None:
-    """Silently, the branch was packed that PyTorch never takes."""
-    module, failing = network(Knowing(scale)), network(Knowing(lambda x, _: [1][isinstance(x, torch.Tensor)]))
+def test_a_forward_that_computes_otherwise_while_it_is_traced(layer: Callable[[], nn.Module]) -> None:
+    """Silently, a branch was packed that PyTorch never takes."""
+    module, failing = network(layer()), network(Knowing(lambda x, _: [1][isinstance(x, torch.Tensor)]))
     state = torch.get_rng_state()
-    with pytest.raises(CompileError, match=r"^the module: computes something else while it is traced"):
+    with pytest.raises(CompileError, match=r"^the module: computes something else than a trace of it"):
         packed(module)
     with pytest.raises(CompileError, match=r"^the module: its forward fails on an image: list index out of range"):
         packed(failing)

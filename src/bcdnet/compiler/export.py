@@ -79,7 +79,8 @@ def export(
     mean, std, interpolation, crop_pct (its input_size becomes `input_size`; the side before the crop, size / crop_pct,
     is rounded to the nearest where timm rounds it down). `provenance`: free JSON. `half`: round the
     real-valued kernels and matrices to float16, which takes half of their bytes and changes the logits a little.
-    Raises CompileError naming the module path and the reason.
+    Raises CompileError naming the module path and the reason; also where tracing, tried with one random image, found
+    something else than PyTorch computes.
     """
     program = compile_module(
         module, input_size=input_size, labels=labels, preprocess=preprocess, provenance=provenance, half=half

@@ -168,6 +168,7 @@ def check_trace(module: nn.Module, traced: fx.GraphModule, input_size: tuple[int
     """CompileError where a traced module computes something else than the module itself, of one random image.
 
     A forward may find out that it is traced: `isinstance(x, torch.Tensor)` is False then, and `nn.Identity()(x) is x`.
+    It may compute under an autocast of its own, of which a graph knows nothing.
     """
     image = torch.randn(1, *input_size, generator=torch.Generator())
     image = image.to(next((tensor for tensor in _tensors(module).values() if tensor.is_floating_point()), image))
@@ -181,8 +182,8 @@ def check_trace(module: nn.Module, traced: fx.GraphModule, input_size: tuple[int
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
     except AssertionError:
         raise CompileError(
-            "the module: computes something else while it is traced, as a forward does that asks whether x is a "
-            "torch.Tensor; leave that out"
+            "the module: computes something else than a trace of it, as where its forward asks whether x is a "
+            "torch.Tensor, or has a torch.autocast of its own; leave that out"
         ) from None
 
 
