@@ -1,6 +1,7 @@
 """The rules that pyproject.toml states hold for what is really there."""
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -19,6 +20,20 @@ def test_every_package_names_its_importers() -> None:
     ruled = {name for contract in contracts for name in contract.get("protected_modules", [])} | {"bcdnet.cli"}
     packages = {f"bcdnet.{path.parent.name}" for path in (ROOT / "src/bcdnet").glob("*/__init__.py")}
     assert packages == ruled
+
+
+def test_architecture_says_what_each_package_imports() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("## Who may import whom")[2]
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", table, re.M)
+    word = re.compile(r"`(\w+)`")
+    said = {name: set(word.findall(imports)) for names, imports in rows for name in word.findall(names)}
+    del said["cli"]  # which imports anything
+    found = {}
+    for name in said:
+        files = [*ROOT.glob(f"src/bcdnet/{name}/**/*.py"), *ROOT.glob(f"src/bcdnet/{name}.py")]
+        imported = {other for file in files for other in re.findall(r"^ *from bcdnet\.(\w+)", file.read_text(), re.M)}
+        found[name] = imported & said.keys() - {name}
+    assert found == said
 
 
 def test_version_is_the_same_everywhere() -> None:
