@@ -18,7 +18,8 @@ from bcdnet.cli.main import VERBS, load
 
 HEAD = """# The command line
 
-`bcdnet VERB --help` prints the same. Errors are one line on standard error, and the exit code is then 2.
+`bcdnet VERB --help` prints the same. An error is one line on standard error, and the exit code is then 2;
+`predict` and `verify` say what they mean by 1.
 
 """
 

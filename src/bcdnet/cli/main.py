@@ -133,8 +133,8 @@ def _terminate(_number: int, _frame: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always leaves through SystemExit, or by SIGTERM if that is sent.
 
-    Exit codes: 0 success; 2 a usage error, a `BcdnetError` or a file that cannot be read or written (one line on
-    stderr, no traceback); 130 interrupted.
+    Exit codes: 0 success; 1 what `predict` and `verify` tell with it; 2 a usage error, a `BcdnetError` or a file that
+    cannot be read or written (one line on stderr, no traceback); 130 interrupted.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # nobody else's, and not ignored
         signal.signal(signal.SIGTERM, _terminate)
