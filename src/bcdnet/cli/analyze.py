@@ -27,7 +27,9 @@ Kind = Literal["error", "flips", "thresholds", "field"]
 def run(
     kind: Annotated[Kind, typer.Argument(help="Which analysis.")],
     model: Annotated[str, typer.Argument(help=f"{ANY_MODEL} Flips want a run folder.")],
-    data: Annotated[str | None, typer.Option(help="Real images: a folder, hf://NAME, wds://… or digits.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Real images (not for flips): a folder, hf://NAME, wds://… or digits.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which part of them.")] = SPLIT,
     images: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the split.")] = IMAGES,
     out: Annotated[
@@ -39,9 +41,9 @@ def run(
     """Write KIND.json and a figure of it.
 
     error: the binarisation error of the three branches of every MLP block, over real images. flips: how many weights
-    change their sign in each epoch, and in each layer from the first step to the last. thresholds: the dynamic alpha,
-    beta and gain over images and classes. field: which pixels the middle of the last map depends on, with and without
-    the long range.
+    change their sign in each epoch, and in each layer between the models of the first and the last step. thresholds:
+    the dynamic alpha, beta and gain over images and classes. field: which pixels the middle of the last map depends on,
+    with and without the long range.
     """
     folder = out or (Path(model) if Path(model).is_dir() else Path()) / "analysis"
     title = printable(Path(model).resolve().name)

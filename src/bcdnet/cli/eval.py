@@ -26,7 +26,7 @@ def run(
         Path | None,
         typer.Option(help="Folder for confusion.png and eval.json; by default the run folder, for its own test split."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; packed files run on the CPU.")] = "auto",
 ) -> None:
     """Top-1, top-5, accuracy by class, calibration error (15 bins) and images per second, in float32.

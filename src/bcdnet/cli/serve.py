@@ -28,7 +28,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Threads of a batch; others that run at that time have one each. By default the CPUs are all busy.",
+            help="Threads of one batch; others at the same time have one each. By default all CPUs are used.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most images in one batch.")] = 16,

@@ -33,11 +33,11 @@ TOLERANCE = 1e-3
 
 def run(
     checkpoint: Annotated[str, typer.Argument(help=f"What was exported. {ANY_MODEL}")],
-    packed: Annotated[str, typer.Argument(help="What came of it; any of these.")],
+    packed: Annotated[str, typer.Argument(help="The packed file that came of it, or any of these.")],
     data: Annotated[str, typer.Option(help="The dataset: a folder, hf://NAME, wds://… or digits.")],
     split: Annotated[str, typer.Option(help="Which part of it.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="So many images, spread evenly.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the packed model.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

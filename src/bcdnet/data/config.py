@@ -19,14 +19,14 @@ class DataConfig:
 
     `path`: a folder (Parquet or ImageFolder), `hf://NAME[:config]`, `wds://…{000..146}.tar` or `digits`; see
     `bcdnet.data.open_dataset`. `validation` is held out of the training split: a number of images (>= 1, whole) or a
-    fraction (< 1); 0 holds nothing out. `in_memory`: None decides by size; a set that is cropped at random is kept
-    there at `resize_size`, so that small crops are enlarged from that, while streamed ones are cut from whole images.
+    fraction (< 1); 0 holds nothing out. `in_memory`: null decides by size, and streams `wds://`. Random crops of
+    a set in memory are cut from images of `resize_size`, those of a streamed one from whole images.
 
     Evaluation resizes the shorter side to `resize_size` = round(image_size / crop_pct) and crops the centre; an image
     that already has image_size x image_size pixels stays as it is. Upscaled small images want `crop_pct: 1`, the
     default, since a smaller one cuts their border off. Random crops of a set in memory are bilinear, whatever
-    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1]. `check` decodes every image before the
-    training and names the broken ones of both splits, which a streamed set tells one by one, as it comes to them.
+    `interpolation` is. `mean` and `std` are per channel, of pixels in [0, 1]. `check` decodes every image of both
+    splits before the training and names the broken ones; else a streamed set ends the training at the first.
 
     Raises RecipeError for a value out of range.
     """

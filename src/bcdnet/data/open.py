@@ -19,8 +19,8 @@ def open_dataset(path: str, split: str) -> Dataset:
     - a folder with `train.parquet`, or `train-00000-of-0000N.parquet`, maybe in its `data/` (`ParquetDataset`);
     - a folder with `train/<class>/image` or `<class>/image` (`open_folder`).
 
-    `test` is also found as `val`, `valid` or `validation`. Raises DataError: nothing there, an unknown kind, a missing
-    split, files that are truncated.
+    `train` is also found as `training`, `test` as `testing`, `val`, `valid` or `validation`. Raises DataError: nothing
+    there, an unknown kind, a missing split, files that are truncated.
     """
     if path in ("", "hf://"):
         raise DataError(f"{path!r} names no dataset (which is {KINDS})")

@@ -53,11 +53,13 @@ class DistillationConfig:
 class StepConfig:
     """One run of an optimiser: the paper's step 1 (`weight_bits: 32`) or step 2 (`weight_bits: 1`), or a teacher's.
 
-    Lengths are `epochs` or `iterations` (optimiser steps), exactly one. `batch_size` is the global batch of one
-    optimiser step, over all devices and accumulated parts. `warmup_*`, `schedule`, `min_lr`: see `schedule.py`;
-    `optimizer`, `weight_decay` (never of binary weights): see `optim.py`; `momentum` is SGD's, with Nesterov's.
-    `anneal`: the estimators' progress at the step's start and end. `channel_lr`: factor on the learning rate of what is
-    learned per channel (thresholds, RPReLU, batch norm, biases). `latent_rms`: the root mean square that each binary
+    Its length is `epochs` or `iterations` (optimiser steps), exactly one. `batch_size` is the global batch of one
+    optimiser step, over all devices and accumulated parts. The learning rate rises from `warmup_lr` to `lr` on a line,
+    over `warmup_iterations` or `warmup_epochs` but at most half of the step; then it falls to `min_lr` by a half cosine
+    or on a line, or stays (`schedule`). `weight_decay` is of real-valued matrices and kernels alone: `adamw` decouples
+    it, `adam` and `sgd` add it to the gradient. `momentum` is SGD's, with Nesterov's. `anneal`: the estimators'
+    progress at the step's start and end. `channel_lr`: factor on the learning rate of what is learned per channel
+    (thresholds, RPReLU, batch norm, biases). `latent_rms`: the root mean square that each binary
     block's latent weights are scaled to when the step begins (the smaller, the sooner their signs change), or null to
     leave them. `label_smoothing`, `label_weight`, `distillation`: see `TrainingLoss`. `clip_norm`: the largest norm of
     all gradients together, or null. `ema`: decay of the averaged weights that are then evaluated and exported, or null.
@@ -174,8 +176,8 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How the run uses the machine. But for rounding, what is learned changes with the number of processes (each draws
-    augmentations of its own), `accumulate` and `sync_bn` (what batch norm sees at once) alone.
+    """How the run uses the machine. Beside rounding, only three things here change what is learned: the number of
+    processes (each draws augmentations of its own), `accumulate` and `sync_bn` (what batch norm sees at once).
 
     `devices` are processes per machine (`num_nodes` machines); `accumulate` splits a batch into that many parts.
     `compile_mode` is torch.compile's: "reduce-overhead" replays an NVIDIA GPU's work as CUDA graphs, so that it does
