@@ -40,7 +40,8 @@ Array = npt.NDArray[Any]
 def load_trained(name: str | os.PathLike[str]) -> Loaded:
     """The model of a file (packed or not), a run folder, a shipped model's name, or `hf-hub:ORG/REPO`.
 
-    Raises ProgramError or CheckpointError, which name the file: not readable, or see `unpack`.
+    Raises ProgramError or CheckpointError, which name the file: not readable, or see `unpack`; BcdnetError for what the
+    hub does not give.
     """
     name = os.fspath(name)
     if not name:  # a variable of a shell's that is not set; as a path it would be this folder

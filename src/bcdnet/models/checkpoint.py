@@ -112,8 +112,8 @@ def save_model(
 ) -> Path:
     """Write `model` to `path`, which is always a whole file.
 
-    `labels` has a name for each class, or none at all; `preprocess` has the keys above. Raises RecipeError where not.
-    What `unwrapped` takes off is not written.
+    `labels` has a name for each class, or none at all; `preprocess` has the keys above. What `unwrapped` takes off is
+    not written. Raises RecipeError for other labels or keys, ValueError for layers of 1 and of 32 bits, OSError.
     """
     model = cast(Network, unwrapped(model))
     _check(model, labels, preprocess, provenance)

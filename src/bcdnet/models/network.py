@@ -166,7 +166,7 @@ class Network(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for `num_classes`; 0 removes it, so that the network returns [N, C] features."""
+        """A fresh head, or for 0 classes none, so that [N, C] comes out. ValueError for a pooling other than "avg"."""
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is 'avg', not '{global_pool}'")
         self.config = replace(self.config, num_classes=num_classes)

@@ -13,7 +13,7 @@ def _check_map(x: Tensor, name: str) -> None:
 
 
 class Sign(nn.Module):
-    """Binarise at zero: x -> sign(x), ±1 (Bi-Real Net).  `estimator` names the gradient, see `bcdnet.nn.sign`."""
+    """Binarise at zero: x -> sign(x), ±1 (Bi-Real Net).  `estimator` names the gradient, see `ESTIMATORS`."""
 
     def __init__(self, estimator: str = "polynomial") -> None:
         super().__init__()

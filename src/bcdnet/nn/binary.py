@@ -110,8 +110,9 @@ class BinaryLinear(BinaryLayer):
 
 
 def set_weight_bits(module: nn.Module, bits: int) -> None:
-    """Switch every binary layer inside `module` between step 1 (32: real-valued weights) and step 2 (1: binary
-    weights).
+    """Switch every binary layer inside `module` to real-valued weights (`bits` 32, step 1) or binary ones (1, step 2).
+
+    Raises ValueError for another number.
     """
     if bits not in (1, 32):
         raise ValueError(f"weight_bits is 1 or 32, not {bits}")

@@ -19,7 +19,8 @@ class BinaryMLPBlock(nn.Module):
 
     The branches read one binarised map, unshifted, shifted by one token and by half the map; each has its own weights
     and its own scale, so the integer results are scaled first and summed then. An ablation names fewer `branches`, or
-    one several times, which keeps the cost: three of "none" read the unshifted map with weights of their own.
+    one several times, which keeps the cost: three of "none" read the unshifted map with weights of their own. Raises
+    ValueError for an unknown branch, and for shifts of channels that are not a multiple of 4.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class ShortRangeShift(nn.Module):
     """Shift the channel quarters by one position."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W] -> the same shape."""
+        """x: [N, C, H, W], C a multiple of 4 -> the same shape."""
         return shift_quarters(x, 1, 1)
 
 
@@ -37,5 +37,5 @@ class LongRangeShift(nn.Module):
     """Shift the channel quarters by half the map, rounded down: whatever the map's size, its far side comes near."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [N, C, H, W] -> the same shape."""
+        """x: [N, C, H, W], C a multiple of 4 -> the same shape."""
         return shift_quarters(x, x.shape[2] // 2, x.shape[3] // 2)

@@ -155,7 +155,7 @@ def make_estimator(name: str) -> nn.Module:
 
 
 def set_progress(module: nn.Module, value: float) -> None:
-    """Set the share of training done, in [0, 1], on every annealed estimator inside `module`."""
+    """Set the share of training done on every annealed estimator inside `module`; ValueError outside of [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"progress is a share in [0, 1], not {value}")
     for child in module.modules():

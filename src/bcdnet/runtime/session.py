@@ -142,22 +142,23 @@ class InferenceSession:
         return [results[name] for name in output_names]
 
     def run_images(self, images: Sequence[ImageLike] | ImageLike) -> list[Array]:
-        """All outputs for Pillow images, uint8 arrays [H, W, 3] or file names, preprocessed as the file says.
+        """All outputs, float32 [N, C], for Pillow images, file names or uint8 arrays, preprocessed as the file says.
 
-        One image alone is a list of one.
+        An array is [H, W, 3], [H, W, 4] (alpha is dropped), [H, W, 1] or [H, W]. One image alone is a list of one.
+        Raises DataError: no images, one that cannot be read, or a file that says nothing of preprocessing.
         """
         return self.run(None, {self._program.inputs[0].name: self._prepare(images)})
 
     def predict(self, images: Sequence[ImageLike] | ImageLike, topk: int = 5) -> list[list[Prediction]]:
         """For each image the `topk` most probable classes, best first; an index stands in for a missing label.
 
-        One image alone is a list of one.
+        Images as in `run_images`. Raises DataError as it does, for `topk` below 1 and for logits that are not finite.
         """
         check_topk(topk)
         return self.rank(self.run_images(images)[0], topk)
 
     def rank(self, logits: Array, topk: int = 5) -> list[list[Prediction]]:
-        """What `predict` makes of the first output, float32 [N, K]."""
+        """What `predict` makes of the first output, float32 [N, K]; DataError as there."""
         return rank(logits, self.labels, topk)
 
     def cam(self, image: ImageLike, label: int | str | None = None) -> Array:
@@ -173,7 +174,10 @@ class InferenceSession:
         return chosen
 
     def run_maps(self, x: Array) -> tuple[Array, Array]:
-        """For normalised float32 [N, C, H, W] the first output [N, K] and the last maps [N, h, w, C'], for `cams`."""
+        """For normalised float32 [N, C, H, W] the first output [N, K] and the last maps [N, h, w, C'], for `cams`.
+
+        Raises DataError as `run` does, BcdnetError as `cam`.
+        """
         head = self._head
         output = self._program.outputs[0].buffer
         found = self.debug({self._program.inputs[0].name: x}, [output, head.map])
@@ -197,7 +201,7 @@ class InferenceSession:
         return self._cam
 
     def profile(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[OpProfile]:
-        """One timed run, op by op."""
+        """One timed run, op by op; input and errors as of `run`."""
         seconds = self._session.profile(self._input(feed))
         return [
             OpProfile(op.name, op.type, spent, price)
