@@ -26,10 +26,11 @@ PROFILED = 15  # runs, of whose times by operation the medians are shown
 def run(
     model: Model,
     threads: Annotated[
-        list[int] | None, typer.Option(help="May be given several times; 1 and all where left out.")
+        list[int] | None, typer.Option(help="Of a run; may be given several times. By default 1 and all CPUs.")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, max=4096, help="May be given several times; by default 1.")
+        list[int] | None,
+        typer.Option(min=1, max=4096, help="Images of a run; may be given several times. By default 1."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend on each measurement.")] = 2.0,
     target: Annotated[str | None, typer.Option(help="Instruction set; by default the best.")] = None,

@@ -44,7 +44,9 @@ def run(
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch http and https addresses.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST_PIXELS, help="Skip larger images.")] = MOST_PIXELS // 2,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images that the network takes at once.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="By default all CPUs.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="By default all CPUs; with --engine ray, 1 a process.")
+    ] = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="ray: many machines; also reads Parquet and WebDataset.")
     ] = "local",

@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Push a model as model.safetensors, model.bcdn, config.json and a card (README.md).
 
-    A packed file is pushed as model.bcdn alone, beside config.json and its card. The login is that of `hf auth login`
-    or HF_TOKEN.
+    A packed file goes without model.safetensors, a model of step 1 (real-valued weights) without model.bcdn. The login
+    is that of `hf auth login` or HF_TOKEN.
     """
     from bcdnet.hub import PREFIX, check_repository, is_hub_name, upload
     from bcdnet.pretrained import is_packed
