@@ -83,7 +83,7 @@ EXAMPLE_MODEL: JsonDict = {
     "target": "AVX3_DL",
     "threads": 2,
 }
-EXAMPLE_LIMITS: JsonDict = {"body_bytes": 16_777_216, "pixels": 25_000_000, "images": 16, "seconds": 30.0}
+EXAMPLE_LIMITS: JsonDict = {"body_bytes": 16_000_000, "pixels": 25_000_000, "images": 16, "seconds": 30.0}
 
 
 class ModelInfo(BaseModel):

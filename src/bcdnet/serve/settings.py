@@ -19,7 +19,7 @@ class Settings:
     clients must send as `Authorization: Bearer ...`, if anything.
     """
 
-    body_bytes: int = 16 * 2**20
+    body_bytes: int = 16_000_000  # as --max-body-mb
     pixels: int = 25_000_000
     images: int = 16
     seconds: float = 30.0
