@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from collect import describe, each, keep, widened
 from matrix import finished, read_matrix
+from race.out import results_folder
 
 KEPT = ("recipe.yaml", "environment.json", "metrics.csv", "metrics.json", "eval.json")
 RUN_NAME = re.compile(r"(\w+?)(?:-s\d+)?")
@@ -185,7 +186,7 @@ def draw(results: dict[str, Cells], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=results_folder)
     parser.add_argument("runs", type=Path, nargs="*")
     arguments = parser.parse_args()
     if missing := [str(folder) for folder in arguments.runs if not folder.is_dir()]:

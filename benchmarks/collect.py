@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib
 import yaml
+from race.out import results_folder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -174,7 +175,7 @@ def keep(run: Path, folder: Path, names: Sequence[str] = KEPT) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=results_folder)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--title", required=True)
     arguments = parser.parse_args()

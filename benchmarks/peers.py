@@ -23,6 +23,7 @@ from typing import Any
 from race import machine, page, summary
 from race.entries import WORKERS, Environment, entries, our_targets, preparation
 from race.figure import draw
+from race.out import results_folder
 from race.rounds import WorkerProcess, race
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ def parse() -> argparse.Namespace:
     skippable = [name for name in WORKERS if name not in ("bcdnet", "pytorch")]
     parser.add_argument("--skip", action="append", default=[], choices=skippable, help="a worker to do without")
     parser.add_argument("--models", type=Path, default=ROOT / "build" / "peers", help="where model files are kept")
-    parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-peers)")
+    parser.add_argument("--out", type=results_folder, help="results folder (default benchmarks/results/<date>-peers)")
     parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
     parser.add_argument("--lce-python", type=Path, default=ROOT / ".venv-lce/bin/python")
     arguments = parser.parse_args()

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from race import machine
+from race.out import results_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CONNECTIONS = (1, 8, 64)
@@ -42,12 +44,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--side", type=int, help="side of the square JPEGs that are sent (default: the model's input)")
     parser.add_argument("--seconds", type=float, default=15, help="for each number of connections (default 15)")
     parser.add_argument("--soak", type=float, default=300, help="seconds of the soak; 0 leaves it out (default 300)")
-    parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-serve)")
+    parser.add_argument("--out", type=results_folder, help="results folder (default benchmarks/results/<date>-serve)")
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="for `bcdnet serve`, such as '--threads 1'")
     arguments = parser.parse_args()
     if arguments.side is not None and arguments.side < 1:
         parser.error(f"--side: at least 1, got {arguments.side}")
-    if 0 < arguments.soak < 10:
+    if not 0 < arguments.seconds < inf:
+        parser.error(f"--seconds: above 0, got {arguments.seconds}")
+    if arguments.soak and not 10 <= arguments.soak < inf:
         parser.error("--soak: at least 10 seconds, of which the first tenth is left out, or 0")
     return arguments
 

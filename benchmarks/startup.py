@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs < 1:
         parser.error(f"--runs: at least 1, got {args.runs}")
+    if shutil.which(args.python) is None:
+        parser.error(f"--python: {args.python} is no program")
+    if args.json is not None and not args.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {args.json.parent}")
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "noise.ppm"
         image.write_bytes(b"P6 500 375 255\n" + random.Random(0).randbytes(500 * 375 * 3))

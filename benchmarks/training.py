@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from naive import naive
 from race.machine import describe
+from race.out import results_folder
 
 from bcdnet.models import build, configure
 from bcdnet.training.optim import build_optimizer
@@ -182,7 +183,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", type=int, nargs="+", help="entries by number, from 0")
-    parser.add_argument("--out", type=Path, help="write results.json and README.md there")
+    parser.add_argument("--out", type=results_folder, help="write results.json and README.md there")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

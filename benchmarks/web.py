@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from race import machine
+from race.out import results_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "BCDNet-A, bcdnet"
@@ -63,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--npm", type=Path, default=ROOT / "build/web", help="where npm installed onnxruntime-web")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
-    parser.add_argument("--out", type=Path, help="results folder (default benchmarks/results/<date>-web)")
+    parser.add_argument("--out", type=results_folder, help="results folder (default benchmarks/results/<date>-web)")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds: at least 1, got {arguments.rounds}")
