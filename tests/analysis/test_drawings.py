@@ -108,6 +108,14 @@ def test_thresholds(drawn: list[Figure]) -> None:
     assert np.transpose(turned.lines[0].get_data()).tolist() == [[1, 12.5], [2, 25]]
 
 
+def test_nothing_is_said_of_classes_with_one_image_each(drawn: list[Figure]) -> None:
+    spread = thresholds.Spread((-1.0, 0.0, 0.0, 0.0, 1.0), 1.0, None)
+    block = thresholds.BlockThresholds("x", None, spread, None, 0.0)
+    found = thresholds.Thresholds([block], {"beta": ("x", np.eye(2))})
+    thresholds.draw(found, ["cat", "dog"], Path("x.png"), "the title")
+    assert drawn[0].axes[1].get_title() == "beta of x by class"
+
+
 def test_colours_reach_as_far_down_as_up(drawn: list[Figure]) -> None:
     spread = thresholds.Spread((-1.0, 0.0, 0.0, 0.0, 1.0), 1.0, 0.5)
     block = thresholds.BlockThresholds("x", None, spread, None, 0.0)

@@ -33,12 +33,12 @@ class Spread:
 
     `quantiles`: at 5, 25, 50, 75, 95 % of all values; `image_std`: standard deviation over the images, the mean of the
     channels; `class_share`: part of the variance over the images that the class explains (0: none, 1: all of it), less
-    what as many means explain by chance (epsilon squared).
+    what as many means explain by chance (epsilon squared); None where no class has two images, which tell nothing.
     """
 
     quantiles: tuple[float, ...]
     image_std: float
-    class_share: float
+    class_share: float | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def thresholds(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_c
     ]
     by_class = {}
     for part in PARTS:
-        own = {path: found.class_share for (path, kind), found in spreads.items() if kind == part}
+        own = {path: found.class_share or 0.0 for (path, kind), found in spreads.items() if kind == part}
         if own:
             path = max(own, key=lambda name: own[name])
             by_class[part] = (path, _class_means(values[path, part], classes, num_classes))
@@ -133,7 +133,7 @@ def _spread(values: NDArray[np.float64], classes: NDArray[np.int64], num_classes
     means = _class_means(values, classes, num_classes)[classes]
     between = ((means - values.mean(0)) ** 2).mean(0)
     total, images, seen = float(variance.sum()), len(values), len(np.unique(classes))
-    share = 0.0
+    share = None if images == seen else 0.0
     if total and images > seen:
         # The means of K classes of N images explain (K - 1) / (N - 1) of noise.
         share = max(0.0, 1 - (1 - float(between.sum()) / total) * (images - 1) / (images - seen))
@@ -160,8 +160,9 @@ def draw(found: Thresholds, class_names: list[str], path: Path, title: str) -> N
         limit = float(np.nanmax(np.abs(centred))) or 1.0
         axes.set_facecolor(NO_IMAGE)
         image = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        share = max(spread.class_share for row in found.blocks if (spread := getattr(row, part)))
-        axes.set_title(fill(f"{part} of {block} by class; classes explain {100 * share:.0f} %", 3.2, 9), fontsize=9)
+        own = next(getattr(row, part) for row in found.blocks if row.block == block)
+        told = "" if own.class_share is None else f"; classes explain {100 * own.class_share:.0f} %"
+        axes.set_title(fill(f"{part} of {block} by class{told}", 3.2, 9), fontsize=9)
         axes.set_xlabel("the channels that differ most")
         axes.set_xticks([])
         if len(class_names) <= 20:
