@@ -1,7 +1,9 @@
 """The published operation counts, and what has to hold for any network."""
 
 import copy
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +14,7 @@ from torch import nn
 
 import bcdnet  # noqa: F401 (registers the models with timm)
 from bcdnet.analysis import Counts, count
+from bcdnet.compiler import export
 from bcdnet.errors import BcdnetError
 from bcdnet.nn import BinaryConv2d, BinaryMLPBlock, ContextualConvBlock, ContextualEmbedding, RSign, set_weight_bits
 
@@ -235,3 +238,18 @@ def test_totals_are_plain_json_values() -> None:
         "params", "binary_params", "bops", "flops", "flops_elementwise", "ops", "ops_with_elementwise", "packed_bytes",
         "macs_by_precision", "ace",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "classes"), [("reactnet_c", 1000), ("bcdnet_b_r18_small", 10)])
+def test_a_packed_file_is_as_much_larger_as_the_page_says(name: str, classes: int, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
+    least, most = map(int, re.search(r"(\d+) to (\d+) % at a quarter of it", page).groups())
+    torch.manual_seed(0)
+    model = timm.create_model(name, width=0.25, num_classes=classes).eval()
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+            tensor.add_(0.05 * torch.rand_like(tensor))  # tensors that are equal would be stored once
+    export(model, tmp_path / "m.bcdn")
+    side = 32 if name.endswith("_small") else 224
+    larger = (tmp_path / "m.bcdn").stat().st_size / count(model, (3, side, side)).packed_bytes - 1
+    assert least <= 100 * larger <= most
