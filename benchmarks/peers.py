@@ -67,6 +67,8 @@ def measure(workers: dict[str, WorkerProcess], arguments: argparse.Namespace) ->
     versions = {name: worker.ask(do="versions") for name, worker in workers.items()}
     targets = our_targets(versions["bcdnet"]["targets"])
     field = [entry for entry in entries(targets) if entry.worker in workers and arguments.only in entry.key]
+    if not field:
+        sys.exit(f"error: --only {arguments.only}: nothing that runs has this in its name")
     print(f"loading {len(field)} networks and layers", flush=True)
     folder = str(arguments.models)
     details = {

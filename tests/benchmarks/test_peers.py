@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,3 +126,9 @@ def test_a_race_that_cannot_be_run_does_not_begin(words: list[str], monkeypatch:
     monkeypatch.setattr("sys.argv", ["peers.py", *words])
     with pytest.raises(SystemExit, match="2"):
         peers.parse()
+
+
+def test_a_race_of_nobody_is_refused() -> None:
+    workers: Any = {"bcdnet": SimpleNamespace(ask=lambda do: {"targets": TARGETS})}
+    with pytest.raises(SystemExit, match="--only BCDNet-C: nothing that runs"):
+        peers.measure(workers, SimpleNamespace(only="BCDNet-C"))
