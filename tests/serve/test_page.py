@@ -237,3 +237,4 @@ def test_behind_a_proxy_that_takes_a_prefix_away(page, address, png) -> None:
     page.get_by_role("link", name="bcdnet").click()
     assert page.url == f"{prefix}/"
     page.get_by_text("Ready.").wait_for()
+    page.unroute_all(behavior="wait")  # the icon may be on its way yet
