@@ -136,6 +136,16 @@ class Knowing(nn.Module):
         return x * self.scale(x, self.same(x))
 
 
+class Counting(nn.Module):
+    """Where no buffer tells of it."""
+
+    calls = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        return x * self.calls
+
+
 class Coarse(nn.Sequential):
     """Has a precision of its own."""
 
@@ -150,6 +160,7 @@ class Coarse(nn.Sequential):
         lambda: Knowing(lambda x, _: 1 if isinstance(x, torch.Tensor) else 2),
         lambda: Knowing(lambda x, same: 1 if x is same else 2),
         lambda: Coarse(nn.Conv2d(8, 8, 1)),
+        Counting,
     ],
 )
 def test_a_forward_that_computes_otherwise_while_it_is_traced(layer: Callable[[], nn.Module]) -> None:
