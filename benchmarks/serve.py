@@ -22,7 +22,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -33,8 +32,7 @@ from race import machine
 from race.out import results_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-CONNECTIONS = (1, 8, 64)
-SOAK_CONNECTIONS = 8
+CONNECTIONS, SOAK_CONNECTIONS = (1, 8, 64), 8
 IMAGES = 64  # different ones, in turn
 
 
@@ -49,9 +47,9 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.side is not None and arguments.side < 1:
         parser.error(f"--side: at least 1, got {arguments.side}")
-    if not 0 < arguments.seconds < inf:
+    if not 0 < arguments.seconds < sys.maxsize:
         parser.error(f"--seconds: above 0, got {arguments.seconds}")
-    if arguments.soak and not 10 <= arguments.soak < inf:
+    if arguments.soak and not 10 <= arguments.soak < sys.maxsize:
         parser.error("--soak: at least 10 seconds, of which the first tenth is left out, or 0")
     return arguments
 
