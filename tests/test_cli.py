@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import types
 from itertools import pairwise
 from pathlib import Path
@@ -228,6 +229,27 @@ main()
         process.terminate()
         assert process.communicate(timeout=20) == ("what was found\n", "")
     assert process.returncode == -signal.SIGTERM and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_within_a_program_leaves_its_signals_alone(verb: types.ModuleType) -> None:
+    """It may also be called in a thread, where Python sets no handlers."""
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+
+    def look() -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    def call_main() -> None:
+        with pytest.raises(SystemExit) as left:
+            cli.main(["probe"])
+        seen.append(left.value.code)
+
+    verb.run = look
+    call_main()
+    assert seen[0] is not signal.SIG_DFL and seen[1] == 0 and signal.getsignal(signal.SIGTERM) is before
+    thread = threading.Thread(target=call_main)
+    thread.start()
+    thread.join()
+    assert seen[2:] == [before, 0]
 
 
 def test_a_verb_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:

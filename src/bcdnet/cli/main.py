@@ -10,10 +10,11 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
+from threading import current_thread, main_thread
 from typing import Annotated, Any
 
 import typer
@@ -123,11 +124,30 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM came: what is half written is removed on the way out, which the signal alone would leave."""
+    """SIGTERM came."""
 
 
 def _terminate(_number: int, _frame: Any) -> None:
     raise _TerminatedError
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM, if it is nobody else's and not ignored, ends the process once what is half written is removed."""
+    # Python takes a handler from its main thread alone.
+    ours = current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except _TerminatedError:
+        with suppress(OSError):
+            sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,8 +156,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 success; 1 what `predict` and `verify` tell with it; 2 a usage error, a `BcdnetError` or a file that
     cannot be read or written (one line on stderr, no traceback); 130 interrupted.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # nobody else's, and not ignored
-        signal.signal(signal.SIGTERM, _terminate)
     # Closed ones (>&- in a shell): print would take the other's place, and csv knows no None.
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w", errors="replace")  # noqa: SIM115 (open to the end)
@@ -148,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     verb = next((word for word in words if word in VERBS), None)
     try:
-        sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
+        with _orderly_end():
+            sys.exit(typer.main.get_command(app)(args=argv, prog_name="bcdnet", standalone_mode=False) or 0)
     except UsageError as error:
         # Newer versions of typer quote pydantic, which says before each message of typer's what it is.
         message = " ".join(error.format_message().split()).replace(": Value error, ", ": ", 1)
@@ -173,11 +192,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         message = f"{error.filename}: {error.strerror or error}" if error.filename else error.strerror or str(error)
     except KeyboardInterrupt:
         sys.exit(130)
-    except _TerminatedError:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with suppress(OSError):
-            sys.stdout.flush()
-        signal.raise_signal(signal.SIGTERM)
     with suppress(OSError):  # a full disk, a log that nobody reads: the exit code tells
         print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
